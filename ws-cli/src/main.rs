@@ -1,0 +1,2 @@
+//! ws-cli
+fn main() {}
