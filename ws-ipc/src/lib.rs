@@ -1,1 +1,7 @@
-//! ws-ipc
+//! Other processes: starting and supervising them, and the ways to talk with them.
+
+pub mod cgi;
+mod environment;
+pub mod scgi;
+
+pub use environment::{Environment, EnvironmentError};
