@@ -1,0 +1,331 @@
+//! From raw settings to checked sections.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::time::Duration;
+
+use ws_transport::ListenAddr;
+
+use super::account::{self, Account};
+use super::fault::Problem;
+use super::reader::{self, Reader};
+use super::typed::{
+    AppBackend, AppConfig, Console, ControlConfig, ExecConfig, FifoConfig, FifoFraming,
+    IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, OnDisconnect, OriginConfig,
+    Output, ServerConfig, Trim, ValidateBackend, ValidateConfig,
+};
+
+/// Smallest allowed timeout. Below it everything fails.
+const SHORTEST: Duration = Duration::from_millis(10);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+const GIB: usize = 1 << 30;
+/// What a pipe takes whole; longer writes of several writers interleave.
+const PIPE_BUF: usize = 4096;
+
+pub(super) fn server(reader: &mut Reader<'_>) -> ServerConfig {
+    let listen = reader.list("server.listen", listen_addr);
+    if listen.is_empty() {
+        reader.conflict("server.listen", "at least one address is needed");
+    }
+    ServerConfig {
+        listen,
+        auto_port: reader.flag("server.auto_port"),
+        threads: NonZeroUsize::new(
+            reader.read("server.threads", |value| reader::number(value, 0, 1024)),
+        ),
+        state_dir: reader.path("server.state_dir"),
+        console: reader.choice(
+            "server.console",
+            &[
+                ("auto", Console::Auto),
+                ("on", Console::On),
+                ("off", Console::Off),
+            ],
+        ),
+    }
+}
+
+pub(super) fn origin(reader: &mut Reader<'_>) -> OriginConfig {
+    OriginConfig {
+        allow: reader.list("origin.allow", |text, _| {
+            text.parse().map_err(|_| Problem::Malformed {
+                given: text.to_owned(),
+                expected: "\"same-origin\", an origin like \"https://example.org\", or one with a \
+                           wildcard label like \"https://*.example.org\""
+                    .to_owned(),
+            })
+        }),
+        allow_missing: reader.flag("origin.allow_missing"),
+    }
+}
+
+pub(super) fn limits(reader: &mut Reader<'_>) -> LimitsConfig {
+    LimitsConfig {
+        max_message_size: reader.size("limits.max_message_size", 1, GIB),
+        max_connections: reader.count("limits.max_connections", 1_000_000),
+        handshake_timeout: reader.duration("limits.handshake_timeout", SHORTEST, 10 * MINUTE),
+        message_timeout: reader.duration("limits.message_timeout", SHORTEST, HOUR),
+        ping_interval: reader.interval("limits.ping_interval", SHORTEST, HOUR),
+        pong_timeout: reader.duration("limits.pong_timeout", SHORTEST, 10 * MINUTE),
+        close_timeout: reader.duration("limits.close_timeout", SHORTEST, 10 * MINUTE),
+        send_queue_size: reader.size("limits.send_queue_size", 1, GIB),
+        drain_timeout: reader.duration("limits.drain_timeout", Duration::ZERO, DAY),
+    }
+}
+
+pub(super) fn identity(reader: &mut Reader<'_>) -> IdentityConfig {
+    IdentityConfig {
+        cookie: reader.read("identity.cookie", |value| {
+            let name = reader::text(value)?;
+            if is_token(&name) {
+                return Ok(name);
+            }
+            Err(Problem::Malformed {
+                given: name,
+                expected: "the name of a cookie".to_owned(),
+            })
+        }),
+        require_cookie: reader.flag("identity.require_cookie"),
+        verify_ip: reader.flag("identity.verify_ip"),
+        ttl: reader.duration("identity.ttl", Duration::from_secs(1), 365 * DAY),
+        max_sessions: reader.count("identity.max_sessions", 100_000_000),
+    }
+}
+
+pub(super) fn validate(reader: &mut Reader<'_>) -> ValidateConfig {
+    let backend = reader.read_optional("validate.backend", |value| {
+        reader::choice(value, &[("none", false), ("exec", true)])
+    });
+    let exec = exec(
+        reader,
+        backend.unwrap_or_else(|| reader.is_given("validate.command")),
+        {
+            &ExecPaths {
+                command: "validate.command",
+                env: "validate.env",
+                user: "validate.user",
+                group: "validate.group",
+                output: "validate.output",
+            }
+        },
+    );
+    ValidateConfig {
+        backend: exec.map_or(ValidateBackend::None, ValidateBackend::Exec),
+        timeout: reader.duration("validate.timeout", SHORTEST, HOUR),
+        concurrency: reader.count("validate.concurrency", 10_000),
+    }
+}
+
+pub(super) fn app(reader: &mut Reader<'_>) -> AppConfig {
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Backend {
+        Demo,
+        Echo,
+        Exec,
+    }
+    let names = &[
+        ("demo", Backend::Demo),
+        ("echo", Backend::Echo),
+        ("exec", Backend::Exec),
+    ];
+    let backend = reader.read_optional("app.backend", |value| reader::choice(value, names));
+    let backend = backend.unwrap_or_else(|| match reader.is_given("app.command") {
+        true => Backend::Exec,
+        false => Backend::Demo,
+    });
+    let exec = exec(reader, backend == Backend::Exec, {
+        &ExecPaths {
+            command: "app.command",
+            env: "app.env",
+            user: "app.user",
+            group: "app.group",
+            output: "app.output",
+        }
+    });
+    AppConfig {
+        timeout: reader.duration("app.timeout", SHORTEST, DAY),
+        concurrency: reader.count("app.concurrency", 10_000),
+        per_connection: reader.count("app.per_connection", 1000),
+        queue: reader.count("app.queue", 100_000),
+        unordered: reader.flag("app.unordered"),
+        max_output: reader.size("app.max_output", 1, GIB),
+        trim: reader.choice(
+            "app.trim",
+            &[
+                ("newlines", Trim::Newlines),
+                ("all", Trim::All),
+                ("none", Trim::None),
+            ],
+        ),
+        empty_reply: reader.read_optional("app.empty_reply", reader::text),
+        error_reply: reader.read_optional("app.error_reply", reader::text),
+        on_disconnect: reader.choice(
+            "app.on_disconnect",
+            &[
+                ("finish", OnDisconnect::Finish),
+                ("cancel", OnDisconnect::Cancel),
+            ],
+        ),
+        ping: reader
+            .read_optional("app.ping", reader::flag)
+            .unwrap_or(backend != Backend::Echo),
+        require_user: reader.flag("app.require_user"),
+        backend: match (backend, exec) {
+            (Backend::Echo, _) => AppBackend::Echo,
+            (_, Some(exec)) => AppBackend::Exec(exec),
+            (_, None) => AppBackend::Demo,
+        },
+    }
+}
+
+pub(super) fn fifo(reader: &mut Reader<'_>, state_dir: &Path) -> FifoConfig {
+    let by_delimiter = reader.choice("fifo.framing", &[("lines", false), ("delimiter", true)]);
+    let delimiter = reader.read_optional("fifo.delimiter", |value| {
+        let text = reader::text(value)?;
+        if (1..=256).contains(&text.len()) {
+            return Ok(text.into_bytes());
+        }
+        let expected = "a delimiter of 1 to 256 bytes".to_owned();
+        Err(Problem::Malformed {
+            given: text,
+            expected,
+        })
+    });
+    match (by_delimiter, reader.is_given("fifo.delimiter")) {
+        (true, false) => {
+            reader.conflict("fifo.delimiter", "is needed by framing = \"delimiter\"");
+        }
+        (false, true) => {
+            reader.conflict(
+                "fifo.delimiter",
+                "has no effect without framing = \"delimiter\"",
+            );
+        }
+        _ => {}
+    }
+    let longest = if by_delimiter { 16 << 20 } else { PIPE_BUF };
+    let mode = reader.read("fifo.mode", reader::mode);
+    if !reader.flag("fifo.insecure_world_writable") && mode & 0o002 != 0 {
+        reader.conflict(
+            "fifo.mode",
+            "lets every user of the host push; if that is meant, set insecure_world_writable = true",
+        );
+    }
+    if mode & 0o600 != 0o600 {
+        reader.conflict(
+            "fifo.mode",
+            "the owner, who is the server, needs to read and write",
+        );
+    }
+    FifoConfig {
+        enabled: reader.flag("fifo.enabled"),
+        dir: reader
+            .optional_path("fifo.dir")
+            .unwrap_or_else(|| state_dir.join("fifo")),
+        user_fifos: reader.flag("fifo.user_fifos"),
+        framing: match (by_delimiter, delimiter) {
+            (true, Some(delimiter)) => FifoFraming::Delimiter(delimiter),
+            _ => FifoFraming::Lines,
+        },
+        max_record: reader.size("fifo.max_record", 2, longest),
+        mode,
+        group: reader.read_optional("fifo.group", account::group),
+    }
+}
+
+pub(super) fn control(reader: &mut Reader<'_>) -> ControlConfig {
+    let mode = reader.read("control.mode", reader::mode);
+    if mode & 0o007 != 0 {
+        reader.conflict(
+            "control.mode",
+            "gives every user of the host control of the server",
+        );
+    }
+    ControlConfig {
+        mode,
+        group: reader.read_optional("control.group", account::group),
+    }
+}
+
+pub(super) fn log(reader: &mut Reader<'_>) -> LogConfig {
+    LogConfig {
+        format: reader.choice(
+            "log.format",
+            &[
+                ("auto", LogFormat::Auto),
+                ("text", LogFormat::Text),
+                ("json", LogFormat::Json),
+            ],
+        ),
+        level: reader.choice(
+            "log.level",
+            &[
+                ("error", LogLevel::Error),
+                ("warn", LogLevel::Warn),
+                ("info", LogLevel::Info),
+                ("debug", LogLevel::Debug),
+                ("trace", LogLevel::Trace),
+                ("off", LogLevel::Off),
+            ],
+        ),
+        stats_interval: reader.interval("log.stats_interval", Duration::from_millis(100), DAY),
+    }
+}
+
+/// The settings of a command, in `[app]` or `[validate]`.
+struct ExecPaths {
+    command: &'static str,
+    env: &'static str,
+    user: &'static str,
+    group: &'static str,
+    output: &'static str,
+}
+
+/// Reads what `exec` needs; all of it is checked even if another backend is `chosen`.
+fn exec(reader: &mut Reader<'_>, chosen: bool, paths: &ExecPaths) -> Option<ExecConfig> {
+    let command = reader.command(paths.command);
+    let user = reader.read_optional(paths.user, account::user);
+    let group = reader.read_optional(paths.group, account::group);
+    let exec = ExecConfig {
+        command: command.unwrap_or_default(),
+        env: reader.read(paths.env, reader::environment),
+        output: reader.choice(
+            paths.output,
+            &[("plain", Output::Plain), ("cgi", Output::Cgi)],
+        ),
+        account: match (user, user.and_then(|(_, primary)| group.or(primary))) {
+            (Some((uid, _)), Some(gid)) => Some(Account::new(uid, gid)),
+            _ => None,
+        },
+    };
+    if reader.is_given(paths.group) && !reader.is_given(paths.user) {
+        reader.conflict(paths.group, "has no effect without a user");
+    } else if user.is_some() && exec.account.is_none() && !reader.is_given(paths.group) {
+        reader.conflict(paths.user, "is unknown to this host, so a group is needed");
+    }
+    match (chosen, reader.is_given(paths.command)) {
+        (true, false) => reader.conflict(paths.command, "is needed by backend = \"exec\""),
+        (false, true) => reader.conflict(paths.command, "has no effect without backend = \"exec\""),
+        _ => {}
+    }
+    chosen.then_some(exec)
+}
+
+/// RFC 6265 §4.1.1: the name of a cookie is a token.
+fn is_token(name: &str) -> bool {
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !name.is_empty() && name.len() <= 64 && name.bytes().all(token)
+}
+
+fn listen_addr(text: &str, base: &Path) -> Result<ListenAddr, Problem> {
+    match text.parse() {
+        Ok(ListenAddr::Unix(path)) => Ok(ListenAddr::Unix(base.join(path))),
+        Ok(addr) => Ok(addr),
+        Err(fault) => Err(Problem::Address {
+            given: text.to_owned(),
+            fault,
+        }),
+    }
+}

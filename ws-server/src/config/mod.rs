@@ -1,0 +1,151 @@
+//! Configuration: raw as it was written, checked as [`Config`].
+//!
+//! This module knows nothing of files, the environment or the command line. Whoever reads those
+//! builds a [`RawConfig`], each value with its [`Source`]; [`Config::from_raw`] checks all of it and
+//! reports every fault at once. Names, meanings and defaults of the settings stand in one table, from
+//! which [`defaults`] renders a file with comments.
+
+mod account;
+mod build;
+mod fault;
+mod origin;
+mod raw;
+mod reader;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod typed;
+mod units;
+
+use std::path::{Path, PathBuf};
+
+pub use account::Account;
+pub use fault::{Fault, InvalidConfig, Problem};
+pub use origin::{InvalidOrigin, OriginRule, WebOrigin};
+pub(crate) use origin::split_authority;
+pub use raw::{RawConfig, RawKind, RawValue, Source};
+pub use settings::defaults;
+pub use typed::{
+    AppBackend, AppConfig, Console, ControlConfig, ExecConfig, FifoConfig, FifoFraming,
+    IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, OnDisconnect, OriginConfig,
+    Output, ServerConfig, Trim, ValidateBackend, ValidateConfig,
+};
+
+use reader::Reader;
+
+/// A checked configuration of the whole server.
+#[derive(Clone, Debug)]
+pub struct Config {
+    server: ServerConfig,
+    origin: OriginConfig,
+    limits: LimitsConfig,
+    identity: IdentityConfig,
+    validate: ValidateConfig,
+    app: AppConfig,
+    fifo: FifoConfig,
+    control: ControlConfig,
+    log: LogConfig,
+    development: bool,
+}
+
+impl Config {
+    /// Checks a raw configuration. Relative paths are relative to the [`Source`] of their value, or
+    /// to `base_dir` (the working directory) if they have none.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`] with every fault: unknown keys, wrong types, values out of range, settings
+    /// that do not go together.
+    pub fn from_raw(raw: &RawConfig, base_dir: &Path) -> Result<Self, InvalidConfig> {
+        let mut reader = Reader::new(raw, base_dir);
+        let server = build::server(&mut reader);
+        let fifo = build::fifo(&mut reader, &server.state_dir);
+        let config = Self {
+            origin: build::origin(&mut reader),
+            limits: build::limits(&mut reader),
+            identity: build::identity(&mut reader),
+            validate: build::validate(&mut reader),
+            app: build::app(&mut reader),
+            control: build::control(&mut reader),
+            log: build::log(&mut reader),
+            server,
+            fifo,
+            development: false,
+        };
+        reader.finish(config)
+    }
+
+    /// Returns the configuration for development: the console is on unless it is switched off, and
+    /// only loopback hosts are served.
+    #[must_use]
+    pub fn for_development(mut self) -> Self {
+        self.development = true;
+        self
+    }
+
+    /// Returns `[server]`.
+    pub fn server(&self) -> &ServerConfig {
+        &self.server
+    }
+
+    /// Returns `[origin]`.
+    pub fn origin(&self) -> &OriginConfig {
+        &self.origin
+    }
+
+    /// Returns `[limits]`.
+    pub fn limits(&self) -> &LimitsConfig {
+        &self.limits
+    }
+
+    /// Returns `[identity]`.
+    pub fn identity(&self) -> &IdentityConfig {
+        &self.identity
+    }
+
+    /// Returns `[validate]`.
+    pub fn validate(&self) -> &ValidateConfig {
+        &self.validate
+    }
+
+    /// Returns `[app]`.
+    pub fn app(&self) -> &AppConfig {
+        &self.app
+    }
+
+    /// Returns `[fifo]`.
+    pub fn fifo(&self) -> &FifoConfig {
+        &self.fifo
+    }
+
+    /// Returns `[control]`.
+    pub fn control(&self) -> &ControlConfig {
+        &self.control
+    }
+
+    /// Returns `[log]`.
+    pub fn log(&self) -> &LogConfig {
+        &self.log
+    }
+
+    /// Returns the path of the control socket.
+    pub fn control_socket(&self) -> PathBuf {
+        self.server.state_dir.join("control.sock")
+    }
+
+    /// Says whether there is a page at `/`.
+    pub fn serves_console(&self) -> bool {
+        match self.server.console {
+            Console::On => true,
+            Console::Off => false,
+            Console::Auto => self.is_local_only(),
+        }
+    }
+
+    /// Says whether only requests to `localhost` and loopback addresses are served. The demo and
+    /// development have no secrets to check a page against, so a page that rebinds its name to this
+    /// host must not reach them.
+    pub fn is_local_only(&self) -> bool {
+        self.development || matches!(self.app.backend, AppBackend::Demo)
+    }
+}

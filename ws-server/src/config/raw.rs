@@ -1,0 +1,300 @@
+//! Configuration as it was written: a tree of values, each of which knows where it came from.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+use super::settings;
+
+/// A place that settings were read from: a file, an environment variable, the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    name: String,
+    base: PathBuf,
+}
+
+impl Source {
+    /// Names a place; relative paths written there are relative to `base`.
+    pub fn new(name: impl Into<String>, base: impl Into<PathBuf>) -> Self {
+        Self {
+            name: name.into(),
+            base: base.into(),
+        }
+    }
+
+    /// Returns the name that faults begin with.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the directory that relative paths from here are relative to.
+    pub fn base(&self) -> &Path {
+        &self.base
+    }
+}
+
+/// The kind and content of a [`RawValue`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum RawKind {
+    /// `true` or `false`.
+    Boolean(bool),
+    /// A whole number.
+    Integer(i64),
+    /// Any other number.
+    Float(f64),
+    /// A string; environment variables are strings whatever the setting's type.
+    Text(String),
+    /// A list.
+    List(Vec<RawValue>),
+    /// A table.
+    Table(BTreeMap<String, RawValue>),
+}
+
+impl RawKind {
+    /// Returns what a fault calls a value of this kind.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Boolean(_) => "a boolean",
+            Self::Integer(_) => "an integer",
+            Self::Float(_) => "a floating-point number",
+            Self::Text(_) => "a string",
+            Self::List(_) => "a list",
+            Self::Table(_) => "a table",
+        }
+    }
+}
+
+/// One value as it was written, with its [`Source`] if there is one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RawValue {
+    kind: RawKind,
+    source: Option<Arc<Source>>,
+}
+
+impl RawValue {
+    /// Makes a value that was read from `source`.
+    pub fn new(kind: RawKind, source: Option<Arc<Source>>) -> Self {
+        Self { kind, source }
+    }
+
+    /// Returns the kind and content.
+    pub fn kind(&self) -> &RawKind {
+        &self.kind
+    }
+
+    /// Returns where the value was written, if known.
+    pub fn source(&self) -> Option<&Source> {
+        self.source.as_deref()
+    }
+}
+
+impl From<RawKind> for RawValue {
+    fn from(kind: RawKind) -> Self {
+        Self { kind, source: None }
+    }
+}
+
+impl From<bool> for RawValue {
+    fn from(value: bool) -> Self {
+        RawKind::Boolean(value).into()
+    }
+}
+
+impl From<i64> for RawValue {
+    fn from(value: i64) -> Self {
+        RawKind::Integer(value).into()
+    }
+}
+
+impl From<&str> for RawValue {
+    fn from(value: &str) -> Self {
+        RawKind::Text(value.to_owned()).into()
+    }
+}
+
+impl From<String> for RawValue {
+    fn from(value: String) -> Self {
+        RawKind::Text(value).into()
+    }
+}
+
+impl<T: Into<Self>> From<Vec<T>> for RawValue {
+    fn from(values: Vec<T>) -> Self {
+        RawKind::List(values.into_iter().map(Into::into).collect()).into()
+    }
+}
+
+/// A whole configuration as it was written, sections and keys not yet checked.
+///
+/// A struct derived by serde would end at the first unknown key or wrong type. This tree takes any
+/// shape, so that [`Config::from_raw`](super::Config::from_raw) can report every fault at once. It
+/// deserializes from any self-describing format; its values then have no [`Source`].
+///
+/// # Examples
+///
+/// ```
+/// use ws_server::config::{Config, RawConfig};
+///
+/// let mut raw = RawConfig::default();
+/// raw.set("server.listen", vec!["127.0.0.1:0"]);
+/// raw.set("limits.ping_interval", "off");
+/// let config = Config::from_raw(&raw, "/srv/app".as_ref())?;
+/// assert_eq!(config.limits().ping_interval, None);
+/// # Ok::<(), ws_server::config::InvalidConfig>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RawConfig {
+    root: BTreeMap<String, RawValue>,
+}
+
+impl RawConfig {
+    /// Wraps a table of sections.
+    pub fn new(root: BTreeMap<String, RawValue>) -> Self {
+        Self { root }
+    }
+
+    /// Sets `section.key`, overwriting what was there.
+    pub fn set(&mut self, path: &str, value: impl Into<RawValue>) {
+        let Some((section, key)) = path.split_once('.') else {
+            self.root.insert(path.to_owned(), value.into());
+            return;
+        };
+        let table = self.root.entry(section.to_owned());
+        let table = table.or_insert_with(|| RawKind::Table(BTreeMap::new()).into());
+        if !matches!(table.kind, RawKind::Table(_)) {
+            table.kind = RawKind::Table(BTreeMap::new());
+        }
+        if let RawKind::Table(keys) = &mut table.kind {
+            keys.insert(key.to_owned(), value.into());
+        }
+    }
+
+    /// Removes `section.key`, so that its default holds.
+    pub fn remove(&mut self, path: &str) {
+        let Some((section, key)) = path.split_once('.') else {
+            return;
+        };
+        if let Some(RawValue {
+            kind: RawKind::Table(keys),
+            ..
+        }) = self.root.get_mut(section)
+        {
+            keys.remove(key);
+        }
+    }
+
+    /// Returns what was written for `section.key`.
+    pub fn get(&self, path: &str) -> Option<&RawValue> {
+        let (section, key) = path.split_once('.')?;
+        match &self.root.get(section)?.kind {
+            RawKind::Table(keys) => keys.get(key),
+            _ => None,
+        }
+    }
+
+    /// Returns a copy in which each setting that has a default, and was not written, has it.
+    #[must_use]
+    pub fn with_defaults(&self) -> Self {
+        let mut whole = self.clone();
+        for setting in settings::SETTINGS {
+            if let Some(value) = setting.default_value()
+                && self.get(setting.path).is_none()
+            {
+                whole.set(setting.path, value);
+            }
+        }
+        whole
+    }
+
+    pub(super) fn sections(&self) -> impl Iterator<Item = (&str, &RawValue)> {
+        self.root.iter().map(|(name, value)| (name.as_str(), value))
+    }
+}
+
+impl<'de> Deserialize<'de> for RawConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        BTreeMap::deserialize(deserializer).map(Self::new)
+    }
+}
+
+impl Serialize for RawConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.root.serialize(serializer)
+    }
+}
+
+impl Serialize for RawValue {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.kind {
+            RawKind::Boolean(value) => value.serialize(serializer),
+            RawKind::Integer(value) => value.serialize(serializer),
+            RawKind::Float(value) => value.serialize(serializer),
+            RawKind::Text(value) => value.serialize(serializer),
+            RawKind::List(values) => values.serialize(serializer),
+            RawKind::Table(keys) => {
+                let mut map = serializer.serialize_map(Some(keys.len()))?;
+                for (key, value) in keys {
+                    map.serialize_entry(key, value)?;
+                }
+                map.end()
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for RawValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyValue)
+    }
+}
+
+struct AnyValue;
+
+impl<'de> Visitor<'de> for AnyValue {
+    type Value = RawValue;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a boolean, a number, a string, a list or a table")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<RawValue, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<RawValue, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<RawValue, E> {
+        // What i64 cannot hold is out of every setting's range, and reported as such.
+        Ok(i64::try_from(value).unwrap_or(i64::MAX).into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<RawValue, E> {
+        Ok(RawKind::Float(value).into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<RawValue, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<RawValue, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = seq.next_element::<RawValue>()? {
+            values.push(value);
+        }
+        Ok(RawKind::List(values).into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawValue, A::Error> {
+        let mut table = BTreeMap::new();
+        while let Some((key, value)) = map.next_entry()? {
+            table.insert(key, value);
+        }
+        Ok(RawKind::Table(table).into())
+    }
+}

@@ -1,0 +1,421 @@
+//! Every setting: its name, its default and what it means. The one place that defaults live in.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use super::raw::{RawKind, RawValue};
+
+/// What holds when a setting is not written.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum DefaultValue {
+    Flag(bool),
+    Number(i64),
+    Text(&'static str),
+    List(&'static [&'static str]),
+    Table,
+    /// Nothing, or what the description says; an example in TOML.
+    Absent(&'static str),
+}
+
+/// One setting.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Setting {
+    pub(super) path: &'static str,
+    pub(super) default: DefaultValue,
+    /// Meaning, unit, range, and the cost of raising it.
+    pub(super) doc: &'static str,
+}
+
+impl Setting {
+    pub(super) fn default_value(&self) -> Option<RawValue> {
+        Some(match self.default {
+            DefaultValue::Flag(value) => value.into(),
+            DefaultValue::Number(value) => value.into(),
+            DefaultValue::Text(value) => value.into(),
+            DefaultValue::List(values) => values.to_vec().into(),
+            DefaultValue::Table => RawKind::Table(BTreeMap::new()).into(),
+            DefaultValue::Absent(_) => return None,
+        })
+    }
+
+    pub(super) fn section(&self) -> &'static str {
+        self.split().0
+    }
+
+    fn split(&self) -> (&'static str, &'static str) {
+        self.path
+            .split_once('.')
+            .expect("every path is section.key")
+    }
+}
+
+pub(super) fn find(path: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.path == path)
+}
+
+/// Renders a configuration file that states every default and what each setting means.
+pub fn defaults() -> String {
+    let mut text = HEAD.to_owned();
+    let mut section = "";
+    for setting in SETTINGS {
+        let (name, key) = setting.split();
+        if name != section {
+            section = name;
+            write_line(&mut text, format_args!("\n[{section}]"));
+        }
+        write_line(&mut text, format_args!(""));
+        for line in setting.doc.lines() {
+            write_line(&mut text, format_args!("# {line}"));
+        }
+        match setting.default {
+            DefaultValue::Flag(value) => write_line(&mut text, format_args!("{key} = {value}")),
+            DefaultValue::Number(value) => write_line(&mut text, format_args!("{key} = {value}")),
+            // Debug writes lists and strings as TOML does; defaults are plain ASCII.
+            DefaultValue::Text(value) => write_line(&mut text, format_args!("{key} = {value:?}")),
+            DefaultValue::List(value) => write_line(&mut text, format_args!("{key} = {value:?}")),
+            DefaultValue::Table => write_line(&mut text, format_args!("{key} = {{}}")),
+            DefaultValue::Absent(example) => {
+                write_line(&mut text, format_args!("# {key} = {example}"));
+            }
+        }
+    }
+    text
+}
+
+fn write_line(text: &mut String, line: std::fmt::Arguments<'_>) {
+    writeln!(text, "{line}").expect("writing to a string does not fail");
+}
+
+const HEAD: &str = "\
+# The configuration of ws: every setting with its default. Lines with `# key = value` show settings
+# that have no fixed default.
+#
+# Durations are whole numbers with a unit: ms, s, m, h, d. Sizes are bytes, or have a unit: B, KiB,
+# MiB, GiB. Relative paths are relative to this file. Each setting can also be given as an
+# environment variable: WS__SERVER__LISTEN for server.listen (lists separated by commas).
+";
+
+/// In the order of the rendered file: keys of a section stand together.
+pub(super) const SETTINGS: &[Setting] = &[
+    Setting {
+        path: "server.listen",
+        default: DefaultValue::List(&["127.0.0.1:8888"]),
+        doc: "Where to listen: \"HOST:PORT\" or \"ws://HOST:PORT\" (port 0: any free one), \"unix:/path\".\n\
+              The default is for this host only; a proxy in front of it faces the network.",
+    },
+    Setting {
+        path: "server.auto_port",
+        default: DefaultValue::Flag(false),
+        doc: "If a port is taken, try the next ones, at most 1000 up.",
+    },
+    Setting {
+        path: "server.threads",
+        default: DefaultValue::Number(0),
+        doc: "Threads that serve connections, 0 to 1024; 0 is one per core. More than cores gain nothing.",
+    },
+    Setting {
+        path: "server.state_dir",
+        default: DefaultValue::Text("tmp"),
+        doc: "Directory of run-time state: control.sock, fifo/. Made if it is not there. The default is in\n\
+              the working directory; in a file, relative to the file.",
+    },
+    Setting {
+        path: "server.console",
+        default: DefaultValue::Text("auto"),
+        doc: "The page at /: \"on\", \"off\", or \"auto\": with the demo application and --dev only.",
+    },
+    Setting {
+        path: "origin.allow",
+        default: DefaultValue::List(&["same-origin"]),
+        doc: "Pages that may connect: \"same-origin\", exact origins (\"https://example.org\"), or one label\n\
+              as a wildcard (\"https://*.example.org\"). Browsers always say where a page is from.",
+    },
+    Setting {
+        path: "origin.allow_missing",
+        default: DefaultValue::Flag(true),
+        doc: "Accept clients that send no Origin header: programs do, browsers never.",
+    },
+    Setting {
+        path: "limits.max_message_size",
+        default: DefaultValue::Text("1MiB"),
+        doc: "Size of a message from a client, 1 to 1GiB; a longer one closes the connection (1009). A\n\
+              connection may pin this much memory while a message arrives.",
+    },
+    Setting {
+        path: "limits.max_connections",
+        default: DefaultValue::Number(10_000),
+        doc: "Open connections, 1 to 1000000; further ones are answered 503. Each costs some KiB of memory\n\
+              and a descriptor, with its own FIFO two: the default fits the common hard limit of 20000.",
+    },
+    Setting {
+        path: "limits.handshake_timeout",
+        default: DefaultValue::Text("10s"),
+        doc: "From accept until the request head is complete, 10ms to 10m. Slow clients hold a place so long.",
+    },
+    Setting {
+        path: "limits.message_timeout",
+        default: DefaultValue::Text("30s"),
+        doc: "From the first byte of a message to its last, 10ms to 1h; then the connection is closed (1008).",
+    },
+    Setting {
+        path: "limits.ping_interval",
+        default: DefaultValue::Text("25s"),
+        doc: "Silence after which a client is pinged, 10ms to 1h, or \"off\". Below the 60s after which proxies\n\
+              cut idle connections. With \"off\" a vanished client is noticed only when something is sent.",
+    },
+    Setting {
+        path: "limits.pong_timeout",
+        default: DefaultValue::Text("8s"),
+        doc: "Time that a client has to answer a ping, 10ms to 10m; then the connection is dropped.",
+    },
+    Setting {
+        path: "limits.close_timeout",
+        default: DefaultValue::Text("5s"),
+        doc: "Time that a client has to answer a close, 10ms to 10m; then the connection is dropped.",
+    },
+    Setting {
+        path: "limits.send_queue_size",
+        default: DefaultValue::Text("1MiB"),
+        doc: "Bytes that wait for a slow client, 1 to 1GiB. Above, its messages are not read; pushes to it\n\
+              close it (1013). One message of any size is always admitted. A slow client may pin this much.",
+    },
+    Setting {
+        path: "limits.drain_timeout",
+        default: DefaultValue::Text("30s"),
+        doc: "Upper bound of the shutdown, 0s to 1d. Accepted messages are finished; an idle server ends at once.",
+    },
+    Setting {
+        path: "identity.cookie",
+        default: DefaultValue::Text("ws_session"),
+        doc: "Name of the session cookie.",
+    },
+    Setting {
+        path: "identity.require_cookie",
+        default: DefaultValue::Flag(false),
+        doc: "Refuse (401) clients that bring no cookie at all.",
+    },
+    Setting {
+        path: "identity.verify_ip",
+        default: DefaultValue::Flag(true),
+        doc: "A session that comes from another address than it was made for counts as unknown (IPv6: from\n\
+              another /64). Users of changing networks lose their session.",
+    },
+    Setting {
+        path: "identity.ttl",
+        default: DefaultValue::Text("24h"),
+        doc: "Time that an unused session is known, 1s to 365d. A stolen cookie is good for as long.",
+    },
+    Setting {
+        path: "identity.max_sessions",
+        default: DefaultValue::Number(100_000),
+        doc: "Known sessions, 1 to 100000000; the oldest without a connection is forgotten first. Some 200\n\
+              bytes of memory each.",
+    },
+    Setting {
+        path: "validate.backend",
+        default: DefaultValue::Absent("\"exec\""),
+        doc: "What decides who a client is, before it is connected: \"none\" (the user id is the session id) or\n\
+              \"exec\" (a command, once per client). Default: \"exec\" if there is a command, else \"none\".",
+    },
+    Setting {
+        path: "validate.command",
+        default: DefaultValue::Absent("[\"/srv/app/validate\", \"--strict\"]"),
+        doc: "The command: a list, or one string that is split like shell words (no shell runs). A relative\n\
+              program with a slash in it is a path like any other; one without is looked up in PATH.",
+    },
+    Setting {
+        path: "validate.timeout",
+        default: DefaultValue::Text("10s"),
+        doc: "Time that it may take, 10ms to 1h; then it is killed and the client is answered 503.",
+    },
+    Setting {
+        path: "validate.concurrency",
+        default: DefaultValue::Number(64),
+        doc: "Processes at once, 1 to 10000; further clients wait. The host pays for each.",
+    },
+    Setting {
+        path: "validate.output",
+        default: DefaultValue::Text("plain"),
+        doc: "What it writes: \"plain\" (the user id) or \"cgi\" (header lines, X-WS-User among them).",
+    },
+    Setting {
+        path: "validate.env",
+        default: DefaultValue::Table,
+        doc: "Further environment variables. The environment is built from empty, and nothing is expanded.",
+    },
+    Setting {
+        path: "validate.user",
+        default: DefaultValue::Absent("\"www-data\""),
+        doc: "User that it runs as: a name or a number. Needs root. Default: the user of the server.",
+    },
+    Setting {
+        path: "validate.group",
+        default: DefaultValue::Absent("\"www-data\""),
+        doc: "Group that it runs as, with a user only. Default: the primary group of that user.",
+    },
+    Setting {
+        path: "app.backend",
+        default: DefaultValue::Absent("\"exec\""),
+        doc: "What answers messages: \"demo\" and \"echo\" (built in), or \"exec\" (a command, once per message).\n\
+              Default: \"exec\" if there is a command, else \"demo\".",
+    },
+    Setting {
+        path: "app.command",
+        default: DefaultValue::Absent("[\"/srv/app/answer\", \"--verbose\"]"),
+        doc: "The command: a list, or one string that is split like shell words (no shell runs). A relative\n\
+              program with a slash in it is a path like any other; one without is looked up in PATH.",
+    },
+    Setting {
+        path: "app.timeout",
+        default: DefaultValue::Text("30s"),
+        doc: "Time that one message may take, 10ms to 1d; then its process group is ended.",
+    },
+    Setting {
+        path: "app.concurrency",
+        default: DefaultValue::Number(64),
+        doc: "Processes at once in the whole server, 1 to 10000; further messages wait. The host pays for each.",
+    },
+    Setting {
+        path: "app.per_connection",
+        default: DefaultValue::Number(1),
+        doc: "Processes at once for one connection, 1 to 1000. Above 1, messages of one client overlap.",
+    },
+    Setting {
+        path: "app.queue",
+        default: DefaultValue::Number(16),
+        doc: "Messages of one connection that wait, 1 to 100000; then its socket is not read. Each may have\n\
+              max_message_size.",
+    },
+    Setting {
+        path: "app.unordered",
+        default: DefaultValue::Flag(false),
+        doc: "With per_connection above 1: send replies as they come, not in the order of the messages.",
+    },
+    Setting {
+        path: "app.max_output",
+        default: DefaultValue::Text("1MiB"),
+        doc: "Size of an answer, 1 to 1GiB; a process that writes more is killed. Each process may pin this much.",
+    },
+    Setting {
+        path: "app.output",
+        default: DefaultValue::Text("plain"),
+        doc: "What it writes: \"plain\" (the reply) or \"cgi\" (header lines, an empty line, the reply).",
+    },
+    Setting {
+        path: "app.trim",
+        default: DefaultValue::Text("newlines"),
+        doc: "With plain output, what is cut off the reply: \"newlines\" (at its end), \"all\" (white space at\n\
+              both ends), \"none\".",
+    },
+    Setting {
+        path: "app.empty_reply",
+        default: DefaultValue::Absent("\"done\""),
+        doc: "Reply to a message whose answer is empty. Default: no reply.",
+    },
+    Setting {
+        path: "app.error_reply",
+        default: DefaultValue::Absent("\"error\""),
+        doc: "Reply to a message whose answer failed. Default: no reply.",
+    },
+    Setting {
+        path: "app.on_disconnect",
+        default: DefaultValue::Text("finish"),
+        doc: "Accepted messages of a client that is gone: \"finish\" or \"cancel\".",
+    },
+    Setting {
+        path: "app.ping",
+        default: DefaultValue::Absent("true"),
+        doc: "Answer the text message ping with pong, without the application. Default: true, but for echo.",
+    },
+    Setting {
+        path: "app.env",
+        default: DefaultValue::Table,
+        doc: "Further environment variables. The environment is built from empty, and nothing is expanded.",
+    },
+    Setting {
+        path: "app.user",
+        default: DefaultValue::Absent("\"www-data\""),
+        doc: "User that it runs as: a name or a number. Needs root. Default: the user of the server.",
+    },
+    Setting {
+        path: "app.group",
+        default: DefaultValue::Absent("\"www-data\""),
+        doc: "Group that it runs as, with a user only. Default: the primary group of that user.",
+    },
+    Setting {
+        path: "app.require_user",
+        default: DefaultValue::Flag(false),
+        doc: "Refuse to start as root without app.user.",
+    },
+    Setting {
+        path: "fifo.enabled",
+        default: DefaultValue::Flag(true),
+        doc: "Offer named pipes: what is written to global_pipe.fifo goes to every connection.",
+    },
+    Setting {
+        path: "fifo.dir",
+        default: DefaultValue::Absent("\"/run/ws/fifo\""),
+        doc: "Directory of the FIFOs. Default: fifo in server.state_dir.",
+    },
+    Setting {
+        path: "fifo.user_fifos",
+        default: DefaultValue::Flag(true),
+        doc: "A FIFO for each connection, not only the global one. Each costs a descriptor.",
+    },
+    Setting {
+        path: "fifo.framing",
+        default: DefaultValue::Text("lines"),
+        doc: "What ends a record: \"lines\" (a newline) or \"delimiter\" (fifo.delimiter).",
+    },
+    Setting {
+        path: "fifo.delimiter",
+        default: DefaultValue::Absent("\"\\n--\\n\""),
+        doc: "With framing \"delimiter\": the text that ends a record, 1 to 256 bytes.",
+    },
+    Setting {
+        path: "fifo.max_record",
+        default: DefaultValue::Number(4096),
+        doc: "Size of a record with its end, 2 to 4096; with framing \"delimiter\" to 16MiB. A longer one is\n\
+              dropped. Writes of several writers interleave above 4096 bytes.",
+    },
+    Setting {
+        path: "fifo.mode",
+        default: DefaultValue::Text("0620"),
+        doc: "Permissions of the FIFOs, octal. Who may write may push.",
+    },
+    Setting {
+        path: "fifo.group",
+        default: DefaultValue::Absent("\"www-data\""),
+        doc: "Group of the FIFOs and their directory: a name or a number. Default: the group of the server.",
+    },
+    Setting {
+        path: "fifo.insecure_world_writable",
+        default: DefaultValue::Flag(false),
+        doc: "Accept a mode that lets every user of the host write.",
+    },
+    Setting {
+        path: "control.mode",
+        default: DefaultValue::Text("0600"),
+        doc: "Permissions of control.sock, octal, nothing for others. Who may write to it controls the server.",
+    },
+    Setting {
+        path: "control.group",
+        default: DefaultValue::Absent("\"ws\""),
+        doc: "Group of control.sock: a name or a number. Default: the group of the server.",
+    },
+    Setting {
+        path: "log.format",
+        default: DefaultValue::Text("auto"),
+        doc: "\"text\", \"json\" (one object per line), or \"auto\": text on a terminal, else json. To stderr.",
+    },
+    Setting {
+        path: "log.level",
+        default: DefaultValue::Text("info"),
+        doc: "\"error\", \"warn\", \"info\", \"debug\", \"trace\" or \"off\". RUST_LOG overrides it.",
+    },
+    Setting {
+        path: "log.stats_interval",
+        default: DefaultValue::Text("60s"),
+        doc: "Interval of the line with counters, 100ms to 1d, or \"off\".",
+    },
+];

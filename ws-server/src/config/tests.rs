@@ -1,0 +1,281 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+fn raw(value: serde_json::Value) -> RawConfig {
+    serde_json::from_value(value).unwrap()
+}
+
+fn check(value: serde_json::Value) -> Result<Config, InvalidConfig> {
+    Config::from_raw(&raw(value), "/srv".as_ref())
+}
+
+fn faults(value: serde_json::Value) -> Vec<String> {
+    check(value)
+        .unwrap_err()
+        .faults()
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+#[test]
+fn nothing_written_is_the_demo_on_loopback() {
+    let config = check(json!({})).unwrap();
+    assert_eq!(config.server().state_dir, Path::new("/srv/tmp"));
+    assert_eq!(config.fifo().dir, Path::new("/srv/tmp/fifo"));
+    assert_eq!(config.control_socket(), Path::new("/srv/tmp/control.sock"));
+    assert_eq!(config.limits().max_message_size, 1 << 20);
+    assert_eq!(config.limits().ping_interval, Some(Duration::from_secs(25)));
+    assert_eq!(config.fifo().mode, 0o620);
+    assert_eq!(config.origin().allow, [OriginRule::SameOrigin]);
+    assert!(matches!(config.app().backend, AppBackend::Demo));
+    assert!(matches!(config.validate().backend, ValidateBackend::None));
+    assert!(config.app().ping && config.serves_console() && config.is_local_only());
+}
+
+#[test]
+fn every_setting_is_read_and_named_once() {
+    // Each setting in turn is given a value of a type that none has.
+    for (at, setting) in settings::SETTINGS.iter().enumerate() {
+        let mut raw = RawConfig::default();
+        raw.set(setting.path, RawValue::from(RawKind::Float(0.5)));
+        let faults = Config::from_raw(&raw, "/".as_ref())
+            .map(|_| ())
+            .unwrap_err();
+        assert!(
+            faults
+                .faults()
+                .iter()
+                .any(|fault| fault.path() == setting.path),
+            "{setting:?}"
+        );
+        assert!(
+            settings::SETTINGS[..at]
+                .iter()
+                .all(|other| other.path != setting.path)
+        );
+    }
+}
+
+#[test]
+fn all_faults_are_reported_at_once_with_their_paths() {
+    let found = faults(json!({
+        "server": { "listn": [], "threads": "many" },
+        "limits": { "max_message_size": "1MB", "ping_interval": 25, "max_connections": 0 },
+        "limit": {},
+        "max_connections": 5,
+        "app": { "backend": "exec", "trim": "some", "env": { "1A": "x" } },
+        "fifo": 7,
+    }));
+    let expected = [
+        "fifo: expected a table, found an integer",
+        "limit: unknown key, did you mean limits?",
+        "max_connections: unknown key, did you mean limits.max_connections?",
+        "server.listn: unknown key, did you mean server.listen?",
+        "server.threads: \"many\" is not an integer",
+        "limits.max_message_size: \"1MB\" is not a size like \"64KiB\" (B, KiB, MiB, GiB)",
+        "limits.max_connections: 0 is not between 1 and 1000000",
+        "limits.ping_interval: expected a duration like \"30s\", found an integer",
+        "app.env: \"1A\" is not the name of an environment variable",
+        "app.command: is needed by backend = \"exec\"",
+        "app.trim: \"some\" is not one of \"newlines\", \"all\", \"none\"",
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn unknown_keys_are_told_the_nearest_known_name() {
+    let nearest = |path: &str| {
+        let mut raw = RawConfig::default();
+        raw.set(path, 1_i64);
+        let problem = Config::from_raw(&raw, "/".as_ref()).unwrap_err().faults()[0]
+            .problem()
+            .clone();
+        match problem {
+            Problem::UnknownKey { nearest } => nearest,
+            other => panic!("{other}"),
+        }
+    };
+    let some = |name: &str| Some(name.to_owned());
+    assert_eq!(
+        nearest("limits.max_conections"),
+        some("limits.max_connections")
+    );
+    assert_eq!(
+        nearest("server.max_connections"),
+        some("limits.max_connections")
+    );
+    assert_eq!(nearest("Log.level"), some("log"));
+    assert_eq!(nearest("app.comand"), some("app.command"));
+    assert_eq!(nearest("validate.comand"), some("validate.command"));
+    assert_eq!(nearest("app.xylophone"), None);
+    assert_eq!(nearest("q.q"), None);
+}
+
+#[test]
+fn faults_name_the_place_and_paths_are_relative_to_it() {
+    let file = Arc::new(Source::new("/etc/ws/ws.toml", "/etc/ws"));
+    let text = |text: &str| RawValue::new(RawKind::Text(text.into()), Some(Arc::clone(&file)));
+    let mut raw = RawConfig::default();
+    raw.set("server.state_dir", text("state"));
+    raw.set("server.listen", text("unix:ws.sock"));
+    raw.set("app.command", text("./answer 'one word' ./two"));
+    raw.set("fifo.dir", "fifos");
+    let config = Config::from_raw(&raw, "/work".as_ref()).unwrap();
+    assert_eq!(config.server().state_dir, Path::new("/etc/ws/state"));
+    assert_eq!(
+        config.server().listen[0].to_string(),
+        "unix:/etc/ws/ws.sock"
+    );
+    assert_eq!(config.fifo().dir, Path::new("/work/fifos"));
+    let AppBackend::Exec(exec) = &config.app().backend else {
+        panic!("a command is exec")
+    };
+    assert_eq!(exec.command, ["/etc/ws/./answer", "one word", "./two"]);
+
+    raw.set("log.level", text("loud"));
+    let invalid = Config::from_raw(&raw, "/work".as_ref()).unwrap_err();
+    assert!(
+        invalid
+            .to_string()
+            .starts_with("/etc/ws/ws.toml: log.level: \"loud\" is not one of")
+    );
+}
+
+#[test]
+fn commands_and_backends_go_together() {
+    let echo = check(json!({ "app": { "backend": "echo" } })).unwrap();
+    assert!(matches!(echo.app().backend, AppBackend::Echo));
+    assert!(!echo.app().ping && !echo.serves_console());
+    let exec = check(json!({ "validate": { "command": ["who", "$HOME"] } })).unwrap();
+    let ValidateBackend::Exec(exec) = &exec.validate().backend else {
+        panic!()
+    };
+    assert_eq!(exec.command, ["who", "$HOME"]);
+    for wrong in [
+        json!({ "app": { "backend": "demo", "command": "cat" } }),
+        json!({ "app": { "backend": "exec" } }),
+        json!({ "app": { "command": "" } }),
+        json!({ "app": { "command": [] } }),
+        json!({ "app": { "command": "cat 'open" } }),
+        json!({ "app": { "command": "cat", "group": "0" } }),
+    ] {
+        let found = faults(wrong.clone());
+        assert_eq!(found.len(), 1, "{wrong}: {found:?}");
+    }
+}
+
+#[test]
+fn users_are_looked_up() {
+    let root = check(json!({ "app": { "command": "cat", "user": "root" } })).unwrap();
+    let AppBackend::Exec(exec) = &root.app().backend else {
+        panic!()
+    };
+    assert_eq!(
+        exec.account.map(|account| (account.uid(), account.gid())),
+        Some((0, 0))
+    );
+    let user = |user: &str| json!({ "app": { "command": "cat", "user": user } });
+    assert_eq!(
+        faults(user("no such user")),
+        ["app.user: \"no such user\" is not a user of this host"]
+    );
+    assert_eq!(
+        faults(user("3999999999")),
+        ["app.user: is unknown to this host, so a group is needed"]
+    );
+    assert!(!faults(user("4294967295")).is_empty(), "-1 means no change");
+}
+
+#[test]
+fn modes_that_open_a_door_are_refused_unless_said_in_as_many_words() {
+    assert_eq!(faults(json!({ "fifo": { "mode": "0622" } })).len(), 1);
+    assert_eq!(faults(json!({ "fifo": { "mode": "0020" } })).len(), 1);
+    assert_eq!(faults(json!({ "control": { "mode": "0606" } })).len(), 1);
+    assert_eq!(faults(json!({ "control": { "mode": 600 } })).len(), 1);
+    let open = json!({ "fifo": { "mode": "0622", "insecure_world_writable": true } });
+    assert_eq!(check(open).unwrap().fifo().mode, 0o622);
+}
+
+#[test]
+fn records_above_what_a_pipe_takes_whole_need_a_delimiter() {
+    assert_eq!(faults(json!({ "fifo": { "max_record": 4097 } })).len(), 1);
+    assert_eq!(
+        faults(json!({ "fifo": { "framing": "delimiter" } })).len(),
+        1
+    );
+    assert_eq!(faults(json!({ "fifo": { "delimiter": "\n" } })).len(), 1);
+    let fifo =
+        json!({ "fifo": { "framing": "delimiter", "delimiter": "--", "max_record": "1MiB" } });
+    let config = check(fifo).unwrap();
+    assert_eq!(
+        config.fifo().framing,
+        FifoFraming::Delimiter(b"--".to_vec())
+    );
+}
+
+#[test]
+fn strings_of_the_environment_are_read_as_the_type_of_the_setting() {
+    let config = check(json!({
+        "server": { "listen": "127.0.0.1:0, [::1]:0", "threads": "2", "auto_port": "true" },
+        "limits": { "max_message_size": "4096", "ping_interval": "off" },
+    }))
+    .unwrap();
+    assert_eq!(config.server().listen.len(), 2);
+    assert_eq!(config.server().threads.map(Into::into), Some(2));
+    assert!(config.server().auto_port);
+    assert_eq!(config.limits().max_message_size, 4096);
+    assert_eq!(config.limits().ping_interval, None);
+}
+
+/// Any tree, often with the names of settings in it.
+fn any_raw() -> impl Strategy<Value = RawConfig> {
+    let text = prop_oneof![
+        any::<String>(),
+        Just("off".to_owned()),
+        Just("exec".to_owned()),
+        "[0-9]{1,20}(ms|s|d|KiB|GiB)?",
+        "0?[0-9]{3}",
+        "unix:[a-z./]{0,8}",
+    ];
+    let value = prop_oneof![
+        any::<bool>().prop_map(RawValue::from),
+        any::<i64>().prop_map(RawValue::from),
+        any::<f64>().prop_map(|number| RawKind::Float(number).into()),
+        text.prop_map(RawValue::from),
+    ]
+    .prop_recursive(2, 8, 3, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3)
+                .prop_map(|values| RawKind::List(values).into()),
+            prop::collection::btree_map(any::<String>(), inner, 0..3)
+                .prop_map(|table| RawKind::Table(table).into()),
+        ]
+    });
+    let known =
+        prop::sample::select(settings::SETTINGS).prop_map(|setting| setting.path.to_owned());
+    let path = prop_oneof![8 => known, 1 => "[a-z_.]{0,12}", 1 => any::<String>()];
+    prop::collection::vec((path, value), 0..12).prop_map(|entries| {
+        let mut raw = RawConfig::default();
+        for (path, value) in entries {
+            raw.set(&path, value);
+        }
+        raw
+    })
+}
+
+proptest! {
+    #[test]
+    fn prop_any_tree_is_checked_without_panic(raw in any_raw()) {
+        if let Err(invalid) = Config::from_raw(&raw, "/srv".as_ref()) {
+            prop_assert!(!invalid.to_string().is_empty());
+        }
+        let json = serde_json::to_string(&raw.with_defaults());
+        prop_assert!(json.is_ok());
+    }
+}

@@ -1,0 +1,293 @@
+//! The checked sections.
+//!
+//! Their fields are public to be read; only `Config` makes them and it hands out references, so a
+//! configuration that exists is a valid one.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ws_transport::ListenAddr;
+
+use super::account::Account;
+use super::origin::OriginRule;
+
+/// `[server]`: where to listen and where state lives.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ServerConfig {
+    /// Addresses to listen on, at least one.
+    pub listen: Vec<ListenAddr>,
+    /// Whether to try the next ports if one is taken.
+    pub auto_port: bool,
+    /// Threads that serve connections; `None` is one per core.
+    pub threads: Option<NonZeroUsize>,
+    /// Directory of run-time state.
+    pub state_dir: PathBuf,
+    /// Whether there is a page at `/`; see [`Config::serves_console`](super::Config::serves_console).
+    pub console: Console,
+}
+
+/// Whether there is a page at `/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Console {
+    /// With the demo application and in development only.
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+/// `[origin]`: which pages may connect.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct OriginConfig {
+    /// Rules; one of them must allow the origin.
+    pub allow: Vec<OriginRule>,
+    /// Whether a request without an `Origin` header is accepted.
+    pub allow_missing: bool,
+}
+
+/// `[limits]`: how much of everything.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LimitsConfig {
+    /// Bytes of a message from a client.
+    pub max_message_size: usize,
+    /// Open connections.
+    pub max_connections: NonZeroUsize,
+    /// From accept until the request head is complete.
+    pub handshake_timeout: Duration,
+    /// From the first byte of a message to its last.
+    pub message_timeout: Duration,
+    /// Silence after which a client is pinged; `None` is never.
+    pub ping_interval: Option<Duration>,
+    /// Time to answer a ping.
+    pub pong_timeout: Duration,
+    /// Time to answer a close.
+    pub close_timeout: Duration,
+    /// Bytes that wait for a slow client.
+    pub send_queue_size: usize,
+    /// Upper bound of the shutdown.
+    pub drain_timeout: Duration,
+}
+
+/// `[identity]`: the session cookie.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct IdentityConfig {
+    /// Name of the cookie.
+    pub cookie: String,
+    /// Whether clients without any cookie are refused.
+    pub require_cookie: bool,
+    /// Whether a session is tied to the address it was made for.
+    pub verify_ip: bool,
+    /// Time that an unused session is known.
+    pub ttl: Duration,
+    /// Known sessions.
+    pub max_sessions: NonZeroUsize,
+}
+
+/// What a callback of either kind has in common: a command and how it is run.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ExecConfig {
+    /// Program and arguments, at least the program.
+    pub command: Vec<String>,
+    /// Further environment variables.
+    pub env: BTreeMap<String, String>,
+    /// What it runs as; `None` is the user of the server.
+    pub account: Option<Account>,
+    /// What it writes.
+    pub output: Output,
+}
+
+/// What a callback writes to its stdout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// The answer.
+    Plain,
+    /// Header lines, an empty line, the answer.
+    Cgi,
+}
+
+/// `[validate]`: who a client is.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ValidateConfig {
+    /// What decides.
+    pub backend: ValidateBackend,
+    /// Time that one decision may take.
+    pub timeout: Duration,
+    /// Decisions at once.
+    pub concurrency: NonZeroUsize,
+}
+
+/// What decides who a client is.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum ValidateBackend {
+    /// Nobody: the user id is the session id.
+    None,
+    /// A command, once per client.
+    Exec(ExecConfig),
+}
+
+/// `[app]`: what answers messages.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct AppConfig {
+    /// What answers.
+    pub backend: AppBackend,
+    /// Time that one message may take.
+    pub timeout: Duration,
+    /// Messages answered at once in the whole server.
+    pub concurrency: NonZeroUsize,
+    /// Messages answered at once for one connection.
+    pub per_connection: NonZeroUsize,
+    /// Messages of one connection that wait.
+    pub queue: NonZeroUsize,
+    /// Whether replies are sent as they come.
+    pub unordered: bool,
+    /// Bytes of one answer.
+    pub max_output: usize,
+    /// What is cut off a plain answer.
+    pub trim: Trim,
+    /// Reply in place of an empty answer; `None` is no reply.
+    pub empty_reply: Option<String>,
+    /// Reply in place of a failed answer; `None` is no reply.
+    pub error_reply: Option<String>,
+    /// What happens to the messages of a client that is gone.
+    pub on_disconnect: OnDisconnect,
+    /// Whether the text message `ping` is answered here.
+    pub ping: bool,
+    /// Whether the server refuses to start as root without an account to run the command as.
+    pub require_user: bool,
+}
+
+/// What answers messages.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum AppBackend {
+    /// The built-in demo, in the fork server.
+    Demo,
+    /// The message itself, in the server.
+    Echo,
+    /// A command, once per message.
+    Exec(ExecConfig),
+}
+
+/// What is cut off a plain answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trim {
+    /// Newlines at its end.
+    Newlines,
+    /// Nothing.
+    None,
+    /// White space at both ends.
+    All,
+}
+
+/// What happens to the accepted messages of a client that is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDisconnect {
+    /// They are run; their replies are dropped.
+    Finish,
+    /// They are dropped, running ones killed.
+    Cancel,
+}
+
+/// `[fifo]`: named pipes.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct FifoConfig {
+    /// Whether there are any.
+    pub enabled: bool,
+    /// Their directory.
+    pub dir: PathBuf,
+    /// Whether each connection has one.
+    pub user_fifos: bool,
+    /// What ends a record.
+    pub framing: FifoFraming,
+    /// Bytes of a record with its end.
+    pub max_record: usize,
+    /// Permissions of a FIFO.
+    pub mode: u32,
+    /// Group of the FIFOs; `None` is that of the server.
+    pub group: Option<u32>,
+}
+
+/// What ends a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FifoFraming {
+    /// A newline.
+    Lines,
+    /// These bytes, at least one.
+    Delimiter(Vec<u8>),
+}
+
+/// `[control]`: the control socket.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ControlConfig {
+    /// Permissions of the socket.
+    pub mode: u32,
+    /// Group of the socket; `None` is that of the server.
+    pub group: Option<u32>,
+}
+
+/// `[log]`: what is told, and how.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LogConfig {
+    /// Form of a line.
+    pub format: LogFormat,
+    /// Least severity.
+    pub level: LogLevel,
+    /// Interval of the line with counters; `None` is never.
+    pub stats_interval: Option<Duration>,
+}
+
+/// Form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, else JSON.
+    Auto,
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Least severity that is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Nothing.
+    Off,
+    /// An operator must act.
+    Error,
+    /// The server coped.
+    Warn,
+    /// Connections, starts, ends.
+    Info,
+    /// Decisions.
+    Debug,
+    /// Frames.
+    Trace,
+}
+
+impl LogLevel {
+    /// Returns the name as written in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
