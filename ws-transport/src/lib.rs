@@ -1,1 +1,53 @@
-//! ws-transport
+//! Listeners and byte streams: TCP and Unix sockets.
+//!
+//! A [`Listener`] is bound to a [`ListenAddr`] and yields [`Accepted`] sockets, each with the
+//! address of its peer. An accepted socket is not yet tied to a runtime: it may be sent to another
+//! thread and registered there, so that a connection lives on one thread from its first byte to its
+//! last. Registered, it is a [`Stream`], which is read and written by `try_read` and `try_write`
+//! after its readiness was awaited. No buffer of ours lies between the caller and the kernel.
+//!
+//! The crate knows nothing of what travels through the streams, neither HTTP nor WebSocket, and it
+//! has no tasks, no timers and no policy. When to stop accepting and for how long is decided by
+//! the caller; [`AcceptFailure`] tells it what went wrong.
+//!
+//! It is written for Linux: it binds Unix sockets through `/proc/self/fd` and relies on accepted
+//! sockets inheriting the options of their listener.
+//!
+//! # Examples
+//!
+//! ```
+//! use ws_transport::{BindOptions, ListenAddr, Listener};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let addr: ListenAddr = "127.0.0.1:0".parse()?;
+//! let listener = Listener::bind(&addr, &BindOptions::default())?;
+//! assert!(listener.url().starts_with("ws://127.0.0.1:"));
+//!
+//! let port = listener.local_addr().port().expect("a TCP listener has a port");
+//! let _client = std::net::TcpStream::connect(("127.0.0.1", port))?;
+//!
+//! let accepted = listener.accept().await?;
+//! let stream = accepted.socket.register()?;
+//! stream.writable().await?;
+//! assert_eq!(stream.try_write(b"hello")?, 5);
+//! # Ok(())
+//! # }
+//! ```
+
+mod addr;
+mod error;
+mod incoming;
+mod listener;
+mod local;
+mod stream;
+mod tcp;
+mod unix;
+mod watch;
+
+pub use addr::{InvalidListenAddr, ListenAddr};
+pub use error::{AcceptFailure, BindError};
+pub use incoming::{Accepted, Incoming};
+pub use listener::{BindOptions, Listener};
+pub use local::{LocalAddr, PeerAddr};
+pub use stream::Stream;

@@ -1,0 +1,212 @@
+//! What can go wrong, and who is at fault.
+
+use std::io;
+
+use rustix::io::Errno;
+
+use crate::ListenAddr;
+
+/// Why a listener could not be bound. The text names the address.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// The host name has no address.
+    #[error("cannot resolve {host}: {}", reason(.error))]
+    Resolve {
+        /// The name as it was given.
+        host: String,
+        /// What the resolver said.
+        error: io::Error,
+    },
+    /// The system refused.
+    #[error("cannot listen on {addr}: {}", reason(.error))]
+    Listen {
+        /// The address as it was given; with `auto_port` the one that failed.
+        addr: ListenAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// Every port that `auto_port` may try is taken.
+    #[error("cannot listen on {addr}: this port and those up to {last} are in use")]
+    NoFreePort {
+        /// The address as it was given.
+        addr: ListenAddr,
+        /// The last port that was tried.
+        last: u16,
+    },
+    /// Another process answers on the Unix socket.
+    #[error("cannot listen on {addr}: another process is listening there")]
+    SocketInUse {
+        /// The address as it was given.
+        addr: ListenAddr,
+    },
+    /// A socket of another user is in the place, whether anybody answers on it or not.
+    #[error("cannot listen on {addr}: the socket there belongs to user id {owner}")]
+    ForeignSocket {
+        /// The address as it was given.
+        addr: ListenAddr,
+        /// The user id of its owner.
+        owner: u32,
+    },
+    /// Something other than a socket is in the place.
+    #[error("cannot listen on {addr}: a file that is not a socket is in its place")]
+    NotASocket {
+        /// The address as it was given.
+        addr: ListenAddr,
+    },
+}
+
+impl BindError {
+    /// Tells whether the socket could not be created, as against an address that means nothing.
+    ///
+    /// True for everything but a host name that does not resolve. A program that follows
+    /// `sysexits` ends with 73 (`EX_CANTCREAT`).
+    pub fn is_cannot_create(&self) -> bool {
+        match self {
+            Self::Listen { .. }
+            | Self::NoFreePort { .. }
+            | Self::SocketInUse { .. }
+            | Self::ForeignSocket { .. }
+            | Self::NotASocket { .. } => true,
+            Self::Resolve { .. } => false,
+        }
+    }
+
+    /// Tells whether the address is taken by another process, so that another may be tried.
+    pub fn is_in_use(&self) -> bool {
+        match self {
+            Self::Listen { error, .. } => error.kind() == io::ErrorKind::AddrInUse,
+            Self::NoFreePort { .. } | Self::SocketInUse { .. } => true,
+            Self::Resolve { .. } | Self::ForeignSocket { .. } | Self::NotASocket { .. } => false,
+        }
+    }
+}
+
+/// What an error of [`Listener::accept`](crate::Listener::accept) asks of the caller.
+///
+/// # Examples
+///
+/// ```
+/// use std::io;
+/// use ws_transport::AcceptFailure;
+///
+/// const EMFILE: i32 = 24;
+/// let error = io::Error::from_raw_os_error(EMFILE);
+/// assert_eq!(AcceptFailure::of(&error), AcceptFailure::Exhausted);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AcceptFailure {
+    /// That one connection failed before it was accepted. Accept the next one at once.
+    Passing,
+    /// Descriptors or memory have run out. The connection is still waiting, so that accepting
+    /// again at once fails again at once: wait first, or close something.
+    Exhausted,
+    /// The listener itself is of no use any more.
+    Broken,
+}
+
+impl AcceptFailure {
+    /// Classifies an error of [`Listener::accept`](crate::Listener::accept).
+    pub fn of(error: &io::Error) -> Self {
+        let Some(errno) = Errno::from_io_error(error) else {
+            return Self::Broken;
+        };
+        match errno {
+            Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM => Self::Exhausted,
+            // accept(2), "Error handling": pending network errors of the new socket are passed on
+            // by accept and are to be treated like EAGAIN. EPERM is a firewall's refusal.
+            Errno::CONNABORTED
+            | Errno::CONNRESET
+            | Errno::INTR
+            | Errno::AGAIN
+            | Errno::PERM
+            | Errno::PROTO
+            | Errno::NOPROTOOPT
+            | Errno::OPNOTSUPP
+            | Errno::NETDOWN
+            | Errno::NETUNREACH
+            | Errno::HOSTDOWN
+            | Errno::HOSTUNREACH
+            | Errno::NONET
+            | Errno::TIMEDOUT => Self::Passing,
+            _ => Self::Broken,
+        }
+    }
+}
+
+/// The text of a system error as part of a longer sentence: `address already in use`.
+fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error ").next().unwrap_or(&text);
+    let mut letters = text.chars();
+    match letters.next() {
+        Some(first) => first.to_lowercase().chain(letters).collect(),
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listen(errno: Errno) -> BindError {
+        let addr = ListenAddr::Tcp {
+            host: "127.0.0.1".to_owned(),
+            port: 8888,
+        };
+        BindError::Listen {
+            addr,
+            error: errno.into(),
+        }
+    }
+
+    #[test]
+    fn the_text_names_address_and_reason() {
+        assert_eq!(
+            listen(Errno::ADDRINUSE).to_string(),
+            "cannot listen on 127.0.0.1:8888: address already in use"
+        );
+    }
+
+    #[test]
+    fn a_taken_port_cannot_be_created_and_is_in_use() {
+        assert!(listen(Errno::ADDRINUSE).is_cannot_create());
+        assert!(listen(Errno::ADDRINUSE).is_in_use());
+        assert!(listen(Errno::ACCESS).is_cannot_create());
+        assert!(!listen(Errno::ACCESS).is_in_use());
+    }
+
+    #[test]
+    fn t32_exhaustion_is_told_from_a_passing_error() {
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM] {
+            assert_eq!(
+                AcceptFailure::of(&errno.into()),
+                AcceptFailure::Exhausted,
+                "{errno:?}"
+            );
+        }
+        for errno in [
+            Errno::CONNABORTED,
+            Errno::INTR,
+            Errno::PROTO,
+            Errno::HOSTUNREACH,
+        ] {
+            assert_eq!(
+                AcceptFailure::of(&errno.into()),
+                AcceptFailure::Passing,
+                "{errno:?}"
+            );
+        }
+        for errno in [Errno::BADF, Errno::INVAL, Errno::NOTSOCK] {
+            assert_eq!(
+                AcceptFailure::of(&errno.into()),
+                AcceptFailure::Broken,
+                "{errno:?}"
+            );
+        }
+        assert_eq!(
+            AcceptFailure::of(&io::Error::other("no errno")),
+            AcceptFailure::Broken
+        );
+    }
+}

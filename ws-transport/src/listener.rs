@@ -1,0 +1,140 @@
+//! The listener over both kinds of socket.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with, getsockname};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::unix::SocketFile;
+use crate::watch::watch;
+use crate::{Accepted, BindError, Incoming, ListenAddr, LocalAddr, PeerAddr, tcp, unix};
+
+/// How to bind a [`Listener`]. The default changes nothing that the address does not ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BindOptions {
+    /// If the TCP port is taken, seek the next free one, at most 1000 further up.
+    pub auto_port: bool,
+    /// The mode of the Unix socket, such as `0o660`, whatever the umask. The socket never exists
+    /// with a wider one. `None` leaves it to the umask.
+    pub unix_mode: Option<u32>,
+    /// The group id of the Unix socket. `None` leaves it to the system.
+    pub unix_group: Option<u32>,
+}
+
+/// A bound socket that accepts connections.
+///
+/// The path of a Unix socket is removed when its listener is dropped, if it still is that socket.
+#[derive(Debug)]
+pub struct Listener {
+    /// Dropped before the socket: as long as the socket is open, no other file can have its inode
+    /// number, so the comparison that guards the removal is sound.
+    _file: Option<SocketFile>,
+    socket: AsyncFd<OwnedFd>,
+    local: LocalAddr,
+}
+
+impl Listener {
+    /// Binds to `addr` and listens, with a backlog of 4096.
+    ///
+    /// A host name is resolved, which may block for as long as the resolver takes; of several
+    /// addresses the first that works is bound, IPv4 before IPv6. `[::]` accepts IPv4 as well
+    /// unless the system is configured otherwise.
+    ///
+    /// A stale Unix socket of our own user, one on which nobody answers, is replaced.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError`], naming the address: it is taken or not permitted, the name does not resolve,
+    /// or something that is not ours to remove is at the path.
+    ///
+    /// # Panics
+    ///
+    /// If called outside a tokio runtime with I/O enabled.
+    pub fn bind(addr: &ListenAddr, options: &BindOptions) -> Result<Self, BindError> {
+        let listen_error = |error| BindError::Listen {
+            addr: addr.clone(),
+            error,
+        };
+        let (socket, file, local) = match addr {
+            ListenAddr::Tcp { host, port } => {
+                let (socket, local) = tcp::bind(host, *port, options.auto_port)?;
+                (socket, None, LocalAddr::tcp(local))
+            }
+            ListenAddr::Unix(path) => {
+                let path = std::path::absolute(path).map_err(listen_error)?;
+                let (socket, file) = unix::bind(&path, options)
+                    .map_err(|error| error.into_bind_error(addr.clone()))?;
+                (socket, Some(file), LocalAddr::Unix(path.into()))
+            }
+        };
+        let socket = watch(socket, Interest::READABLE).map_err(listen_error)?;
+        Ok(Self {
+            _file: file,
+            socket,
+            local,
+        })
+    }
+
+    /// Returns the URL that clients connect to, with the real port: `ws://127.0.0.1:8888/` or
+    /// `ws+unix:/path`.
+    pub fn url(&self) -> String {
+        match &self.local {
+            LocalAddr::Tcp(addr) => format!("ws://{addr}/"),
+            LocalAddr::Unix(path) => format!("ws+unix:{}", path.display()),
+        }
+    }
+
+    /// Returns the address that was bound, with the real port.
+    pub fn local_addr(&self) -> LocalAddr {
+        self.local.clone()
+    }
+
+    /// Accepts the next connection.
+    ///
+    /// The socket is non-blocking, closed on exec, and, over TCP, without Nagle's delay.
+    ///
+    /// # Errors
+    ///
+    /// The system's. None of them ends the listener by itself; see
+    /// [`AcceptFailure::of`](crate::AcceptFailure::of) for what to do next.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses no connection.
+    pub async fn accept(&self) -> io::Result<Accepted> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let accept = |listener: &OwnedFd| Ok(acceptfrom_with(listener, flags)?);
+        let (socket, from) = self.socket.async_io(Interest::READABLE, accept).await?;
+        let (peer, local) = match &self.local {
+            LocalAddr::Unix(_) => (PeerAddr::Unix, self.local.clone()),
+            LocalAddr::Tcp(bound) => (
+                PeerAddr::tcp(tcp_addr(from)?),
+                own_address(*bound, &socket)?,
+            ),
+        };
+        Ok(Accepted {
+            socket: Incoming::new(socket, peer),
+            peer,
+            local,
+        })
+    }
+}
+
+fn tcp_addr(addr: Option<SocketAddrAny>) -> io::Result<SocketAddr> {
+    addr.and_then(|addr| SocketAddr::try_from(addr).ok())
+        // The address is gone only if the connection is.
+        .ok_or_else(|| io::Error::from(rustix::io::Errno::CONNABORTED))
+}
+
+/// The address a connection was made to. The kernel is asked only if the listener accepts on more
+/// than one.
+fn own_address(bound: SocketAddr, socket: &OwnedFd) -> io::Result<LocalAddr> {
+    if bound.ip().is_unspecified() {
+        Ok(LocalAddr::tcp(tcp_addr(Some(getsockname(socket)?))?))
+    } else {
+        Ok(LocalAddr::Tcp(bound))
+    }
+}
