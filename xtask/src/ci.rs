@@ -1,0 +1,401 @@
+//! Everything that a submission must pass, in one command.
+//!
+//! Steps are commands of their own with their output in `target/ci/STEP.log`; a step that fails
+//! shows the end of it and does not keep the others from running. All debug builds have the same
+//! features and flags, so that tests, `ws` and the checks against it are compiled once.
+
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+
+use crate::server::{self, Binary};
+use crate::{SKIPPED, install, process, workspace};
+
+/// The crates that others build on, which must be sound without the features that the rest of the
+/// workspace asks of them or of their dependencies.
+const LIBRARIES: &[&str] = &[
+    "ws-proto",
+    "ws-transport",
+    "ws-ipc",
+    "ws-session",
+    "ws-server",
+];
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Installs what is missing first; also when the environment says CI=true
+    #[arg(long)]
+    install: bool,
+    /// Only these steps
+    #[arg(long, value_enum, num_args = 1.., value_delimiter = ',')]
+    only: Vec<Step>,
+    /// Not these steps
+    #[arg(long, value_enum, num_args = 1.., value_delimiter = ',')]
+    skip: Vec<Step>,
+}
+
+/// In the order in which they run: quick answers first, then what the builds give for free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+enum Step {
+    /// Code is formatted
+    Fmt,
+    /// Crates keep their layers
+    Layers,
+    /// White space and line ends
+    Tidy,
+    /// Lints, warnings denied
+    Clippy,
+    /// Lints of each library crate alone
+    Crates,
+    /// Documentation, warnings denied
+    Doc,
+    /// Everything that the next steps run
+    Build,
+    /// Unit, integration, property and documentation tests
+    Test,
+    /// Licences, sources, duplicates, advisories
+    Deny,
+    /// Each fuzz target for a short while
+    Fuzz,
+    /// Autobahn's cases
+    Conformance,
+    /// Python websockets, Node ws, curl
+    Clients,
+    /// The console page in Chromium
+    Browser,
+}
+
+#[derive(Debug)]
+enum Outcome {
+    Passed(String),
+    Skipped(String),
+    Failed(String),
+}
+
+/// A finished step for the closing table.
+struct Row {
+    name: String,
+    outcome: Outcome,
+    seconds: f64,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    // Before anything is built: a build may replace this very program.
+    let xtask = env::current_exe()?;
+    let logs = workspace::scratch();
+    fs::create_dir_all(&logs)?;
+
+    let mut rows = Vec::new();
+    if arguments.install || env::var_os("CI").is_some_and(|value| value == "true") {
+        let started = Instant::now();
+        let outcome = match install::run() {
+            Ok(()) => Outcome::Passed(String::new()),
+            Err(error) => Outcome::Failed(format!("{error:#}")),
+        };
+        report(&mut rows, "install".into(), outcome, started);
+    }
+    let mut ws = None;
+    for step in selected(&arguments.only, &arguments.skip) {
+        let name = name(step);
+        let log = logs.join(format!("{name}.log"));
+        if log.exists() {
+            fs::remove_file(&log)?;
+        }
+        let started = Instant::now();
+        let outcome = run_step(step, &xtask, ws.as_deref(), &log);
+        if step == Step::Build && matches!(outcome, Outcome::Passed(_)) {
+            ws = Some(Binary::built());
+        }
+        if step == Step::Test {
+            print!("{}", test_results(&read(&log)));
+        }
+        if matches!(outcome, Outcome::Failed(_)) {
+            println!("---- {name}, the end of {}:", log.display());
+            println!("{}\n----", server::tail(&read(&log), 80));
+        }
+        report(&mut rows, name, outcome, started);
+    }
+    close(&rows)
+}
+
+fn selected(only: &[Step], skip: &[Step]) -> Vec<Step> {
+    let is_selected =
+        |step: &Step| (only.is_empty() || only.contains(step)) && !skip.contains(step);
+    Step::value_variants()
+        .iter()
+        .copied()
+        .filter(is_selected)
+        .collect()
+}
+
+fn name(step: Step) -> String {
+    step.to_possible_value()
+        .expect("no step is hidden")
+        .get_name()
+        .to_owned()
+}
+
+fn run_step(step: Step, xtask: &Path, ws: Option<&Path>, log: &Path) -> Outcome {
+    let mut note = String::new();
+    for mut command in commands(step, xtask, ws) {
+        command.env("CARGO_TERM_COLOR", "never");
+        match process::run_logged(&mut command, log, limit(step)) {
+            Ok(status) if status.success() => {
+                if command.get_program() == xtask {
+                    note = last_line(&read(log));
+                }
+            }
+            Ok(status) if status.code() == Some(i32::from(SKIPPED)) => {
+                let line = last_line(&read(log));
+                return Outcome::Skipped(line.trim_start_matches("skipped: ").to_owned());
+            }
+            Ok(status) => return Outcome::Failed(status.to_string()),
+            Err(error) => return Outcome::Failed(format!("{error:#}")),
+        }
+    }
+    if step == Step::Test {
+        note = count_tests(&read(log));
+    }
+    Outcome::Passed(note)
+}
+
+fn commands(step: Step, xtask: &Path, ws: Option<&Path>) -> Vec<Command> {
+    let cargo = |arguments: &[&str]| {
+        let mut command = workspace::cargo();
+        command.args(arguments);
+        command
+    };
+    let verb = |arguments: &[&str]| {
+        let mut command = Command::new(xtask);
+        command.args(arguments).current_dir(workspace::root());
+        if let (Some(ws), Step::Conformance | Step::Clients | Step::Browser) = (ws, step) {
+            command.arg("--ws").arg(ws);
+        }
+        command
+    };
+    match step {
+        Step::Fmt => vec![
+            cargo(&["fmt", "--all", "--check"]),
+            cargo(&[
+                "fmt",
+                "--manifest-path",
+                "ws-proto/fuzz/Cargo.toml",
+                "--check",
+            ]),
+        ],
+        Step::Layers => vec![verb(&["layers"])],
+        Step::Tidy => vec![verb(&["tidy"])],
+        Step::Clippy => vec![cargo(&[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--locked",
+            "--",
+            "-D",
+            "warnings",
+        ])],
+        Step::Crates => LIBRARIES
+            .iter()
+            .map(|krate| {
+                cargo(&[
+                    "clippy",
+                    "--locked",
+                    "--package",
+                    krate,
+                    "--",
+                    "-D",
+                    "warnings",
+                ])
+            })
+            .collect(),
+        Step::Doc => {
+            let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--locked"]);
+            doc.env("RUSTDOCFLAGS", "-D warnings");
+            vec![doc]
+        }
+        Step::Build => vec![cargo(&[
+            "build",
+            "--workspace",
+            "--locked",
+            "--bins",
+            "--tests",
+            "--examples",
+        ])],
+        Step::Test => vec![cargo(&[
+            "test",
+            "--workspace",
+            "--locked",
+            "--no-fail-fast",
+        ])],
+        Step::Deny => vec![verb(&["deny"])],
+        Step::Fuzz => vec![verb(&["fuzz"])],
+        Step::Conformance => vec![verb(&["conformance"])],
+        Step::Clients => vec![verb(&["clients"])],
+        Step::Browser => vec![verb(&["browser"])],
+    }
+}
+
+/// Generous: these only keep a hanging step from hiding what the others have to say.
+fn limit(step: Step) -> Duration {
+    Duration::from_secs(match step {
+        Step::Fmt | Step::Layers | Step::Tidy => 120,
+        Step::Deny | Step::Clients | Step::Browser => 600,
+        Step::Clippy | Step::Crates | Step::Doc | Step::Build => 1200,
+        Step::Test | Step::Fuzz | Step::Conformance => 1500,
+    })
+}
+
+fn report(rows: &mut Vec<Row>, name: String, outcome: Outcome, started: Instant) {
+    let row = Row {
+        name,
+        outcome,
+        seconds: started.elapsed().as_secs_f64(),
+    };
+    println!("{}", line(&row));
+    rows.push(row);
+}
+
+fn line(row: &Row) -> String {
+    let (word, note) = match &row.outcome {
+        Outcome::Passed(note) => ("passed", note),
+        Outcome::Skipped(note) => ("skipped", note),
+        Outcome::Failed(note) => ("FAILED", note),
+    };
+    let line = format!("{:<12} {word:<8} {:>6.1} s  {note}", row.name, row.seconds);
+    line.trim_end().to_owned()
+}
+
+/// Prints the table and the counts.
+fn close(rows: &[Row]) -> Result<()> {
+    println!("\n{:<12} {:<8} {:>8}", "step", "result", "time");
+    for row in rows {
+        println!("{}", line(row));
+    }
+    let count = |is: fn(&Outcome) -> bool| rows.iter().filter(|row| is(&row.outcome)).count();
+    let failed = count(|it| matches!(it, Outcome::Failed(_)));
+    println!(
+        "\nsteps: {} passed, {failed} failed, {} skipped",
+        count(|it| matches!(it, Outcome::Passed(_))),
+        count(|it| matches!(it, Outcome::Skipped(_))),
+    );
+    if failed > 0 {
+        bail!(
+            "{failed} steps failed; their logs are in {}",
+            workspace::scratch().display()
+        );
+    }
+    Ok(())
+}
+
+fn read(log: &Path) -> String {
+    fs::read(log).map_or_else(
+        |_| String::new(),
+        |it| String::from_utf8_lossy(&it).into_owned(),
+    )
+}
+
+fn last_line(text: &str) -> String {
+    text.lines()
+        .rev()
+        .find(|line| !line.trim().is_empty())
+        .unwrap_or_default()
+        .to_owned()
+}
+
+/// What cargo test says of each binary that has tests.
+fn test_results(log: &str) -> String {
+    let mut results = String::new();
+    let mut subject = "";
+    for line in log.lines() {
+        let start = line.trim_start();
+        if start.starts_with("Running ") || start.starts_with("Doc-tests ") {
+            subject = line;
+        } else if start.starts_with("test result: ")
+            && !start.starts_with("test result: ok. 0 passed")
+        {
+            results.extend([subject, "\n", line, "\n"]);
+        }
+    }
+    results
+}
+
+/// How many tests passed, in all binaries together.
+fn count_tests(log: &str) -> String {
+    let passed: u64 = log
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("test result: "))
+        .filter_map(|rest| {
+            let words: Vec<&str> = rest.split_ascii_whitespace().collect();
+            let index = words.iter().position(|word| word.starts_with("passed"))?;
+            words.get(index.checked_sub(1)?)?.parse::<u64>().ok()
+        })
+        .sum();
+    format!("{passed} tests")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const LOG: &str = "\
+     Running unittests src/lib.rs (target/debug/deps/ws_proto-1)
+
+running 2 tests
+test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s
+
+     Running unittests src/main.rs (target/debug/deps/ws-2)
+test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s
+   Doc-tests ws_proto
+test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s
+";
+
+    #[test]
+    fn tests_are_counted_over_all_binaries() {
+        assert_eq!(count_tests(LOG), "5 tests");
+    }
+
+    #[test]
+    fn results_of_binaries_with_tests_are_shown() {
+        let results = test_results(LOG);
+        assert_eq!(results.matches("test result: ").count(), 2);
+        assert!(results.contains("Doc-tests ws_proto\ntest result: FAILED. 3 passed"));
+        assert!(!results.contains("main.rs"));
+    }
+
+    #[test]
+    fn steps_keep_their_order_whatever_is_asked_for() {
+        assert_eq!(
+            selected(&[Step::Test, Step::Fmt], &[]),
+            [Step::Fmt, Step::Test]
+        );
+        assert_eq!(
+            selected(&[Step::Test, Step::Fmt], &[Step::Fmt]),
+            [Step::Test]
+        );
+        assert_eq!(selected(&[], &[]), Step::value_variants());
+    }
+
+    #[test]
+    fn only_checks_against_the_server_are_told_its_binary() {
+        let told = |step| {
+            let commands = commands(step, Path::new("xtask"), Some(Path::new("ws")));
+            commands[0].get_args().any(|it| it == "--ws")
+        };
+        let steps: BTreeSet<Step> = Step::value_variants()
+            .iter()
+            .copied()
+            .filter(|step| told(*step))
+            .collect();
+        assert_eq!(
+            steps,
+            BTreeSet::from([Step::Conformance, Step::Clients, Step::Browser])
+        );
+    }
+}

@@ -1,0 +1,165 @@
+//! Running commands with a limit in time, and ending what they leave behind.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Runs `command` to its end without input, with both outputs in `log`.
+///
+/// # Errors
+///
+/// If it cannot be started, or is not done within `limit`: then it and all its descendants are
+/// killed.
+pub(crate) fn run_logged(command: &mut Command, log: &Path, limit: Duration) -> Result<ExitStatus> {
+    if let Some(folder) = log.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .open(log)
+        .with_context(|| format!("cannot write {}", log.display()))?;
+    command.stdout(file.try_clone()?).stderr(file);
+    run(command, limit)
+}
+
+/// Runs `command` to its end without input; its outputs go where the caller has put them.
+///
+/// # Errors
+///
+/// As [`run_logged`].
+pub(crate) fn run(command: &mut Command, limit: Duration) -> Result<ExitStatus> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let mut child = command
+        .stdin(Stdio::null())
+        .spawn()
+        .with_context(|| format!("cannot start {name}"))?;
+    match wait(&mut child, limit)? {
+        Some(status) => Ok(status),
+        None => {
+            kill_tree(&mut child)?;
+            bail!("{name} was not done after {} s", limit.as_secs())
+        }
+    }
+}
+
+/// Waits for the end of `child`; `None` if it still runs after `limit`.
+pub(crate) fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= deadline {
+            return Ok(None);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Asks `child` to end, as a service manager would.
+pub(crate) fn terminate(child: &Child) -> Result<()> {
+    kill(pid(child.id())?, Signal::SIGTERM).context("cannot send SIGTERM")
+}
+
+/// Kills `child` and all that it has started, and reaps it.
+///
+/// The commands stay in our process group, so that an interrupt from the terminal reaches them;
+/// that is why the descendants are looked up instead of killing a group.
+pub(crate) fn kill_tree(child: &mut Child) -> Result<()> {
+    let descendants = descendants(child.id());
+    child.kill()?;
+    for id in descendants {
+        // It may have ended meanwhile, which is just as well.
+        let _ = kill(pid(id)?, Signal::SIGKILL);
+    }
+    child.wait()?;
+    Ok(())
+}
+
+/// The living processes below `ancestor`, nearest first.
+pub(crate) fn descendants(ancestor: u32) -> Vec<u32> {
+    let parents = living();
+    let mut found = vec![ancestor];
+    let mut next = 0;
+    while let Some(&parent) = found.get(next) {
+        found.extend(parents.iter().filter(|it| it.1 == parent).map(|it| it.0));
+        next += 1;
+    }
+    found.remove(0);
+    found
+}
+
+/// Whether the process still runs (one that only waits to be reaped does not).
+pub(crate) fn is_alive(id: u32) -> bool {
+    living().iter().any(|it| it.0 == id)
+}
+
+/// All processes and their parents, without those that only wait to be reaped.
+fn living() -> Vec<(u32, u32)> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(|id: u32| {
+            let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+            Some((id, parent_in(&stat)?))
+        })
+        .collect()
+}
+
+/// The parent in a line of `/proc/PID/stat`, `None` for a zombie. The command's name stands in
+/// parentheses and may hold anything, parentheses too.
+fn parent_in(stat: &str) -> Option<u32> {
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X") {
+        return None;
+    }
+    fields.next()?.parse().ok()
+}
+
+fn pid(id: u32) -> Result<Pid> {
+    Ok(Pid::from_raw(i32::try_from(id)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parent_is_found_behind_a_name_with_parentheses() {
+        assert_eq!(parent_in("42 (a) b (c)) S 7 42 42"), Some(7));
+    }
+
+    #[test]
+    fn zombie_does_not_count_as_living() {
+        assert_eq!(parent_in("42 (sh) Z 7 42 42"), None);
+    }
+
+    #[test]
+    fn command_over_its_limit_is_killed_with_its_children() {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "sleep 600 & echo $!; wait"])
+            .stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        let stdout = child.stdout.take().unwrap();
+        io::BufRead::read_line(&mut io::BufReader::new(stdout), &mut line).unwrap();
+        let grandchild = line.trim().parse().unwrap();
+        assert_eq!(descendants(child.id()), [grandchild]);
+        assert_eq!(wait(&mut child, Duration::from_millis(1)).unwrap(), None);
+        kill_tree(&mut child).unwrap();
+        while is_alive(grandchild) {
+            thread::yield_now();
+        }
+    }
+}

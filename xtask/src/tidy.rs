@@ -1,0 +1,134 @@
+//! What formatters leave alone: white space, line ends, conflict marks, and files grown too long.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::workspace;
+
+/// The files that people write, by extension; `run` is `.ci/run`.
+const WRITTEN: &[&str] = &[
+    "css", "html", "js", "json", "md", "mjs", "php", "py", "rs", "run", "sh", "toml", "txt", "yml",
+];
+
+/// A longer source file probably holds two ideas.
+const MAX_LINES: usize = 900;
+
+pub(crate) fn run() -> Result<()> {
+    let output = Command::new("git")
+        .args([
+            "ls-files",
+            "-z",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+        ])
+        .current_dir(workspace::root())
+        .output()
+        .context("cannot start git")?;
+    ensure!(output.status.success(), "git ls-files failed");
+    let names = String::from_utf8(output.stdout)?;
+
+    let mut faults = 0;
+    let mut count = 0;
+    for name in names.split_terminator('\0').filter(|name| is_written(name)) {
+        // A file of the index that is deleted in the work tree.
+        let Ok(bytes) = fs::read(workspace::root().join(name)) else {
+            continue;
+        };
+        count += 1;
+        let Ok(text) = String::from_utf8(bytes) else {
+            println!("{name}: is not UTF-8");
+            faults += 1;
+            continue;
+        };
+        for fault in faults_in(&text) {
+            println!("{name}:{fault}");
+            faults += 1;
+        }
+        let lines = text.lines().count();
+        if name.ends_with(".rs") && lines > MAX_LINES {
+            println!("{name}: warning: {lines} lines, does it hold two ideas?");
+        }
+    }
+    if faults > 0 {
+        bail!("{faults} lines to tidy up");
+    }
+    println!("{count} files are tidy");
+    Ok(())
+}
+
+fn is_written(name: &str) -> bool {
+    let path = Path::new(name);
+    let kind = path.extension().or_else(|| path.file_name());
+    kind.and_then(|kind| kind.to_str())
+        .is_some_and(|kind| WRITTEN.contains(&kind))
+        && path
+            .file_name()
+            .is_none_or(|name| name != "package-lock.json")
+}
+
+/// Line number and fault for each line that has one.
+fn faults_in(text: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (index, line) in text.split('\n').enumerate() {
+        let mut fault = |what| faults.push(format!("{}: {what}", index + 1));
+        if line.ends_with('\r') {
+            fault("carriage return at the end");
+        } else if line.ends_with([' ', '\t']) {
+            fault("white space at the end");
+        }
+        if line.starts_with("<<<<<<< ") || line.starts_with(">>>>>>> ") {
+            fault("conflict mark");
+        }
+    }
+    if !text.is_empty() && !text.ends_with('\n') {
+        faults.push(format!("{}: no newline at the end", text.lines().count()));
+    }
+    if text.ends_with("\n\n") {
+        faults.push(format!("{}: empty line at the end", text.lines().count()));
+    }
+    faults
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tidy_text_has_no_faults() {
+        assert_eq!(faults_in(""), Vec::<String>::new());
+        assert_eq!(faults_in("a\n\n  b\n"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_fault_is_found_on_its_line() {
+        assert_eq!(faults_in("a\nb \n"), ["2: white space at the end"]);
+        assert_eq!(faults_in("a\t\n"), ["1: white space at the end"]);
+        assert_eq!(faults_in("a\r\n"), ["1: carriage return at the end"]);
+        assert_eq!(faults_in("a\nb"), ["2: no newline at the end"]);
+        assert_eq!(faults_in("a\n\n"), ["2: empty line at the end"]);
+        assert_eq!(faults_in("\n<<<<<<< ours\n"), ["2: conflict mark"]);
+    }
+
+    #[test]
+    fn only_written_files_are_looked_at() {
+        assert!(is_written("ws-proto/src/lib.rs"));
+        assert!(is_written(".ci/run"));
+        assert!(!is_written("Cargo.lock"));
+        assert!(!is_written("ws-proto/fuzz/corpus/frame/0a1b"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn prop_trimming_every_line_leaves_no_fault(lines in proptest::collection::vec("[ -~\t]{0,9}", 0..9)) {
+            let text: String = lines
+                .iter()
+                .map(|line| format!("{}.\n", line.replace(['<', '>'], "")))
+                .collect();
+            proptest::prop_assert_eq!(faults_in(&text), Vec::<String>::new());
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Where things are: the repository, its build directory, and the tools that were installed there.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The repository's root.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("xtask lies in the repository")
+}
+
+/// Cargo's build directory, wherever the environment or a configuration puts it.
+pub(crate) fn target() -> &'static Path {
+    static TARGET: OnceLock<PathBuf> = OnceLock::new();
+    TARGET.get_or_init(|| {
+        cargo_metadata::MetadataCommand::new()
+            .current_dir(root())
+            .no_deps()
+            .exec()
+            .map_or_else(|_| root().join("target"), |it| it.target_directory.into())
+    })
+}
+
+/// Where logs, reports and installed packages go. Nothing is ever written into the tree.
+pub(crate) fn scratch() -> PathBuf {
+    target().join("ci")
+}
+
+/// A cargo command in the root, always bound to the lock file by the caller's `--locked`.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    // What `cargo run` says about this program is not true of the programs that it starts.
+    for (name, _) in env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&*name);
+        }
+    }
+    command
+}
+
+/// The Python that has the packages of `python.txt`: the installed environment, else the system's.
+pub(crate) fn python() -> Option<PathBuf> {
+    find("python3")
+}
+
+/// Where npm put its packages. Scripts reach them through `NODE_PATH`, so with `require`.
+pub(crate) fn node_modules() -> PathBuf {
+    scratch().join("node/node_modules")
+}
+
+/// Finds a program: among those installed for CI, in `PATH`, and where Debian keeps daemons.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    std::iter::once(scratch().join("python/bin"))
+        .chain(env::split_paths(&path))
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
+}
