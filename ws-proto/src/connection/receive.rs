@@ -1,0 +1,277 @@
+//! From bytes to events.
+
+use std::ops::Range;
+use std::time::Instant;
+
+use super::{CloseOut, Connection, Event, Phase};
+use crate::frame::Header;
+use crate::mask::{advance_key, mask};
+use crate::{CloseFrame, Input, Message, MessageKind, Opcode, ProtocolError, Role};
+
+/// A header that has not arrived whole.
+#[derive(Debug, Default)]
+pub(super) struct PartialHeader {
+    bytes: [u8; Header::MAX_SIZE],
+    len: u8,
+}
+
+/// A frame whose header is known and whose payload is arriving.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ArrivingFrame {
+    opcode: Opcode,
+    fin: bool,
+    /// The masking key, turned so that it fits the next byte.
+    key: Option<[u8; 4]>,
+    remaining: u64,
+    /// Whether part of the payload has been kept.
+    is_split: bool,
+}
+
+/// Where the payload of an event lies.
+enum Place {
+    Input(Range<usize>),
+    Buffer,
+}
+
+/// An event that does not borrow yet, so that the loop over frames can.
+enum Step {
+    Message(MessageKind, Place),
+    Ping(Place),
+    Pong(Place),
+    Close(Option<CloseFrame>),
+    Failed(ProtocolError),
+}
+
+impl Connection {
+    /// Returns the next event in `input`, consuming what it is made of.
+    ///
+    /// Call it until it returns `None`; `input` is then empty, and the beginning of a frame that is
+    /// not complete is kept inside. When the connection is failed, the events of everything valid
+    /// before the fault have been returned.
+    ///
+    /// A message that lies whole in `input` is unmasked there and lent out without a copy.
+    pub fn receive<'s>(&'s mut self, input: &'s mut Input<'_>, now: Instant) -> Option<Event<'s>> {
+        // What the previous event borrowed is free now.
+        self.assembly.release();
+        if self.frame.is_none() {
+            self.control = Vec::new();
+        }
+        let step = self.step(input, now).unwrap_or_else(|error| {
+            input.discard();
+            self.fail(&error, now);
+            Some(Step::Failed(error))
+        });
+        let Some(step) = step else {
+            self.note_progress(now);
+            return None;
+        };
+        Some(match step {
+            Step::Message(kind, Place::Input(range)) => Event::Message(Message {
+                kind,
+                payload: input.slice(range),
+            }),
+            Step::Message(kind, Place::Buffer) => Event::Message(Message {
+                kind,
+                payload: self.assembly.payload(),
+            }),
+            Step::Ping(Place::Input(range)) => Event::Ping(input.slice(range)),
+            Step::Ping(Place::Buffer) => Event::Ping(&self.control),
+            Step::Pong(Place::Input(range)) => Event::Pong(input.slice(range)),
+            Step::Pong(Place::Buffer) => Event::Pong(&self.control),
+            Step::Close(frame) => Event::Close(frame),
+            Step::Failed(error) => Event::Failed(error),
+        })
+    }
+
+    /// Goes from frame to frame until one of them is an event or the input ends.
+    fn step(&mut self, input: &mut Input<'_>, now: Instant) -> Result<Option<Step>, ProtocolError> {
+        loop {
+            // RFC 6455 §5.5.1, §7.1.7: what follows a close frame, or a failure, is not processed.
+            if self.phase == Phase::Ended {
+                input.discard();
+                return Ok(None);
+            }
+            let frame = match self.frame {
+                Some(frame) => frame,
+                None => match self.read_header(input)? {
+                    Some(header) => self.begin_frame(&header, now)?,
+                    None => return Ok(None),
+                },
+            };
+            let step = if frame.opcode.is_control() {
+                self.read_control(frame, input, now)?
+            } else {
+                self.read_data(frame, input)?
+            };
+            if step.is_some() {
+                return Ok(step);
+            }
+            if self.frame.is_some() {
+                // Its payload is not complete, so the input is used up.
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Reads a header, keeping its beginning if the rest is not there.
+    fn read_header(&mut self, input: &mut Input<'_>) -> Result<Option<Header>, ProtocolError> {
+        let sender = match self.role() {
+            Role::Server => Role::Client,
+            Role::Client => Role::Server,
+        };
+        let partial = &mut self.partial_header;
+        if partial.len == 0
+            && let Some((header, size)) = Header::decode(input.rest(), sender, 0)?
+        {
+            input.take(size);
+            return Ok(Some(header));
+        }
+        // Byte by byte, at most 14 of them, so that not one belonging to the payload is taken.
+        while !input.is_empty() {
+            let at = input.take(1);
+            partial.bytes[usize::from(partial.len)] = input.slice(at)[0];
+            partial.len += 1;
+            let known = &partial.bytes[..usize::from(partial.len)];
+            if let Some((header, _)) = Header::decode(known, sender, 0)? {
+                partial.len = 0;
+                return Ok(Some(header));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Applies the rules that can be judged from a header and what came before it.
+    fn begin_frame(
+        &mut self,
+        header: &Header,
+        now: Instant,
+    ) -> Result<ArrivingFrame, ProtocolError> {
+        if matches!(header.opcode, Opcode::Ping | Opcode::Pong) {
+            let (rate, burst) = (self.config.control_rate(), self.config.control_burst());
+            if !self.control_frames.take(rate, burst, now) {
+                return Err(ProtocolError::TooManyControlFrames);
+            }
+        } else if header.opcode != Opcode::Close {
+            self.assembly.begin(header, &self.config)?;
+        }
+        let frame = ArrivingFrame {
+            opcode: header.opcode,
+            fin: header.fin,
+            key: header.mask,
+            remaining: header.payload_len,
+            is_split: false,
+        };
+        self.frame = Some(frame);
+        Ok(frame)
+    }
+
+    /// Takes what has arrived of a payload and unmasks it in place.
+    ///
+    /// Returns where it lies and whether that is the whole payload. `self.frame` is left empty if
+    /// the payload is complete.
+    fn take_payload(
+        &mut self,
+        mut frame: ArrivingFrame,
+        input: &mut Input<'_>,
+    ) -> (Range<usize>, bool) {
+        let piece = input.take(usize::try_from(frame.remaining).unwrap_or(usize::MAX));
+        if let Some(key) = frame.key {
+            mask(input.slice_mut(piece.clone()), key);
+            frame.key = Some(advance_key(key, piece.len()));
+        }
+        frame.remaining -= piece.len() as u64;
+        let is_whole = frame.remaining == 0 && !frame.is_split;
+        frame.is_split = true;
+        self.frame = Some(frame).filter(|frame| frame.remaining > 0);
+        (piece, is_whole)
+    }
+
+    fn read_data(
+        &mut self,
+        frame: ArrivingFrame,
+        input: &mut Input<'_>,
+    ) -> Result<Option<Step>, ProtocolError> {
+        let (piece, is_whole) = self.take_payload(frame, input);
+        if is_whole && frame.fin && frame.opcode != Opcode::Continuation {
+            let kind = self.assembly.whole(input.slice(piece.clone()))?;
+            return Ok(kind.map(|kind| Step::Message(kind, Place::Input(piece))));
+        }
+        // RFC 6455 §8.1: text is checked while it arrives, so that it fails at the first bad byte.
+        self.assembly.append(input.slice(piece))?;
+        if self.frame.is_some() || !frame.fin {
+            return Ok(None);
+        }
+        let kind = self.assembly.complete()?;
+        self.timers.message_ended();
+        Ok(kind.map(|kind| Step::Message(kind, Place::Buffer)))
+    }
+
+    fn read_control(
+        &mut self,
+        frame: ArrivingFrame,
+        input: &mut Input<'_>,
+        now: Instant,
+    ) -> Result<Option<Step>, ProtocolError> {
+        let (piece, is_whole) = self.take_payload(frame, input);
+        let place = if is_whole {
+            Place::Input(piece)
+        } else {
+            // At most 125 bytes, apart from the message: control frames come between fragments.
+            self.control.extend_from_slice(input.slice(piece));
+            Place::Buffer
+        };
+        if self.frame.is_some() {
+            return Ok(None);
+        }
+        let payload = match &place {
+            Place::Input(range) => input.slice(range.clone()),
+            Place::Buffer => &self.control,
+        };
+        if frame.opcode == Opcode::Close {
+            let received = CloseFrame::decode(payload)?;
+            self.close_received(received.as_ref(), now);
+            return Ok(Some(Step::Close(received)));
+        }
+        if frame.opcode == Opcode::Pong {
+            self.timers.pong_received();
+        }
+        if self.phase == Phase::Closing {
+            // RFC 6455 §1.4: after our close frame we send nothing more, so nothing is answered.
+            if !is_whole {
+                self.control = Vec::new();
+            }
+            return Ok(None);
+        }
+        if frame.opcode == Opcode::Pong {
+            return Ok(Some(Step::Pong(place)));
+        }
+        // RFC 6455 §5.5.3: a pong carries the ping's payload; of several pings the latest may be
+        // the only one answered.
+        self.pong = Some(payload.into());
+        Ok(Some(Step::Ping(place)))
+    }
+
+    /// Answers the peer's close frame and takes its direction as ended.
+    fn close_received(&mut self, received: Option<&CloseFrame>, now: Instant) {
+        if matches!(self.close_out, CloseOut::None) {
+            // RFC 6455 §5.5.1: an endpoint that has not sent a close frame must answer with one,
+            // typically echoing the code. The reason is the peer's and stays there.
+            let answer = received.map(|frame| CloseFrame::new(frame.code, ""));
+            self.close_out = CloseOut::Queued(answer);
+        }
+        self.end(now);
+    }
+
+    /// Sets the clocks by what is still incomplete at the end of an input.
+    fn note_progress(&mut self, now: Instant) {
+        if self.phase != Phase::Open {
+            return;
+        }
+        if self.assembly.is_in_progress() {
+            self.timers.message_begun(&self.config, now);
+        }
+        if self.frame.is_some_and(|frame| !frame.opcode.is_control()) {
+            self.timers.pong_obstructed(&self.config, now);
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Why a connection fails, and what the peer is told.
+
+use crate::CloseCode;
+
+/// Why a connection was failed ([RFC 6455 §7.1.7](https://www.rfc-editor.org/rfc/rfc6455#section-7.1.7)).
+///
+/// The first group is the peer's breach of the protocol, the second a limit that was passed, the
+/// third a deadline.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProtocolError {
+    /// A reserved bit was set that no extension has given a meaning.
+    #[error("reserved bit set")]
+    ReservedBits,
+    /// The opcode is not defined.
+    #[error("reserved opcode {opcode:#x}")]
+    ReservedOpcode {
+        /// The four bits.
+        opcode: u8,
+    },
+    /// A control frame came without the FIN bit.
+    #[error("fragmented control frame")]
+    FragmentedControlFrame,
+    /// A control frame declared more than 125 bytes.
+    #[error("control frame over 125 bytes")]
+    ControlFrameTooLong,
+    /// A client's frame was not masked.
+    #[error("frame is not masked")]
+    UnmaskedFrame,
+    /// A server's frame was masked.
+    #[error("frame is masked")]
+    MaskedFrame,
+    /// The payload length was not encoded in the shortest form.
+    #[error("payload length not in its shortest form")]
+    NonMinimalLength,
+    /// The most significant bit of a 64-bit payload length was set.
+    #[error("payload length over 63 bits")]
+    LengthOverflow,
+    /// A continuation came while no message was begun.
+    #[error("continuation without a message")]
+    UnexpectedContinuation,
+    /// A new message began inside a fragmented one.
+    #[error("new message inside a fragmented one")]
+    ExpectedContinuation,
+    /// A text message is not UTF-8.
+    #[error("text is not UTF-8")]
+    TextNotUtf8,
+    /// The payload of a close frame is a single byte.
+    #[error("close payload of one byte")]
+    TruncatedClosePayload,
+    /// The code of a close frame must not be sent.
+    #[error("close code {code} must not be sent")]
+    InvalidReceivedCloseCode {
+        /// The code received.
+        code: u16,
+    },
+    /// The reason of a close frame is not UTF-8.
+    #[error("close reason is not UTF-8")]
+    CloseReasonNotUtf8,
+
+    /// A message is, or would become, bigger than [`Config::max_message_size`](crate::Config::max_message_size).
+    #[error("message of {size} bytes or more, limit {max}")]
+    MessageTooBig {
+        /// What the frames declared so far add up to.
+        size: u64,
+        /// The limit.
+        max: usize,
+    },
+    /// A message has more than [`Config::max_fragment_count`](crate::Config::max_fragment_count) fragments.
+    #[error("message of more than {max} fragments")]
+    TooManyFragments {
+        /// The limit.
+        max: u32,
+    },
+    /// A message has more than [`Config::max_empty_fragment_count`](crate::Config::max_empty_fragment_count)
+    /// empty fragments.
+    #[error("message of more than {max} empty fragments")]
+    TooManyEmptyFragments {
+        /// The limit.
+        max: u32,
+    },
+    /// Pings and pongs came faster than [`Config::control_rate`](crate::Config::control_rate).
+    #[error("too many control frames")]
+    TooManyControlFrames,
+
+    /// A message was not complete within [`Config::message_timeout`](crate::Config::message_timeout).
+    #[error("message not complete in time")]
+    MessageTimeout,
+    /// No pong came within [`Config::pong_timeout`](crate::Config::pong_timeout).
+    #[error("no pong in time")]
+    PongTimeout,
+    /// The closing handshake was not complete within [`Config::close_timeout`](crate::Config::close_timeout).
+    #[error("closing handshake not complete in time")]
+    CloseTimeout,
+}
+
+impl ProtocolError {
+    /// Returns the close code that tells the peer.
+    ///
+    /// After a [`CloseTimeout`](Self::CloseTimeout) nothing is sent any more; its code is for logs.
+    #[must_use]
+    pub fn close_code(&self) -> CloseCode {
+        match self {
+            Self::ReservedBits
+            | Self::ReservedOpcode { .. }
+            | Self::FragmentedControlFrame
+            | Self::ControlFrameTooLong
+            | Self::UnmaskedFrame
+            | Self::MaskedFrame
+            | Self::NonMinimalLength
+            | Self::LengthOverflow
+            | Self::UnexpectedContinuation
+            | Self::ExpectedContinuation
+            | Self::TruncatedClosePayload
+            | Self::InvalidReceivedCloseCode { .. } => CloseCode::PROTOCOL,
+            Self::TextNotUtf8 | Self::CloseReasonNotUtf8 => CloseCode::INVALID_PAYLOAD,
+            Self::MessageTooBig { .. } => CloseCode::TOO_BIG,
+            Self::TooManyFragments { .. }
+            | Self::TooManyEmptyFragments { .. }
+            | Self::TooManyControlFrames
+            | Self::MessageTimeout
+            | Self::CloseTimeout => CloseCode::POLICY,
+            Self::PongTimeout => CloseCode::INTERNAL,
+        }
+    }
+}
+
+/// Why a message was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The closing handshake has begun, so no more data may follow.
+    #[error("connection is closing")]
+    Closing,
+    /// The text is not UTF-8.
+    #[error("text is not UTF-8")]
+    NotUtf8,
+}
