@@ -2,6 +2,8 @@
 
 pub mod cgi;
 mod environment;
+pub mod record;
 pub mod scgi;
 
 pub use environment::{Environment, EnvironmentError};
+pub use record::{Framing, InvalidRecord, Record, RecordDecoder};
