@@ -2,8 +2,10 @@
 
 pub mod cgi;
 mod environment;
+pub mod fifo;
 pub mod record;
 pub mod scgi;
 
 pub use environment::{Environment, EnvironmentError};
+pub use fifo::{Fifo, FifoDirectory, FifoError, FifoOptions, encode_name, encode_name_carbonphp};
 pub use record::{Framing, InvalidRecord, Record, RecordDecoder};

@@ -1,0 +1,151 @@
+//! One FIFO in the directory: what stands in its place, making it, checking that it is ours.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use super::FifoOptions;
+use super::error::{FifoError, Found};
+use super::place::{Inode, Place, foreign_or_io};
+
+impl Place {
+    /// Makes a FIFO and opens it; `is_live` tells whether an inode is in use under another name.
+    pub(super) fn make(
+        &self,
+        name: &str,
+        options: &FifoOptions,
+        is_live: impl Fn(Inode) -> bool,
+    ) -> Result<(OwnedFd, Inode), FifoError> {
+        for _ in 0..MAX_ATTEMPTS {
+            // Nobody else may open it before it has its group: the mode comes last.
+            match rustix::fs::mkfifoat(self, name, Mode::RUSR | Mode::WUSR) {
+                Ok(()) => return self.open_made(name, options, is_live),
+                Err(Errno::EXIST) => self.clear(name)?,
+                Err(source) => return Err(FifoError::io(CREATE, self.path().join(name), source)),
+            }
+        }
+        Err(FifoError::Replaced {
+            path: self.path().join(name),
+        })
+    }
+
+    fn open_made(
+        &self,
+        name: &str,
+        options: &FifoOptions,
+        is_live: impl Fn(Inode) -> bool,
+    ) -> Result<(OwnedFd, Inode), FifoError> {
+        let path = || self.path().join(name);
+        // For reading and writing: with only readers' ends open, poll(2) reports a hang-up for
+        // ever once the last writer has left.
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(self, name, flags, Mode::empty()).map_err(|error| {
+            foreign_or_io(self.as_fd(), name, &path(), CREATE, Found::Fifo, error)
+        })?;
+        let stat = rustix::fs::fstat(&file)
+            .map_err(|source| FifoError::io("inspect FIFO", path(), source))?;
+        match Found::new(&stat) {
+            Found::Fifo => {}
+            found => {
+                return Err(FifoError::Foreign {
+                    act: CREATE,
+                    path: path(),
+                    found,
+                });
+            }
+        }
+        let inode = Inode::new(&stat);
+        if !self.holds(name, inode) || is_live(inode) {
+            return Err(FifoError::Replaced { path: path() });
+        }
+        if let Err(error) = set_permissions(&file, options, path) {
+            self.unlink_if(name, inode);
+            return Err(error);
+        }
+        Ok((file, inode))
+    }
+
+    /// Clears a name for a FIFO; what is not ours to remove is an error.
+    fn clear(&self, name: &str) -> Result<(), FifoError> {
+        let path = || self.path().join(name);
+        let stat = match self.stat(name) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(source) => return Err(FifoError::io("inspect", path(), source)),
+        };
+        match Found::new(&stat) {
+            Found::Fifo => match self.discard(name) {
+                Ok(()) | Err(Errno::NOENT) => Ok(()),
+                Err(source) => Err(FifoError::io("remove stale FIFO", path(), source)),
+            },
+            Found::RegularFile => self.set_aside(name),
+            found => Err(FifoError::Foreign {
+                act: CREATE,
+                path: path(),
+                found,
+            }),
+        }
+    }
+
+    /// Renames a file that somebody wrote while no FIFO was there.
+    fn set_aside(&self, name: &str) -> Result<(), FifoError> {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
+        for number in 0..MAX_ATTEMPTS {
+            let lost = match number {
+                0 => format!("{name}.lost-{now}"),
+                _ => format!("{name}.lost-{now}-{number}"),
+            };
+            match self.rename_unique(name, &lost) {
+                Ok(()) => {
+                    let path = self.path().join(name);
+                    tracing::warn!(path = %path.display(), lost, "file in the place of a FIFO renamed");
+                    return Ok(());
+                }
+                Err(Errno::NOENT) => return Ok(()),
+                Err(Errno::EXIST) => {}
+                Err(source) => {
+                    return Err(FifoError::io("set aside", self.path().join(name), source));
+                }
+            }
+        }
+        Err(FifoError::io(
+            "set aside",
+            self.path().join(name),
+            Errno::EXIST,
+        ))
+    }
+
+    fn rename_unique(&self, from: &str, to: &str) -> rustix::io::Result<()> {
+        match rustix::fs::renameat_with(self, from, self, to, RenameFlags::NOREPLACE) {
+            // A file system without RENAME_NOREPLACE: a second name is as good, and as exclusive.
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                rustix::fs::linkat(self, from, self, to, AtFlags::empty())?;
+                rustix::fs::unlinkat(self, from, AtFlags::empty())
+            }
+            result => result,
+        }
+    }
+}
+
+fn set_permissions(
+    file: &OwnedFd,
+    options: &FifoOptions,
+    path: impl Fn() -> PathBuf,
+) -> Result<(), FifoError> {
+    if let Some(group) = options.group {
+        rustix::fs::fchown(file, None, Some(Gid::from_raw(group)))
+            .map_err(|source| FifoError::io("change group of FIFO", path(), source))?;
+    }
+    // mkfifo(2) subtracts the umask, fchmod(2) does not.
+    rustix::fs::fchmod(file, Mode::from_raw_mode(options.fifo_mode & 0o777))
+        .map_err(|source| FifoError::io("change mode of FIFO", path(), source))
+}
+
+const CREATE: &str = "create FIFO";
+const MAX_ATTEMPTS: u32 = 16;

@@ -1,0 +1,115 @@
+//! The reading end of one FIFO.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::directory::{Node, Shared};
+use super::error::FifoError;
+
+/// A FIFO that this server made and reads.
+///
+/// Dropping it removes its name, unless that stands for something else by then.
+#[derive(Debug)]
+pub struct Fifo {
+    directory: Arc<Shared>,
+    name: String,
+    path: PathBuf,
+    node: Node,
+}
+
+impl Fifo {
+    pub(super) fn new(directory: Arc<Shared>, name: &str, node: Node) -> Self {
+        let path = node.place.path().join(name);
+        Self {
+            directory,
+            name: name.to_owned(),
+            path,
+            node,
+        }
+    }
+
+    /// Returns its absolute path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns its name within the directory.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns how many bytes writers may leave in it: 65,536, unless this user has so many pipes
+    /// that the system makes them smaller.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the system says.
+    pub fn capacity(&self) -> io::Result<usize> {
+        Ok(rustix::pipe::fcntl_getpipe_size(&self.node.file)?)
+    }
+
+    /// Returns whether its path still leads to it.
+    pub fn is_intact(&self) -> bool {
+        self.node.place.is_in_place() && self.node.place.holds(&self.name, self.node.inode)
+    }
+
+    /// Waits for bytes and reads them.
+    ///
+    /// Returns 0 only for an empty `buf`: a FIFO has no end, writers come and go.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the system says; none is known to occur.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: nothing was read if it did not return.
+    pub async fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            self.node.file.readable().await?;
+            match self.try_read(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Reads the bytes that are there.
+    ///
+    /// # Errors
+    ///
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if there are none.
+    pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.node.file.try_read(buf)
+    }
+
+    /// Makes it anew if its path no longer leads to it; does nothing otherwise.
+    ///
+    /// What writers left in the former one is gone then: [`try_read`](Self::try_read) first. A
+    /// partial record in a decoder is best [expired](crate::RecordDecoder::expire).
+    ///
+    /// # Errors
+    ///
+    /// As [`FifoDirectory::create`](super::FifoDirectory::create). The former FIFO is still open
+    /// then and can be renewed later.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O.
+    pub fn renew(&mut self) -> Result<(), FifoError> {
+        let mut state = self.directory.lock();
+        if !self.is_intact() {
+            self.node = self.directory.make(&mut state, &self.name)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Fifo {
+    fn drop(&mut self) {
+        let mut state = self.directory.lock();
+        state.live.remove(&self.name);
+        self.node.place.unlink_if(&self.name, self.node.inode);
+    }
+}
