@@ -1,5 +1,5 @@
 //! The console page in a real browser. The tests themselves are scripts beside the page; they get
-//! the server's binary as `WS_BIN`, the browser as `CHROMIUM`, and packages through `NODE_PATH`.
+//! the server's binary as `WS_BIN`, the browser as `WS_CHROMIUM`, and packages through `NODE_PATH`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::server::Binary;
 use crate::{Skipped, process, workspace};
 
-/// Every `*.test.mjs` here is one run of node.
+/// Every `*.mjs` here is one run of node.
 const TESTS: &str = "ws-server/web/tests";
 
 const LIMIT: Duration = Duration::from_secs(180);
@@ -37,7 +37,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         command
             .arg(test)
             .env("WS_BIN", &ws)
-            .env("CHROMIUM", &chromium)
+            .env("WS_CHROMIUM", &chromium)
             .env("TMPDIR", folder.path())
             .current_dir(folder.path());
         let status = process::run(&mut command, LIMIT);
@@ -53,19 +53,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// The scripts to run, in order of their names: what ends in `.test.mjs`, so that they may share
-/// helpers in other files.
+/// The scripts to run, in order of their names. What they share may lie in a folder below.
 fn tests() -> Result<Vec<PathBuf>> {
     let folder = workspace::root().join(TESTS);
     let mut tests = Vec::new();
     for entry in fs::read_dir(&folder).with_context(|| TESTS)? {
         let path = entry?.path();
-        if path.to_string_lossy().ends_with(".test.mjs") {
+        if path.extension().is_some_and(|it| it == "mjs") {
             tests.push(path);
         }
     }
     tests.sort_unstable();
-    ensure!(!tests.is_empty(), "no *.test.mjs in {TESTS}");
+    ensure!(!tests.is_empty(), "no *.mjs in {TESTS}");
     Ok(tests)
 }
 

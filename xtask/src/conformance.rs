@@ -54,6 +54,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.all {
         groups.extend(MORE_GROUPS);
     }
+    let path = workspace::root().join(EXPECTED);
+    let on_file = match fs::read_to_string(&path) {
+        Ok(text) => verdict::read_expected(&text).with_context(|| EXPECTED)?,
+        Err(_) if arguments.bless => Verdicts::new(),
+        Err(error) => return Err(error).context(EXPECTED),
+    };
     let actual = match &arguments.address {
         Some(address) => run_groups(&groups, address)?,
         None => {
@@ -65,12 +71,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
     };
 
-    let path = workspace::root().join(EXPECTED);
-    let on_file = match fs::read_to_string(&path) {
-        Ok(text) => verdict::read_expected(&text).with_context(|| EXPECTED)?,
-        Err(_) if arguments.bless => Verdicts::new(),
-        Err(error) => return Err(error).context(EXPECTED),
-    };
     let is_selected = |group| groups.contains(&group);
     if arguments.bless {
         let mut blessed = on_file;

@@ -164,7 +164,7 @@ fn fuzz(folder: &Path, binaries: &Path, target: &str, seconds: u64) -> Result<St
     }
     let status = process::run_logged(&mut command, &log, Duration::from_secs(seconds + 60))?;
     let text = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
-    ensure!(status.success(), "{status}\n{}", server::tail(&text, 30));
+    ensure!(status.success(), "{status}\n{}", server::tail(&text, 45));
     let runs = text
         .lines()
         .rev()
