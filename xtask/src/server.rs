@@ -65,6 +65,8 @@ impl Server {
     /// Starts `ws serve` with `arguments` and waits until it listens.
     pub(crate) fn start(ws: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("ws-").tempdir()?;
+        // It is found before any configuration that this machine may have.
+        File::create(folder.path().join("ws.toml"))?;
         let mut command = Command::new(ws);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("WS_") {
@@ -75,7 +77,6 @@ impl Server {
             .args(["serve", "--listen", "127.0.0.1:0", "--state-dir", "state"])
             .args(arguments)
             .envs(variables.iter().copied())
-            .env("XDG_CONFIG_HOME", folder.path())
             .current_dir(folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
