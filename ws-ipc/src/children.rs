@@ -1,0 +1,153 @@
+//! Children that nobody asked for: what a job's program left behind when it ended.
+//!
+//! A program may start others, put them into sessions of their own and end. They become children
+//! of the nearest subreaper, which is one of our processes. Here is how such a process finds them,
+//! tells whose they were, and ends them without ever waiting for "any child", which would steal
+//! the exit status of another.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
+
+/// The variable that every job and its descendants have in their environment, with a value of
+/// their own.
+pub(crate) const MARK: &str = "WS_JOB";
+
+/// The mark of a spawner that another spawner started: nobody's orphan.
+pub(crate) const SPAWNER_MARK: &str = "spawner";
+
+/// The children of this process, those of all its threads.
+pub(crate) fn children() -> io::Result<Vec<i32>> {
+    let mut pids = Vec::new();
+    for task in std::fs::read_dir("/proc/self/task")? {
+        match std::fs::read_to_string(task?.path().join("children")) {
+            Ok(list) => pids.extend(list.split_ascii_whitespace().flat_map(str::parse::<i32>)),
+            // The thread ended in between; its children moved on to another one.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(pids)
+}
+
+/// The mark in a process's environment; `None` if it has none or hides it.
+pub(crate) fn mark_of(pid: i32) -> Option<String> {
+    let environ = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let value = environ
+        .split(|&byte| byte == 0)
+        .find_map(|pair| pair.strip_prefix(MARK.as_bytes())?.strip_prefix(b"="))?;
+    String::from_utf8(value.to_vec()).ok()
+}
+
+/// The process group of a process.
+pub(crate) fn group_of(pid: i32) -> Option<i32> {
+    rustix::process::getpgid(Some(Pid::from_raw(pid)?))
+        .ok()
+        .map(Pid::as_raw_pid)
+}
+
+/// A descriptor of a child. It stays the same process's for as long as the child is not reaped.
+pub(crate) fn pidfd(pid: i32) -> io::Result<OwnedFd> {
+    let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// Kills one process.
+pub(crate) fn kill(pidfd: impl AsFd) {
+    // The only error possible is that it is gone, which is what was wanted.
+    let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
+}
+
+/// Kills a process group. Its leader must be a child that is not reaped yet, which keeps the
+/// number from being given to others.
+pub(crate) fn kill_group(leader: i32) {
+    signal_group(leader, Signal::KILL);
+}
+
+/// Sends a signal to a process group; the same condition as for [`kill_group`].
+pub(crate) fn signal_group(leader: i32, signal: Signal) {
+    if let Some(group) = Pid::from_raw(leader) {
+        let _ = rustix::process::kill_process_group(group, signal);
+    }
+}
+
+/// How a child ended, while it remains a zombie. `None`: it has not ended.
+pub(crate) fn peek(pid: i32) -> io::Result<Option<WaitIdStatus>> {
+    let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    Ok(rustix::process::waitid(WaitId::Pid(pid), options)?)
+}
+
+/// Reaps one child if it has ended; tells whether it did. The number may be another's from then on.
+pub(crate) fn reap(pidfd: impl AsFd) -> io::Result<bool> {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    Ok(rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), options)?.is_some())
+}
+
+/// Which jobs an orphan may belong to; when all of them have been released, it is killed.
+///
+/// One that carries a mark belongs to the job of that mark. One that removed it belongs to one of
+/// the jobs that were there when it was first seen, so it cannot outlive them all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Suspects(BTreeSet<u64>);
+
+impl Suspects {
+    /// Any of these.
+    pub(crate) fn new(jobs: impl IntoIterator<Item = u64>) -> Self {
+        Self(jobs.into_iter().collect())
+    }
+
+    /// Leaves out the jobs that are gone; tells whether none remains.
+    pub(crate) fn retain(&mut self, is_there: impl Fn(u64) -> bool) -> bool {
+        self.0.retain(|&job| is_there(job));
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn t57_child_is_found_with_its_mark_and_group() {
+        let mut child = Command::new("/bin/cat")
+            .env_clear()
+            .env(MARK, "here.7")
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        assert!(children().unwrap().contains(&pid));
+        assert_eq!(mark_of(pid).as_deref(), Some("here.7"));
+        assert_eq!(group_of(pid), Some(rustix::process::getpgrp().as_raw_pid()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!children().unwrap().contains(&pid));
+    }
+
+    #[test]
+    fn t58_reaping_by_descriptor_leaves_no_zombie_and_no_second_status() {
+        let child = Command::new("/bin/true").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let descriptor = pidfd(pid).unwrap();
+        let mut ready = [rustix::event::PollFd::new(
+            &descriptor,
+            rustix::event::PollFlags::IN,
+        )];
+        rustix::event::poll(&mut ready, None).unwrap();
+        assert!(peek(pid).unwrap().is_some_and(|status| status.exited()));
+        assert!(reap(&descriptor).unwrap());
+        assert!(reap(&descriptor).is_err());
+    }
+
+    #[test]
+    fn t57_unmarked_orphan_outlives_no_job_it_may_belong_to() {
+        let mut suspects = Suspects::new([1, 2]);
+        assert!(!suspects.retain(|job| job != 1));
+        assert!(suspects.retain(|job| job != 2));
+    }
+}

@@ -1,0 +1,103 @@
+//! Why a run of an application's program gave no answer.
+
+use std::io;
+
+/// Why one run gave no answer.
+///
+/// The set is closed on purpose: [`cause`](Self::cause) names a metric's label, and what answers
+/// the browser matches on it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The system refused to start it: no such program, not permitted, too large, no resources.
+    #[error("cannot start {what}: {}", io::Error::from_raw_os_error(*.errno))]
+    CannotStart {
+        /// The object of the attempt: the program, its directory, a socket path.
+        what: String,
+        /// The system's error number.
+        errno: i32,
+    },
+    /// It ended with this exit code, which is not 0.
+    #[error("exited with {0}")]
+    Exited(i32),
+    /// It was ended by this signal.
+    #[error("ended by signal {0}")]
+    Signaled(i32),
+    /// It did not end within its time.
+    #[error("timed out")]
+    TimedOut,
+    /// It wrote more than it may.
+    #[error("output exceeds {max} bytes")]
+    OutputTooLong {
+        /// The limit, in bytes.
+        max: usize,
+    },
+    /// What it wrote is not an answer.
+    #[error("bad answer: {0}")]
+    BadAnswer(BadAnswer),
+    /// The process that ran it for us (a spawner, a fork server) died. Whether it had an effect is
+    /// not known, so it is not repeated.
+    #[error("lost with the process that ran it")]
+    Lost,
+    /// Nobody waits for it any more.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// In which way an answer is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadAnswer {
+    /// The connection ended before the header lines did, or before the `Content-Length` was
+    /// reached.
+    #[error("incomplete")]
+    Incomplete,
+    /// There is no `Content-Length` that could tell a whole answer from a cut one.
+    #[error("no content length")]
+    NoContentLength,
+    /// It does not have the form of a CGI answer.
+    #[error("malformed")]
+    Malformed,
+}
+
+impl Failure {
+    /// The name of the cause, from a closed set: fit for a metric's label.
+    #[must_use]
+    pub fn cause(&self) -> &'static str {
+        match self {
+            Self::CannotStart { .. } => "cannot_start",
+            Self::Exited(_) => "exit",
+            Self::Signaled(_) => "signal",
+            Self::TimedOut => "timeout",
+            Self::OutputTooLong { .. } => "output",
+            Self::BadAnswer(_) => "bad_answer",
+            Self::Lost => "lost",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// A start that failed with an I/O error.
+    pub(crate) fn cannot_start(what: impl Into<String>, error: &io::Error) -> Self {
+        // An error without a number is one of std's own about its arguments (a NUL byte).
+        let errno = error.raw_os_error().unwrap_or(nix::libc::EINVAL);
+        Self::CannotStart {
+            what: what.into(),
+            errno,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_start_names_its_object_and_the_system_error() {
+        let failure = Failure::cannot_start(
+            "/no/such/program",
+            &io::Error::from_raw_os_error(nix::libc::ENOENT),
+        );
+        assert_eq!(
+            failure.to_string(),
+            "cannot start /no/such/program: No such file or directory (os error 2)"
+        );
+    }
+}

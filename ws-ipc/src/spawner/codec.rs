@@ -1,0 +1,385 @@
+//! What the server and a spawner say to each other: one datagram, one message.
+//!
+//! Both ends are of the same program, so there are no versions. Integers are little-endian, strings
+//! have their length before them. A job too large for a datagram travels in a memory file instead:
+//! then the datagram is [`IN_MEMORY`] alone, with the file as fourth descriptor.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use super::{Identity, Signal};
+
+/// The datagram that says: the request is in the memory file that comes with it.
+pub(super) const IN_MEMORY: &[u8] = &[0];
+
+/// What to run: the part of a job that is not descriptors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Order {
+    pub(super) job: u64,
+    pub(super) kind: Kind,
+    /// The value of the variable by which descendants are told from those of other jobs.
+    pub(super) mark: String,
+    pub(super) argv: Vec<OsString>,
+    pub(super) env: Vec<(OsString, OsString)>,
+    pub(super) dir: Option<PathBuf>,
+    pub(super) identity: Option<Identity>,
+}
+
+/// Whether a job's descendants end with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// An application's program: its group and its orphans are killed when it is released.
+    Run,
+    /// Another spawner: it ends by itself when its control socket does.
+    Spawner,
+}
+
+/// From the server to a spawner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Request {
+    Spawn(Order),
+    Signal { job: u64, signal: Signal },
+    Release { job: u64 },
+}
+
+/// From a spawner to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Notice {
+    Started {
+        job: u64,
+        pid: i32,
+    },
+    Refused {
+        job: u64,
+        errno: i32,
+        obstacle: Obstacle,
+    },
+    Exited {
+        job: u64,
+        end: End,
+    },
+}
+
+/// What stood in the way of a start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Obstacle {
+    Program,
+    Directory,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Code(i32),
+    Signal(i32),
+}
+
+impl Request {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(64);
+        match self {
+            Self::Spawn(order) => return order.encode_request(),
+            Self::Signal { job, signal } => {
+                out.push(2);
+                out.extend(job.to_le_bytes());
+                out.push(signal.code());
+            }
+            Self::Release { job } => {
+                out.push(3);
+                out.extend(job.to_le_bytes());
+            }
+        }
+        out
+    }
+
+    /// Decodes a whole datagram; `None` if it is not one of ours.
+    pub(super) fn decode(datagram: &[u8]) -> Option<Self> {
+        let mut input = Input(datagram);
+        let request = match input.u8()? {
+            1 => Self::Spawn(Order::decode(&mut input)?),
+            2 => Self::Signal {
+                job: input.u64()?,
+                signal: Signal::from_code(input.u8()?)?,
+            },
+            3 => Self::Release { job: input.u64()? },
+            _ => return None,
+        };
+        input.0.is_empty().then_some(request)
+    }
+}
+
+impl Order {
+    /// Encodes the request to start this.
+    pub(super) fn encode_request(&self) -> Vec<u8> {
+        let mut out = vec![1];
+        self.encode(&mut out);
+        out
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend(self.job.to_le_bytes());
+        out.push(match self.kind {
+            Kind::Run => 0,
+            Kind::Spawner => 1,
+        });
+        put_string(out, self.mark.as_ref());
+        put_count(out, self.argv.len());
+        for arg in &self.argv {
+            put_string(out, arg);
+        }
+        put_count(out, self.env.len());
+        for (name, value) in &self.env {
+            put_string(out, name);
+            put_string(out, value);
+        }
+        out.push(u8::from(self.dir.is_some()));
+        if let Some(dir) = &self.dir {
+            put_string(out, dir.as_os_str());
+        }
+        out.push(u8::from(self.identity.is_some()));
+        if let Some(Identity { uid, gid }) = self.identity {
+            out.extend(uid.to_le_bytes());
+            out.extend(gid.to_le_bytes());
+        }
+    }
+
+    fn decode(input: &mut Input<'_>) -> Option<Self> {
+        Some(Self {
+            job: input.u64()?,
+            kind: match input.u8()? {
+                0 => Kind::Run,
+                1 => Kind::Spawner,
+                _ => return None,
+            },
+            mark: input.string()?.into_string().ok()?,
+            argv: input.list(Input::string)?,
+            env: input.list(|input| Some((input.string()?, input.string()?)))?,
+            dir: input.option(Input::string)?.map(PathBuf::from),
+            identity: input.option(|input| {
+                Some(Identity {
+                    uid: input.u32()?,
+                    gid: input.u32()?,
+                })
+            })?,
+        })
+    }
+}
+
+impl Notice {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(24);
+        match *self {
+            Self::Started { job, pid } => {
+                out.push(1);
+                out.extend(job.to_le_bytes());
+                out.extend(pid.to_le_bytes());
+            }
+            Self::Refused {
+                job,
+                errno,
+                obstacle,
+            } => {
+                out.push(2);
+                out.extend(job.to_le_bytes());
+                out.extend(errno.to_le_bytes());
+                out.push(match obstacle {
+                    Obstacle::Program => 0,
+                    Obstacle::Directory => 1,
+                });
+            }
+            Self::Exited { job, end } => {
+                out.push(3);
+                out.extend(job.to_le_bytes());
+                let (how, number) = match end {
+                    End::Code(code) => (0, code),
+                    End::Signal(signal) => (1, signal),
+                };
+                out.push(how);
+                out.extend(number.to_le_bytes());
+            }
+        }
+        out
+    }
+
+    /// Decodes a whole datagram; `None` if it is not one of ours.
+    pub(super) fn decode(datagram: &[u8]) -> Option<Self> {
+        let mut input = Input(datagram);
+        let tag = input.u8()?;
+        let job = input.u64()?;
+        let notice = match tag {
+            1 => Self::Started {
+                job,
+                pid: input.i32()?,
+            },
+            2 => Self::Refused {
+                job,
+                errno: input.i32()?,
+                obstacle: match input.u8()? {
+                    0 => Obstacle::Program,
+                    1 => Obstacle::Directory,
+                    _ => return None,
+                },
+            },
+            3 => Self::Exited {
+                job,
+                end: match input.u8()? {
+                    0 => End::Code(input.i32()?),
+                    1 => End::Signal(input.i32()?),
+                    _ => return None,
+                },
+            },
+            _ => return None,
+        };
+        input.0.is_empty().then_some(notice)
+    }
+}
+
+fn put_count(out: &mut Vec<u8>, count: usize) {
+    let count = u32::try_from(count).expect("a job is checked against MAX_ORDER_SIZE first");
+    out.extend(count.to_le_bytes());
+}
+
+fn put_string(out: &mut Vec<u8>, string: &OsStr) {
+    put_count(out, string.len());
+    out.extend(string.as_bytes());
+}
+
+/// What is left of a datagram.
+struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (head, tail) = self.0.split_at_checked(len)?;
+        self.0 = tail;
+        Some(head)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.array().map(|[byte]| byte)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn i32(&mut self) -> Option<i32> {
+        self.array().map(i32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn string(&mut self) -> Option<OsString> {
+        let len = usize::try_from(self.u32()?).ok()?;
+        Some(OsString::from_vec(self.take(len)?.to_vec()))
+    }
+
+    fn list<T>(&mut self, mut item: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+        // Nothing is allocated for a count: only for items that are there.
+        (0..self.u32()?).map(|_| item(self)).collect()
+    }
+
+    fn option<T>(&mut self, item: impl FnOnce(&mut Self) -> Option<T>) -> Option<Option<T>> {
+        match self.u8()? {
+            0 => Some(None),
+            1 => item(self).map(Some),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn string() -> impl Strategy<Value = OsString> {
+        vec(any::<u8>(), 0..40).prop_map(OsString::from_vec)
+    }
+
+    fn order() -> impl Strategy<Value = Order> {
+        (
+            any::<u64>(),
+            prop_oneof![Just(Kind::Run), Just(Kind::Spawner)],
+            "[a-z0-9.]{0,20}",
+            vec(string(), 0..6),
+            vec((string(), string()), 0..6),
+            option::of(string().prop_map(PathBuf::from)),
+            option::of((any::<u32>(), any::<u32>()).prop_map(|(uid, gid)| Identity { uid, gid })),
+        )
+            .prop_map(|(job, kind, mark, argv, env, dir, identity)| Order {
+                job,
+                kind,
+                mark,
+                argv,
+                env,
+                dir,
+                identity,
+            })
+    }
+
+    fn request() -> impl Strategy<Value = Request> {
+        prop_oneof![
+            order().prop_map(Request::Spawn),
+            (any::<u64>(), prop::sample::select(Signal::ALL.to_vec()))
+                .prop_map(|(job, signal)| Request::Signal { job, signal }),
+            any::<u64>().prop_map(|job| Request::Release { job }),
+        ]
+    }
+
+    fn notice() -> impl Strategy<Value = Notice> {
+        let obstacle = prop_oneof![Just(Obstacle::Program), Just(Obstacle::Directory)];
+        let end = prop_oneof![
+            any::<i32>().prop_map(End::Code),
+            any::<i32>().prop_map(End::Signal)
+        ];
+        prop_oneof![
+            (any::<u64>(), any::<i32>()).prop_map(|(job, pid)| Notice::Started { job, pid }),
+            (any::<u64>(), any::<i32>(), obstacle).prop_map(|(job, errno, obstacle)| {
+                Notice::Refused {
+                    job,
+                    errno,
+                    obstacle,
+                }
+            }),
+            (any::<u64>(), end).prop_map(|(job, end)| Notice::Exited { job, end }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn prop_decode_of_encode_is_identity_for_requests(request in request()) {
+            prop_assert_eq!(Request::decode(&request.encode()), Some(request));
+        }
+
+        #[test]
+        fn prop_decode_of_encode_is_identity_for_notices(notice in notice()) {
+            prop_assert_eq!(Notice::decode(&notice.encode()), Some(notice));
+        }
+
+        #[test]
+        fn prop_a_cut_or_longer_datagram_is_refused(request in request(), cut in any::<u16>()) {
+            let mut datagram = request.encode();
+            let at = usize::from(cut) % datagram.len();
+            prop_assert_eq!(Request::decode(&datagram[..at]), None);
+            datagram.push(0);
+            prop_assert_eq!(Request::decode(&datagram), None);
+        }
+
+        #[test]
+        fn prop_arbitrary_bytes_never_panic(bytes in vec(any::<u8>(), 0..200), tag in 0_u8..5) {
+            let mut bytes = bytes;
+            bytes.insert(0, tag);
+            let _ = (Request::decode(&bytes), Notice::decode(&bytes));
+        }
+    }
+}

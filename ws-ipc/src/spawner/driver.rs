@@ -1,0 +1,591 @@
+//! One task per spawner: carries commands to it and notices back, and replaces it when it dies.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::io::{Interest, Ready};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::codec::{End, IN_MEMORY, Kind, Notice, Obstacle, Order, Request};
+use super::handle::{Child, Link, Shared};
+use super::{HelperCommand, Job, MAX_DATAGRAM_SIZE, Signal};
+use crate::supervisor::Backoff;
+use crate::{Failure, children, socketpair, sys};
+
+/// From the handles to the task.
+#[derive(Debug)]
+pub(super) enum Command {
+    Spawn(Box<Spawn>),
+    Signal { job: u64, signal: Signal },
+    Release { job: u64 },
+}
+
+/// A job on its way to a spawner.
+#[derive(Debug)]
+pub(super) struct Spawn {
+    pub(super) order: Order,
+    pub(super) stdio: [OwnedFd; 3],
+    pub(super) reply: Option<oneshot::Sender<Result<Child, Refusal>>>,
+}
+
+/// Why a spawner did not start a job.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// It died before the job was given to it: another one may take it.
+    Unsent(Box<Spawn>),
+    Failed(Failure),
+}
+
+/// A spawner's process, seen from here.
+#[derive(Debug)]
+pub(super) struct Helper {
+    pid: i32,
+    pidfd: OwnedFd,
+    control: OwnedFd,
+    /// Its child handle, if another spawner started it. Only kept: dropping it lets that one reap.
+    _child: Option<Child>,
+}
+
+impl Helper {
+    /// Starts a spawner as a child of this process.
+    pub(super) fn start_here(helper: &HelperCommand) -> io::Result<Self> {
+        let (control, theirs) = socketpair::datagram()?;
+        let child = std::process::Command::new(&helper.program)
+            .args(&helper.args)
+            .env(children::MARK, children::SPAWNER_MARK)
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .map_err(|error| {
+                let program = helper.program.display();
+                io::Error::new(
+                    error.kind(),
+                    format!("cannot start spawner {program}: {error}"),
+                )
+            })?;
+        let pid = i32::try_from(child.id()).expect("the kernel's process ids are positive i32");
+        Ok(Self {
+            pid,
+            pidfd: children::pidfd(pid)?,
+            control,
+            _child: None,
+        })
+    }
+
+    /// Has a living spawner start another one.
+    async fn start_by_sibling(shared: &Shared) -> Result<Self, Failure> {
+        let failed = |error: io::Error| Failure::cannot_start("spawner", &error);
+        let (control, stdin) = socketpair::datagram().map_err(failed)?;
+        let HelperCommand { program, args } = &shared.helper;
+        let argv = std::iter::once(program.clone().into()).chain(args.iter().cloned());
+        let job = Job {
+            argv: argv.collect(),
+            env: std::env::vars_os().collect(),
+            dir: None,
+            identity: None,
+            stdin,
+            stdout: socketpair::null().map_err(failed)?,
+            stderr: io::stderr().as_fd().try_clone_to_owned().map_err(failed)?,
+        };
+        let child = shared.spawn(job, Kind::Spawner).await?;
+        // The sibling keeps it at least as a zombie, so the number is still its own.
+        let pidfd = children::pidfd(child.pid()).map_err(failed)?;
+        Ok(Self {
+            pid: child.pid(),
+            pidfd,
+            control,
+            _child: Some(child),
+        })
+    }
+
+    /// Starts a spawner in whichever way there is.
+    async fn start(shared: &Shared) -> io::Result<Self> {
+        if shared.has_living() {
+            match tokio::time::timeout(SIBLING_TIMEOUT, Self::start_by_sibling(shared)).await {
+                Ok(Ok(helper)) => return Ok(helper),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "spawner not started by its sibling");
+                }
+                Err(_) => tracing::warn!("spawner not started by its sibling: timed out"),
+            }
+        }
+        tracing::warn!("no spawner lives: the server itself starts one");
+        Self::start_here(&shared.helper)
+    }
+}
+
+/// How long a living spawner may take to start another one.
+const SIBLING_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long spawners may take to end what they run when the server shuts down: a little longer
+/// than they wait themselves.
+const END_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// Starts the task that drives a slot's spawners, one after the other.
+pub(super) fn drive_slot(shared: Arc<Shared>, index: usize, mut helper: Helper) {
+    let mut closing = shared.closing.subscribe();
+    let link = connect(&shared, index, helper.pid);
+    tokio::spawn(async move {
+        let mut backoff = Backoff::new(shared.backoff);
+        let mut commands = link;
+        loop {
+            backoff.started(Instant::now());
+            if drive(&shared, index, helper, commands, &mut closing).await == Outcome::Closed {
+                break;
+            }
+            shared.counters.restarts.fetch_add(1, Ordering::Relaxed);
+            let Some(next) = restart(&shared, &mut backoff, &mut closing).await else {
+                break;
+            };
+            helper = next;
+            commands = connect(&shared, index, helper.pid);
+        }
+        shared.tasks.send_modify(|left| *left -= 1);
+    });
+}
+
+/// Makes a spawner known to the handles; returns where their commands arrive.
+fn connect(shared: &Shared, index: usize, pid: i32) -> Inbox {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    *shared.slots[index].link() = Some(Link {
+        pid,
+        commands: sender.clone(),
+    });
+    shared.alive.send_modify(|alive| *alive += 1);
+    Inbox {
+        sender: sender.downgrade(),
+        receiver,
+    }
+}
+
+/// Where commands arrive.
+struct Inbox {
+    sender: mpsc::WeakUnboundedSender<Command>,
+    receiver: mpsc::UnboundedReceiver<Command>,
+}
+
+async fn restart(
+    shared: &Shared,
+    backoff: &mut Backoff,
+    closing: &mut watch::Receiver<bool>,
+) -> Option<Helper> {
+    loop {
+        let delay = backoff.ended(Instant::now());
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            _ = closing.wait_for(|&closing| closing) => return None,
+        }
+        match Helper::start(shared).await {
+            Ok(helper) => return Some(helper),
+            Err(error) => tracing::error!(%error, "spawner not started"),
+        }
+    }
+}
+
+/// How the driving of a spawner ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    /// It was told to end.
+    Closed,
+    /// It died.
+    Lost,
+}
+
+/// Drives a spawner to its end, and cleans up behind it.
+async fn drive(
+    shared: &Arc<Shared>,
+    index: usize,
+    helper: Helper,
+    commands: Inbox,
+    closing: &mut watch::Receiver<bool>,
+) -> Outcome {
+    static INSTANCES: AtomicU64 = AtomicU64::new(0);
+    let Helper {
+        pid,
+        pidfd,
+        control,
+        _child,
+    } = helper;
+    let instance = INSTANCES.fetch_add(1, Ordering::Relaxed);
+    let mut driver = Driver {
+        shared: Arc::clone(shared),
+        index,
+        commands,
+        marks: format!("{}-{instance}.", std::process::id()),
+        jobs: HashMap::new(),
+        next_job: 1,
+        outbox: VecDeque::new(),
+    };
+    let outcome = driver.run(&control, closing).await;
+    // The spawner sees the end, if it did not cause it.
+    drop(control);
+    *shared.slots[index].link() = None;
+    shared.alive.send_modify(|alive| *alive -= 1);
+    let closed = match outcome {
+        Ok(Outcome::Closed) => true,
+        Ok(Outcome::Lost) => {
+            tracing::warn!(spawner.pid = pid, jobs = driver.jobs.len(), "spawner died");
+            false
+        }
+        Err(error) => {
+            tracing::warn!(spawner.pid = pid, jobs = driver.jobs.len(), %error, "spawner failed");
+            false
+        }
+    };
+    driver.hand_back();
+    if !closed || !ends(&pidfd, END_TIMEOUT).await {
+        children::kill(&pidfd);
+        ends(&pidfd, END_TIMEOUT).await;
+    }
+    // An error means that it is another spawner's child, which reaps it.
+    let _ = children::reap(&pidfd);
+    let pids = driver.jobs.values().filter(|entry| entry.kind == Kind::Run);
+    let leaders: Vec<i32> = pids.filter_map(|entry| entry.pid).collect();
+    end_orphans(&leaders, &driver.marks).await;
+    driver.forget_all();
+    if closed {
+        Outcome::Closed
+    } else {
+        Outcome::Lost
+    }
+}
+
+/// Waits for the end of a process; tells whether it came in time.
+async fn ends(pidfd: &OwnedFd, timeout: Duration) -> bool {
+    let Ok(pidfd) = sys::register(pidfd.as_fd(), Interest::READABLE) else {
+        return false;
+    };
+    let ended = tokio::time::timeout(timeout, pidfd.readable()).await;
+    matches!(ended, Ok(Ok(_)))
+}
+
+/// Kills and reaps what a spawner that is gone left to us: the groups of its jobs and whatever
+/// carries one of its marks. Children of this process that are none of these are left alone.
+async fn end_orphans(leaders: &[i32], marks: &str) {
+    loop {
+        let mut orphans = Vec::new();
+        for pid in children::children().unwrap_or_default() {
+            let is_leader = leaders.contains(&pid);
+            let is_ours = is_leader
+                || children::mark_of(pid).is_some_and(|mark| mark.starts_with(marks))
+                || children::group_of(pid).is_some_and(|group| leaders.contains(&group));
+            if is_ours && let Ok(pidfd) = children::pidfd(pid) {
+                if is_leader {
+                    // It is an unreaped child of ours, so the group is still its own.
+                    children::kill_group(pid);
+                }
+                children::kill(&pidfd);
+                orphans.push((is_leader, pidfd));
+            }
+        }
+        // A leader that is a zombie keeps its number, so it is reaped after the others.
+        let others_remain = orphans.iter().any(|(is_leader, _)| !is_leader);
+        orphans.retain(|(is_leader, _)| !(*is_leader && others_remain));
+        if orphans.is_empty() {
+            return;
+        }
+        for (_, pidfd) in orphans {
+            if !ends(&pidfd, END_TIMEOUT).await {
+                tracing::error!("an orphan does not end after SIGKILL");
+                return;
+            }
+            let _ = children::reap(&pidfd);
+        }
+    }
+}
+
+/// The state of one spawner's task.
+struct Driver {
+    shared: Arc<Shared>,
+    index: usize,
+    commands: Inbox,
+    /// What the marks of its jobs begin with.
+    marks: String,
+    jobs: HashMap<u64, Entry>,
+    next_job: u64,
+    /// Commands that the socket has not taken yet.
+    outbox: VecDeque<Command>,
+}
+
+/// A job that was sent and is not released.
+struct Entry {
+    kind: Kind,
+    /// What it is called in an error.
+    program: String,
+    dir: String,
+    /// `None` until it is started.
+    pid: Option<i32>,
+    reply: Option<oneshot::Sender<Result<Child, Refusal>>>,
+    /// `None` before it is started and after its end was told.
+    exit: Option<oneshot::Sender<End>>,
+}
+
+impl Driver {
+    async fn run(
+        &mut self,
+        control: &OwnedFd,
+        closing: &mut watch::Receiver<bool>,
+    ) -> io::Result<Outcome> {
+        let readiness = sys::register(control.as_fd(), Interest::READABLE | Interest::WRITABLE)?;
+        let mut buffer = [0; 64];
+        loop {
+            self.flush(control)?;
+            let interest = match self.outbox.is_empty() {
+                true => Interest::READABLE,
+                false => Interest::READABLE | Interest::WRITABLE,
+            };
+            tokio::select! {
+                guard = readiness.ready(interest) => {
+                    let mut guard = guard?;
+                    let ready = guard.ready();
+                    let mut used_up = Ready::EMPTY;
+                    if ready.is_readable() {
+                        loop {
+                            match socketpair::receive(control, &mut buffer, false) {
+                                Ok((0, _)) => return Ok(Outcome::Lost),
+                                Ok((len, _)) => self.handle_notice(&buffer[..len])?,
+                                Err(error) if is_would_block(&error) => break,
+                                Err(error) => return Err(error),
+                            }
+                        }
+                        used_up |= Ready::READABLE;
+                    }
+                    if ready.is_writable() && !self.flush(control)? {
+                        used_up |= Ready::WRITABLE;
+                    }
+                    guard.clear_ready_matching(used_up);
+                }
+                command = self.commands.receiver.recv() => match command {
+                    Some(command) => self.outbox.push_back(command),
+                    // The link in the slot is a sender, so there is always one.
+                    None => return Ok(Outcome::Closed),
+                },
+                _ = closing.wait_for(|&closing| closing) => return Ok(Outcome::Closed),
+            }
+        }
+    }
+
+    /// Sends what the socket takes; tells whether it took everything.
+    fn flush(&mut self, control: &OwnedFd) -> io::Result<bool> {
+        while let Some(command) = self.outbox.pop_front() {
+            let (command, sent) = self.send(control, command);
+            match sent {
+                Ok(()) => {}
+                Err(error) => {
+                    if let Some(command) = command {
+                        self.outbox.push_front(command);
+                    }
+                    return if is_would_block(&error) {
+                        Ok(false)
+                    } else {
+                        Err(error)
+                    };
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Sends one command; returns it if it was not sent.
+    fn send(&mut self, control: &OwnedFd, command: Command) -> (Option<Command>, io::Result<()>) {
+        match command {
+            Command::Spawn(spawn) => {
+                if spawn.reply.as_ref().is_none_or(oneshot::Sender::is_closed) {
+                    // Nobody waits for it any more, so it does not start.
+                    return (None, Ok(()));
+                }
+                self.send_spawn(control, spawn)
+            }
+            Command::Signal { job, signal } => {
+                let sent =
+                    socketpair::send(control, &Request::Signal { job, signal }.encode(), &[]);
+                (sent.is_err().then_some(command), sent)
+            }
+            Command::Release { job } => {
+                let sent = socketpair::send(control, &Request::Release { job }.encode(), &[]);
+                if sent.is_err() {
+                    return (Some(command), sent);
+                }
+                self.forget(job);
+                (None, sent)
+            }
+        }
+    }
+
+    fn send_spawn(
+        &mut self,
+        control: &OwnedFd,
+        mut spawn: Box<Spawn>,
+    ) -> (Option<Command>, io::Result<()>) {
+        let job = self.next_job;
+        spawn.order.job = job;
+        if spawn.order.kind == Kind::Run {
+            spawn.order.mark = format!("{}{job}", self.marks);
+        }
+        let packed = match pack(spawn.order.encode_request()) {
+            Ok(packed) => packed,
+            // No descriptor or no memory for it here: the spawner has no part in that.
+            Err(error) => {
+                if let Some(reply) = spawn.reply {
+                    let failure = Failure::cannot_start("job", &error);
+                    let _ = reply.send(Err(Refusal::Failed(failure)));
+                }
+                return (None, Ok(()));
+            }
+        };
+        if let Err(error) = packed.send(control, &spawn.stdio) {
+            return (Some(Command::Spawn(spawn)), Err(error));
+        }
+        self.next_job += 1;
+        self.shared.slots[self.index]
+            .load
+            .fetch_add(1, Ordering::Relaxed);
+        let Order {
+            kind, argv, dir, ..
+        } = spawn.order;
+        self.jobs.insert(
+            job,
+            Entry {
+                kind,
+                program: argv
+                    .first()
+                    .map_or_else(String::new, |name| name.to_string_lossy().into()),
+                dir: dir.map_or_else(String::new, |dir| dir.display().to_string()),
+                pid: None,
+                reply: spawn.reply,
+                exit: None,
+            },
+        );
+        (None, Ok(()))
+    }
+
+    fn handle_notice(&mut self, datagram: &[u8]) -> io::Result<()> {
+        let notice = Notice::decode(datagram)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "malformed notice"))?;
+        match notice {
+            Notice::Started { job, pid } => self.handle_started(job, pid),
+            Notice::Refused {
+                job,
+                errno,
+                obstacle,
+            } => {
+                if let Some(mut entry) = self.remove(job) {
+                    let what = match obstacle {
+                        Obstacle::Program => std::mem::take(&mut entry.program),
+                        Obstacle::Directory => std::mem::take(&mut entry.dir),
+                    };
+                    let failure = Failure::CannotStart { what, errno };
+                    if let Some(reply) = entry.reply {
+                        let _ = reply.send(Err(Refusal::Failed(failure)));
+                    }
+                }
+            }
+            Notice::Exited { job, end } => {
+                let exit = self.jobs.get_mut(&job).and_then(|entry| entry.exit.take());
+                if let Some(exit) = exit {
+                    self.shared.counters.running.fetch_sub(1, Ordering::Relaxed);
+                    let _ = exit.send(end);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_started(&mut self, job: u64, pid: i32) {
+        let Some(entry) = self.jobs.get_mut(&job) else {
+            return;
+        };
+        let counters = &self.shared.counters;
+        counters.started.fetch_add(1, Ordering::Relaxed);
+        counters.running.fetch_add(1, Ordering::Relaxed);
+        let (exit, exited) = oneshot::channel();
+        entry.pid = Some(pid);
+        entry.exit = Some(exit);
+        // The slot holds a sender for as long as the spawner is driven.
+        if let (Some(reply), Some(commands)) = (entry.reply.take(), self.commands.sender.upgrade())
+        {
+            // If nobody waits any more, the child comes back and is released by being dropped.
+            let _ = reply.send(Ok(Child::new(pid, job, commands, exited)));
+        }
+    }
+
+    /// Takes a job off the books.
+    fn remove(&mut self, job: u64) -> Option<Entry> {
+        let entry = self.jobs.remove(&job)?;
+        self.shared.slots[self.index]
+            .load
+            .fetch_sub(1, Ordering::Relaxed);
+        if entry.exit.is_some() {
+            self.shared.counters.running.fetch_sub(1, Ordering::Relaxed);
+        }
+        Some(entry)
+    }
+
+    fn forget(&mut self, job: u64) {
+        drop(self.remove(job));
+    }
+
+    /// Gives back the jobs that were not sent; takes no more.
+    fn hand_back(&mut self) {
+        self.commands.receiver.close();
+        while let Ok(command) = self.commands.receiver.try_recv() {
+            self.outbox.push_back(command);
+        }
+        for command in self.outbox.drain(..) {
+            if let Command::Spawn(mut spawn) = command
+                && let Some(reply) = spawn.reply.take()
+            {
+                let _ = reply.send(Err(Refusal::Unsent(spawn)));
+            }
+        }
+    }
+
+    /// Takes all jobs off the books: whoever waits for one learns that it is lost.
+    fn forget_all(&mut self) {
+        let jobs: Vec<u64> = self.jobs.keys().copied().collect();
+        for job in jobs {
+            self.forget(job);
+        }
+    }
+}
+
+/// A request in the form in which it travels.
+enum Packed {
+    Datagram(Vec<u8>),
+    Memory(OwnedFd),
+}
+
+fn pack(request: Vec<u8>) -> io::Result<Packed> {
+    if request.len() <= MAX_DATAGRAM_SIZE {
+        return Ok(Packed::Datagram(request));
+    }
+    let memory = rustix::fs::memfd_create("ws-job", rustix::fs::MemfdFlags::CLOEXEC)?;
+    let mut memory = std::fs::File::from(memory);
+    memory.write_all(&request)?;
+    Ok(Packed::Memory(memory.into()))
+}
+
+impl Packed {
+    fn send(&self, control: &OwnedFd, stdio: &[OwnedFd; 3]) -> io::Result<()> {
+        let [stdin, stdout, stderr] = stdio.each_ref().map(AsFd::as_fd);
+        match self {
+            Self::Datagram(datagram) => {
+                socketpair::send(control, datagram, &[stdin, stdout, stderr])
+            }
+            Self::Memory(memory) => {
+                socketpair::send(control, IN_MEMORY, &[stdin, stdout, stderr, memory.as_fd()])
+            }
+        }
+    }
+}
+
+fn is_would_block(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+}

@@ -1,0 +1,371 @@
+//! The server's side: a handle to the spawners, and one to each child.
+
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::codec::{End, Kind, Order};
+use super::driver::{self, Command, Helper, Refusal};
+use super::{HelperCommand, Job, MAX_ORDER_SIZE, Signal};
+use crate::supervisor::BackoffConfig;
+use crate::{Failure, children};
+
+/// How many spawners there are and how they are restarted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpawnersConfig {
+    /// The number of spawners; fewer than 2 count as 2, since a living one starts the replacement
+    /// of a dead one.
+    pub count: usize,
+    /// The restart policy of each.
+    pub backoff: BackoffConfig,
+}
+
+impl Default for SpawnersConfig {
+    fn default() -> Self {
+        Self {
+            count: 2,
+            backoff: BackoffConfig::default(),
+        }
+    }
+}
+
+/// What the spawners have done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SpawnersStats {
+    /// Jobs that were started and have neither ended nor been released.
+    pub running: usize,
+    /// Jobs that were started since the beginning.
+    pub started: u64,
+    /// Spawners that died and were to be replaced.
+    pub restarts: u64,
+    /// Spawners that live now.
+    pub alive: usize,
+}
+
+/// The spawners: starts programs without a fork of this process.
+///
+/// A handle; clones are the same spawners. When the last one is dropped, or with
+/// [`shutdown`](Self::shutdown), the spawners end and kill everything that runs.
+#[derive(Clone, Debug)]
+pub struct Spawners {
+    front: Arc<Front>,
+}
+
+impl Spawners {
+    /// Starts the spawners, inside a tokio runtime that lives as long as they are needed.
+    ///
+    /// The process becomes a subreaper: what a spawner that is killed leaves behind becomes its
+    /// child, so that it can be ended. Call it early: the first spawners are started by this
+    /// process itself, which is cheap while it is small.
+    ///
+    /// # Errors
+    ///
+    /// The system's error if the helper cannot be started.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with I/O and time enabled.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a handle keeps what it is made from"
+    )]
+    pub fn start(helper: HelperCommand, config: SpawnersConfig) -> io::Result<Self> {
+        nix::sys::prctl::set_child_subreaper(true)?;
+        let count = config.count.max(2);
+        let shared = Arc::new(Shared {
+            helper: helper.clone(),
+            backoff: config.backoff,
+            slots: (0..count).map(|_| Slot::default()).collect(),
+            closing: watch::Sender::new(false),
+            alive: watch::Sender::new(0),
+            tasks: watch::Sender::new(count),
+            counters: Counters::default(),
+        });
+        // All are started before the first is driven: if one fails, the others are dropped, which
+        // ends them.
+        let helpers = (0..count)
+            .map(|_| Helper::start_here(&shared.helper))
+            .collect::<io::Result<Vec<_>>>()?;
+        for (index, helper) in helpers.into_iter().enumerate() {
+            driver::drive_slot(Arc::clone(&shared), index, helper);
+        }
+        Ok(Self {
+            front: Arc::new(Front { shared }),
+        })
+    }
+
+    /// Starts a program. Waits while no spawner lives.
+    ///
+    /// The job's descriptors are closed here once they have been handed over.
+    ///
+    /// # Errors
+    ///
+    /// - [`Failure::CannotStart`] with the system's error, if the program could not be started.
+    /// - [`Failure::Lost`] if the spawner died with the job in its hands: it may have started.
+    /// - [`Failure::Cancelled`] after [`shutdown`](Self::shutdown).
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped the job does not start, or what was started is killed.
+    pub async fn spawn(&self, job: Job) -> Result<Child, Failure> {
+        self.front.shared.spawn(job, Kind::Run).await
+    }
+
+    /// The counters as they stand.
+    #[must_use]
+    pub fn stats(&self) -> SpawnersStats {
+        let shared = &self.front.shared;
+        SpawnersStats {
+            running: shared.counters.running.load(Ordering::Relaxed),
+            started: shared.counters.started.load(Ordering::Relaxed),
+            restarts: shared.counters.restarts.load(Ordering::Relaxed),
+            alive: *shared.alive.borrow(),
+        }
+    }
+
+    /// The process ids of the living spawners.
+    #[must_use]
+    pub fn pids(&self) -> Vec<i32> {
+        let slots = self.front.shared.slots.iter();
+        slots
+            .filter_map(|slot| slot.link().as_ref().map(|link| link.pid))
+            .collect()
+    }
+
+    /// Ends the spawners and everything they run, and waits until they have ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// The end is under way once the future has been polled; dropping it only stops the waiting.
+    pub async fn shutdown(&self) {
+        let shared = &self.front.shared;
+        shared.closing.send_replace(true);
+        let mut tasks = shared.tasks.subscribe();
+        // The sender is in `shared`, so this cannot fail before the count is reached.
+        let _ = tasks.wait_for(|&left| left == 0).await;
+    }
+}
+
+/// Ends the spawners with the last handle.
+#[derive(Debug)]
+struct Front {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.shared.closing.send_replace(true);
+    }
+}
+
+/// What the handles and the tasks that drive the spawners have in common.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) helper: HelperCommand,
+    pub(super) backoff: BackoffConfig,
+    pub(super) slots: Vec<Slot>,
+    pub(super) closing: watch::Sender<bool>,
+    /// How many slots have a living spawner.
+    pub(super) alive: watch::Sender<usize>,
+    /// How many slots' tasks have not ended.
+    pub(super) tasks: watch::Sender<usize>,
+    pub(super) counters: Counters,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) running: AtomicUsize,
+    pub(super) started: AtomicU64,
+    pub(super) restarts: AtomicU64,
+}
+
+/// The place of one spawner, whether it lives or is being replaced.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    link: Mutex<Option<Link>>,
+    /// Jobs that were given to it and are not released.
+    pub(super) load: AtomicUsize,
+}
+
+/// The way to a living spawner.
+#[derive(Clone, Debug)]
+pub(super) struct Link {
+    pub(super) pid: i32,
+    pub(super) commands: mpsc::UnboundedSender<Command>,
+}
+
+impl Slot {
+    pub(super) fn link(&self) -> std::sync::MutexGuard<'_, Option<Link>> {
+        // Nothing panics while it is held, and a link is whole at any time.
+        self.link
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    /// The way to the living spawner with the fewest jobs.
+    fn least_loaded(&self) -> Option<Link> {
+        self.slots
+            .iter()
+            .filter_map(|slot| Some((slot.load.load(Ordering::Relaxed), slot.link().clone()?)))
+            .min_by_key(|(load, _)| *load)
+            .map(|(_, link)| link)
+    }
+
+    pub(super) fn has_living(&self) -> bool {
+        self.slots.iter().any(|slot| slot.link().is_some())
+    }
+
+    pub(super) async fn spawn(&self, job: Job, kind: Kind) -> Result<Child, Failure> {
+        let order = order_of(&job, kind);
+        let what = job
+            .argv
+            .first()
+            .map(|name| name.to_string_lossy().into_owned());
+        if order_size(&order) > MAX_ORDER_SIZE {
+            let error = io::Error::from_raw_os_error(nix::libc::E2BIG);
+            return Err(Failure::cannot_start(what.unwrap_or_default(), &error));
+        }
+        let mut command = Box::new(driver::Spawn {
+            order,
+            stdio: [job.stdin, job.stdout, job.stderr],
+            reply: None,
+        });
+        let mut alive = self.alive.subscribe();
+        let mut closing = self.closing.subscribe();
+        loop {
+            if *closing.borrow_and_update() {
+                return Err(Failure::Cancelled);
+            }
+            alive.mark_unchanged();
+            let Some(link) = self.least_loaded() else {
+                tokio::select! {
+                    _ = alive.changed() => continue,
+                    _ = closing.changed() => continue,
+                }
+            };
+            let (reply, answer) = oneshot::channel();
+            command.reply = Some(reply);
+            command = match link.commands.send(Command::Spawn(command)) {
+                Ok(()) => match answer.await {
+                    Ok(Ok(child)) => return Ok(child),
+                    Ok(Err(Refusal::Unsent(command))) => command,
+                    Ok(Err(Refusal::Failed(failure))) => return Err(failure),
+                    Err(_) => return Err(Failure::Lost),
+                },
+                Err(mpsc::error::SendError(Command::Spawn(command))) => command,
+                Err(_) => return Err(Failure::Lost),
+            };
+            // That spawner is dead or dying; its slot says so in a moment.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// A started program.
+///
+/// Dropping it releases it: its process group is killed, with all that it left behind, before the
+/// process id of its leader may be given to others.
+#[derive(Debug)]
+pub struct Child {
+    pid: i32,
+    job: u64,
+    commands: mpsc::UnboundedSender<Command>,
+    exit: oneshot::Receiver<End>,
+    ended: Option<Result<End, Failure>>,
+}
+
+impl Child {
+    pub(super) fn new(
+        pid: i32,
+        job: u64,
+        commands: mpsc::UnboundedSender<Command>,
+        exit: oneshot::Receiver<End>,
+    ) -> Self {
+        Self {
+            pid,
+            job,
+            commands,
+            exit,
+            ended: None,
+        }
+    }
+
+    /// The process id, which is the number of its process group too. It is nobody else's until the
+    /// child is released.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Waits until the program has ended. Its group and its output may live on.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Lost`] if its spawner died, which ended it too.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped and called again, also after it has returned.
+    pub async fn wait(&mut self) -> Result<ExitStatus, Failure> {
+        if self.ended.is_none() {
+            let end = (&mut self.exit).await.map_err(|_| Failure::Lost);
+            self.ended = Some(end);
+        }
+        match self.ended.clone().expect("it was just set") {
+            // The layout of a wait status: the exit code in the second byte, the signal in the first.
+            Ok(End::Code(code)) => Ok(ExitStatus::from_raw((code & 0xff) << 8)),
+            Ok(End::Signal(signal)) => Ok(ExitStatus::from_raw(signal & 0x7f)),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Sends a signal to the program's process group.
+    pub fn signal_group(&self, signal: Signal) {
+        // If the spawner is gone, so is the group.
+        let _ = self.commands.send(Command::Signal {
+            job: self.job,
+            signal,
+        });
+    }
+
+    /// Kills what is left of it and lets go, as dropping does.
+    pub fn release(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.commands.send(Command::Release { job: self.job });
+    }
+}
+
+fn order_of(job: &Job, kind: Kind) -> Order {
+    Order {
+        // The driver of the spawner that takes it gives number and mark.
+        job: 0,
+        kind,
+        mark: match kind {
+            Kind::Run => String::new(),
+            Kind::Spawner => children::SPAWNER_MARK.to_owned(),
+        },
+        argv: job.argv.clone(),
+        env: job.env.clone(),
+        dir: job.dir.clone(),
+        identity: job.identity,
+    }
+}
+
+fn order_size(order: &Order) -> usize {
+    let strings = order
+        .argv
+        .iter()
+        .chain(order.env.iter().flat_map(|(name, value)| [name, value]));
+    strings.map(|string| string.len() + 4).sum::<usize>() + 256
+}

@@ -1,0 +1,442 @@
+//! The spawner's own process: a single thread around one poll.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use nix::sys::signal::Signal as NixSignal;
+use rustix::process::{Resource, Rlimit, WaitIdStatus};
+
+use super::codec::{End, IN_MEMORY, Kind, Notice, Order, Request};
+use super::launch::launch;
+use super::{MAX_DATAGRAM_SIZE, MAX_ORDER_SIZE, Signal};
+use crate::children::{self, SPAWNER_MARK, Suspects};
+use crate::{socketpair, sys};
+
+/// Runs this process as a spawner, with the control socket as descriptor 0. Never returns.
+///
+/// Call it before anything else: while the process has a single thread and no descriptors of its
+/// own. It ends, with all it has started, when the control socket does.
+pub fn main() -> ! {
+    let code = match run() {
+        Ok(()) => 0,
+        Err(error) => {
+            // The server's log is gone from here; descriptor 2 is what remains.
+            let _ = writeln!(io::stderr(), "spawner: {error}");
+            1
+        }
+    };
+    std::process::exit(code)
+}
+
+fn run() -> io::Result<()> {
+    sys::default_signals()?;
+    // A terminal's or a service manager's signal to everybody must not end us before the server
+    // has finished: its closing of the control socket does.
+    sys::catch_signals(&[
+        NixSignal::SIGHUP,
+        NixSignal::SIGINT,
+        NixSignal::SIGQUIT,
+        NixSignal::SIGTERM,
+        NixSignal::SIGUSR1,
+        NixSignal::SIGUSR2,
+        NixSignal::SIGPIPE,
+    ])?;
+    sys::close_on_exec()?;
+    let control = io::stdin().as_fd().try_clone_to_owned()?;
+    rustix::stdio::dup2_stdin(socketpair::null()?)?;
+    nix::sys::prctl::set_child_subreaper(true)?;
+    let mut spawner = Spawner::new(control)?;
+    let served = spawner.serve();
+    spawner.end_all()?;
+    served
+}
+
+/// How often orphans are looked for while jobs run: those of a long-lived job would otherwise
+/// remain zombies until it ends.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the end of everything that was killed is awaited when the server is gone.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many requests are served before the ends of children are looked at again.
+const REQUESTS_AT_ONCE: usize = 16;
+
+const CONTROL: Token = Token(0);
+
+struct Spawner {
+    control: OwnedFd,
+    poll: Poll,
+    jobs: BTreeMap<u64, Running>,
+    job_of_pid: HashMap<i32, u64>,
+    orphans: HashMap<i32, Orphan>,
+    buffer: Box<[u8]>,
+    /// The limit of descriptors that was there before this process raised its own.
+    descriptor_limit: Rlimit,
+}
+
+/// A started job, until it is reaped.
+struct Running {
+    pid: i32,
+    pidfd: OwnedFd,
+    kind: Kind,
+    mark: String,
+    /// The server does not want it any more: it dies or is dead.
+    released: bool,
+}
+
+/// A child that is no job.
+struct Orphan {
+    pidfd: OwnedFd,
+    suspects: Suspects,
+}
+
+impl Spawner {
+    fn new(control: OwnedFd) -> io::Result<Self> {
+        // Each running job takes a descriptor here. Where the limit cannot be raised, it remains.
+        let descriptor_limit = rustix::process::getrlimit(Resource::Nofile);
+        let raised = Rlimit {
+            current: descriptor_limit.maximum,
+            ..descriptor_limit
+        };
+        let _ = rustix::process::setrlimit(Resource::Nofile, raised);
+        let poll = Poll::new()?;
+        poll.registry().register(
+            &mut SourceFd(&control.as_raw_fd()),
+            CONTROL,
+            Interest::READABLE,
+        )?;
+        Ok(Self {
+            control,
+            poll,
+            jobs: BTreeMap::new(),
+            job_of_pid: HashMap::new(),
+            orphans: HashMap::new(),
+            buffer: vec![0; MAX_DATAGRAM_SIZE].into_boxed_slice(),
+            descriptor_limit,
+        })
+    }
+
+    /// Serves until the control socket is closed.
+    fn serve(&mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(256);
+        // Readiness is told once (edge-triggered), so it is remembered until it is used up.
+        let mut control_is_readable = true;
+        loop {
+            let timeout = if control_is_readable {
+                Some(Duration::ZERO)
+            } else {
+                (!self.jobs.is_empty() || !self.orphans.is_empty()).then_some(SWEEP_INTERVAL)
+            };
+            self.wait(&mut events, timeout)?;
+            if events.is_empty() && !control_is_readable {
+                self.sweep()?;
+            }
+            for event in &events {
+                match event.token() {
+                    CONTROL => control_is_readable = true,
+                    Token(pid) => self.handle_end(pid)?,
+                }
+            }
+            if control_is_readable {
+                match self.handle_requests()? {
+                    Input::More => {}
+                    Input::UsedUp => control_is_readable = false,
+                    Input::End => return Ok(()),
+                }
+            }
+        }
+    }
+
+    fn wait(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+        match self.poll.poll(events, timeout) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                events.clear();
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    fn handle_requests(&mut self) -> io::Result<Input> {
+        for _ in 0..REQUESTS_AT_ONCE {
+            let mut buffer = std::mem::take(&mut self.buffer);
+            let received = socketpair::receive(&self.control, &mut buffer, false);
+            let datagram = match received {
+                Ok((0, _)) => return Ok(Input::End),
+                Ok((len, descriptors)) => decode(&buffer[..len], descriptors),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.buffer = buffer;
+                    return Ok(Input::UsedUp);
+                }
+                // The server died with something unread in the socket.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    return Ok(Input::End);
+                }
+                Err(error) => return Err(error),
+            };
+            self.buffer = buffer;
+            match datagram? {
+                (Request::Spawn(order), descriptors) => self.spawn(order, descriptors)?,
+                (Request::Signal { job, signal }, _) => self.signal(job, signal),
+                (Request::Release { job }, _) => self.release(job)?,
+            }
+        }
+        Ok(Input::More)
+    }
+
+    fn spawn(&mut self, order: Order, descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        let job = order.job;
+        let stdio: [OwnedFd; 3] = descriptors.try_into().map_err(|_| malformed())?;
+        match launch(&order, stdio) {
+            Ok(pid) => {
+                self.restore_limit(pid);
+                let pidfd = children::pidfd(pid)?;
+                self.watch(&pidfd, pid)?;
+                let Order { kind, mark, .. } = order;
+                self.jobs.insert(
+                    job,
+                    Running {
+                        pid,
+                        pidfd,
+                        kind,
+                        mark,
+                        released: false,
+                    },
+                );
+                self.job_of_pid.insert(pid, job);
+                self.tell(Notice::Started { job, pid })
+            }
+            Err((error, obstacle)) => {
+                // An error without a number is one of std's own: a NUL byte in an argument.
+                let errno = error.raw_os_error().unwrap_or(nix::libc::EINVAL);
+                self.tell(Notice::Refused {
+                    job,
+                    errno,
+                    obstacle,
+                })
+            }
+        }
+    }
+
+    /// Gives a new job the limit of descriptors that we had: many programs walk through all that
+    /// the limit allows.
+    fn restore_limit(&self, pid: i32) {
+        let _ = rustix::process::prlimit(
+            rustix::process::Pid::from_raw(pid),
+            Resource::Nofile,
+            self.descriptor_limit,
+        );
+    }
+
+    fn signal(&self, job: u64, signal: Signal) {
+        if let Some(running) = self.jobs.get(&job) {
+            children::signal_group(running.pid, signal.number());
+        }
+    }
+
+    /// Kills the job's group, then reaps its leader: at once, or when it has died.
+    fn release(&mut self, job: u64) -> io::Result<()> {
+        let Some(running) = self.jobs.get_mut(&job) else {
+            return Ok(());
+        };
+        running.released = true;
+        if running.kind == Kind::Run {
+            children::kill_group(running.pid);
+        }
+        if children::reap(&running.pidfd)? {
+            self.forget(job);
+        }
+        self.sweep()
+    }
+
+    fn forget(&mut self, job: u64) {
+        if let Some(running) = self.jobs.remove(&job) {
+            self.job_of_pid.remove(&running.pid);
+        }
+    }
+
+    /// Handles a pidfd that has become readable.
+    fn handle_end(&mut self, token: usize) -> io::Result<()> {
+        let pid = i32::try_from(token).expect("tokens are made of process ids");
+        if let Some(&job) = self.job_of_pid.get(&pid) {
+            return self.handle_job_end(job);
+        }
+        if let Some(orphan) = self.orphans.get(&pid)
+            && children::reap(&orphan.pidfd)?
+        {
+            self.orphans.remove(&pid);
+            // Its children are ours now.
+            self.sweep()?;
+        }
+        Ok(())
+    }
+
+    fn handle_job_end(&mut self, job: u64) -> io::Result<()> {
+        let running = &self.jobs[&job];
+        let Some(status) = children::peek(running.pid)? else {
+            return Ok(());
+        };
+        if running.released {
+            children::reap(&running.pidfd)?;
+            self.forget(job);
+            return self.sweep();
+        }
+        if running.kind == Kind::Spawner {
+            // What it ran is ours now; the server counts it as lost.
+            self.sweep()?;
+        }
+        self.tell(Notice::Exited {
+            job,
+            end: end_of(&status),
+        })
+    }
+
+    /// Looks for orphans and kills those whose jobs have been released.
+    fn sweep(&mut self) -> io::Result<()> {
+        for pid in children::children()? {
+            if self.job_of_pid.contains_key(&pid) {
+                continue;
+            }
+            if !self.orphans.contains_key(&pid) {
+                let pidfd = children::pidfd(pid)?;
+                self.watch(&pidfd, pid)?;
+                let suspects = Suspects::new(self.unreleased().map(|(job, _)| job));
+                self.orphans.insert(pid, Orphan { pidfd, suspects });
+            }
+            self.judge(pid);
+        }
+        Ok(())
+    }
+
+    /// Kills an orphan that belongs to no job any more.
+    fn judge(&mut self, pid: i32) {
+        let owner = match children::mark_of(pid) {
+            Some(mark) if mark == SPAWNER_MARK => return,
+            Some(mark) => Some(
+                self.unreleased()
+                    .find_map(|(job, running)| (running.mark == mark).then_some(job)),
+            ),
+            // In the middle of an exec the environment cannot be read, so this is asked anew
+            // each time.
+            None => children::group_of(pid)
+                .and_then(|group| self.job_of_pid.get(&group))
+                .filter(|job| !self.jobs[job].released)
+                .map(|&job| Some(job)),
+        };
+        let jobs = &self.jobs;
+        let is_there = |job: u64| jobs.get(&job).is_some_and(|running| !running.released);
+        let Some(orphan) = self.orphans.get_mut(&pid) else {
+            return;
+        };
+        if let Some(owner) = owner {
+            orphan.suspects = Suspects::new(owner);
+        }
+        if orphan.suspects.retain(is_there) {
+            children::kill(&orphan.pidfd);
+        }
+    }
+
+    fn unreleased(&self) -> impl Iterator<Item = (u64, &Running)> {
+        self.jobs
+            .iter()
+            .filter(|(_, running)| !running.released && running.kind == Kind::Run)
+            .map(|(&job, running)| (job, running))
+    }
+
+    /// Kills and reaps everything. Other spawners end by themselves, as their sockets are closed
+    /// with ours; they are waited for.
+    fn end_all(&mut self) -> io::Result<()> {
+        let deadline = Instant::now() + END_TIMEOUT;
+        let mut events = Events::with_capacity(256);
+        let jobs: Vec<u64> = self.jobs.keys().copied().collect();
+        for job in jobs {
+            self.release(job)?;
+        }
+        self.sweep()?;
+        while !self.jobs.is_empty() || !self.orphans.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "children do not end",
+                ));
+            }
+            self.wait(&mut events, Some(left.min(SWEEP_INTERVAL)))?;
+            for event in &events {
+                if let Token(pid @ 1..) = event.token() {
+                    self.handle_end(pid)?;
+                }
+            }
+            self.sweep()?;
+        }
+        Ok(())
+    }
+
+    fn watch(&self, pidfd: &OwnedFd, pid: i32) -> io::Result<()> {
+        let token = Token(usize::try_from(pid).expect("process ids are positive"));
+        self.poll
+            .registry()
+            .register(&mut SourceFd(&pidfd.as_raw_fd()), token, Interest::READABLE)
+    }
+
+    /// Sends a notice, waiting for room: the server always reads.
+    fn tell(&self, notice: Notice) -> io::Result<()> {
+        let datagram = notice.encode();
+        loop {
+            match socketpair::send(&self.control, &datagram, &[]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let flags = rustix::event::PollFlags::OUT;
+                    let mut ready = [rustix::event::PollFd::new(&self.control, flags)];
+                    match rustix::event::poll(&mut ready, None) {
+                        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                // The server is gone: the next read says so too, in good order.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+                done => return done,
+            }
+        }
+    }
+}
+
+/// What is left in the control socket.
+enum Input {
+    More,
+    UsedUp,
+    End,
+}
+
+/// Decodes a request, from the memory file if it came in one.
+fn decode(datagram: &[u8], mut descriptors: Vec<OwnedFd>) -> io::Result<(Request, Vec<OwnedFd>)> {
+    let request = if datagram == IN_MEMORY {
+        let memory = File::from(descriptors.pop().ok_or_else(malformed)?);
+        let len = usize::try_from(memory.metadata()?.len()).map_err(|_| malformed())?;
+        if len > MAX_ORDER_SIZE {
+            return Err(malformed());
+        }
+        let mut whole = vec![0; len];
+        memory.read_exact_at(&mut whole, 0)?;
+        Request::decode(&whole)
+    } else {
+        Request::decode(datagram)
+    };
+    Ok((request.ok_or_else(malformed)?, descriptors))
+}
+
+fn malformed() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "malformed request")
+}
+
+fn end_of(status: &WaitIdStatus) -> End {
+    match status.exit_status() {
+        Some(code) => End::Code(code),
+        None => End::Signal(status.terminating_signal().unwrap_or(0)),
+    }
+}

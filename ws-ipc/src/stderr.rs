@@ -1,0 +1,115 @@
+//! What a program writes to its standard error, cut into lines for the log.
+
+/// A longer line is cut here.
+const MAX_LINE_SIZE: usize = 4 * 1024;
+
+/// Cuts a stream of bytes into lines, within limits.
+///
+/// Neither a line without end nor a flood of lines makes it grow: what is over is counted and
+/// dropped, and the last line says how much.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    partial: Vec<u8>,
+    /// How many more bytes are handed out.
+    left: usize,
+    dropped: usize,
+}
+
+impl Lines {
+    /// Hands out at most this many bytes.
+    pub(crate) fn new(max: usize) -> Self {
+        Self {
+            partial: Vec::new(),
+            left: max,
+            dropped: 0,
+        }
+    }
+
+    /// Takes the next bytes and hands out each line that they complete, without its newline.
+    pub(crate) fn feed(&mut self, mut chunk: &[u8], each: &mut dyn FnMut(&str)) {
+        while let Some(at) = chunk.iter().position(|&byte| byte == b'\n') {
+            self.keep(&chunk[..at]);
+            self.hand_out(each);
+            chunk = &chunk[at + 1..];
+        }
+        self.keep(chunk);
+    }
+
+    /// Hands out a last line without a newline, and a note of what was dropped.
+    pub(crate) fn finish(&mut self, each: &mut dyn FnMut(&str)) {
+        self.hand_out(each);
+        if self.dropped > 0 {
+            each(&format!("[{} more bytes]", self.dropped));
+            self.dropped = 0;
+        }
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        let room = (MAX_LINE_SIZE - self.partial.len()).min(self.left);
+        let kept = bytes.len().min(room);
+        self.partial.extend_from_slice(&bytes[..kept]);
+        self.left -= kept;
+        self.dropped = self.dropped.saturating_add(bytes.len() - kept);
+    }
+
+    fn hand_out(&mut self, each: &mut dyn FnMut(&str)) {
+        if !self.partial.is_empty() {
+            each(String::from_utf8_lossy(&self.partial).trim_end_matches('\r'));
+            self.partial.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn lines(max: usize, chunks: &[&[u8]]) -> Vec<String> {
+        let mut lines = Vec::new();
+        let mut cutter = Lines::new(max);
+        for chunk in chunks {
+            cutter.feed(chunk, &mut |line| lines.push(line.to_owned()));
+        }
+        cutter.finish(&mut |line| lines.push(line.to_owned()));
+        lines
+    }
+
+    #[test]
+    fn lines_are_handed_out_without_their_ends() {
+        assert_eq!(
+            lines(100, &[b"one\r\ntw", b"o\n\nthree"]),
+            ["one", "two", "three"]
+        );
+    }
+
+    #[test]
+    fn t60_long_line_is_cut_and_counted() {
+        let long = vec![b'x'; MAX_LINE_SIZE + 10];
+        let got = lines(usize::MAX, &[&long, b"\nnext\n"]);
+        assert_eq!(got[0].len(), MAX_LINE_SIZE);
+        assert_eq!(got[1..], ["next", "[10 more bytes]"]);
+    }
+
+    #[test]
+    fn t60_flood_is_dropped_and_counted() {
+        assert_eq!(
+            lines(6, &[b"1234\n", b"5678\n", b"90\n"]),
+            ["1234", "56", "[4 more bytes]"]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn prop_limits_hold_and_cuts_change_nothing(
+            bytes in prop::collection::vec(prop_oneof![Just(b'\n'), any::<u8>()], 0..300),
+            cut in 0_usize..300,
+            max in 0_usize..300,
+        ) {
+            let cut = cut.min(bytes.len());
+            let whole = lines(max, &[&bytes]);
+            prop_assert_eq!(&whole, &lines(max, &[&bytes[..cut], &bytes[cut..]]));
+        }
+    }
+}

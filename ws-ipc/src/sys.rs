@@ -1,0 +1,121 @@
+//! What std, tokio and the safe system call crates do not offer without `unsafe`.
+//!
+//! Everything else in this crate is safe code.
+
+#![expect(
+    unsafe_code,
+    reason = "fork, _exit, sigaction, close_range and AsyncFd::register have no safe binding"
+)]
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use nix::libc;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::unistd::ForkResult;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Which side of a fork the caller is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Forked {
+    /// In the child.
+    Child,
+    /// In the parent, with the child's process id.
+    Parent(i32),
+}
+
+/// Forks the process.
+///
+/// # Errors
+///
+/// `EAGAIN` and `ENOMEM` of the system; `EDEADLK` if the process has more than one thread, because
+/// the child of such a fork may find any lock held for ever.
+pub(crate) fn fork() -> io::Result<Forked> {
+    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(io::Error::from_raw_os_error(libc::EDEADLK));
+    }
+    // SAFETY: the process has one thread, this one, so the child's copy of the memory is
+    // consistent: no lock is held and no allocation is half done by somebody else.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Child => Ok(Forked::Child),
+        ForkResult::Parent { child } => Ok(Forked::Parent(child.as_raw())),
+    }
+}
+
+/// Ends the process at once: nothing is flushed, no `atexit` function runs.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: `_exit` takes any number and never returns; no destructor is relied on for safety.
+    unsafe { libc::_exit(code) }
+}
+
+/// Gives every signal its default disposition and empties the signal mask.
+pub(crate) fn default_signals() -> io::Result<()> {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in Signal::iterator() {
+        if !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP) {
+            // SAFETY: the default disposition runs no code of ours.
+            unsafe { nix::sys::signal::sigaction(signal, &default) }?;
+        }
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    Ok(())
+}
+
+/// Lets the given signals pass without effect, yet not as ignored ones.
+///
+/// `exec` turns a caught signal back to its default, an ignored one it hands on; so the children
+/// of a process that catches them start clean.
+pub(crate) fn catch_signals(signals: &[Signal]) -> io::Result<()> {
+    let nothing = SigAction::new(
+        SigHandler::Handler(do_nothing),
+        SaFlags::SA_RESTART,
+        SigSet::empty(),
+    );
+    for &signal in signals {
+        // SAFETY: the handler has an empty body, which is async-signal-safe.
+        unsafe { nix::sys::signal::sigaction(signal, &nothing) }?;
+    }
+    Ok(())
+}
+
+/// Marks every descriptor from 3 on close-on-exec, whoever opened it.
+pub(crate) fn close_on_exec() -> io::Result<()> {
+    // SAFETY: setting close-on-exec neither closes nor opens a descriptor of this process.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3_u32,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Registers a descriptor with the current tokio runtime, for as long as it is borrowed.
+pub(crate) fn register(
+    descriptor: BorrowedFd<'_>,
+    interest: Interest,
+) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
+    // SAFETY: a borrowed descriptor is always the same one, and it remains open during its
+    // lifetime, which the result carries.
+    Ok(unsafe { AsyncFd::register_with_interest(descriptor, interest) }?)
+}
+
+extern "C" fn do_nothing(_signal: libc::c_int) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fork_is_refused_in_a_process_with_several_threads() {
+        let refused = std::thread::spawn(|| fork().unwrap_err()).join().unwrap();
+        assert_eq!(refused.raw_os_error(), Some(libc::EDEADLK));
+    }
+}

@@ -1,0 +1,4 @@
+//! The crate from outside: real spawners, real programs.
+
+mod exec;
+mod support;
