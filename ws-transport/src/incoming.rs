@@ -51,3 +51,10 @@ impl Incoming {
         Stream::new(self.socket, self.peer)
     }
 }
+
+/// Hands the socket over as it is, connected and non-blocking, to whoever reads it otherwise.
+impl From<Incoming> for OwnedFd {
+    fn from(incoming: Incoming) -> Self {
+        incoming.socket
+    }
+}

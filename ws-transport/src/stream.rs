@@ -16,9 +16,10 @@ use crate::watch::watch;
 /// A connected byte stream, registered with the runtime it was made on.
 ///
 /// Its methods take `&self`, so that one task can wait for reading and writing at once. Await
-/// [`readable`](Self::readable), then call [`try_read`](Self::try_read) until it returns fewer bytes
-/// than asked for or [`WouldBlock`](io::ErrorKind::WouldBlock); the same for writing. A short read or write is
-/// remembered as the end of readiness, so that no second system call is needed to learn it.
+/// [`readable`](Self::readable), then call [`try_read`](Self::try_read) until it returns fewer
+/// bytes than asked for, or [`WouldBlock`](io::ErrorKind::WouldBlock); the same for writing. A
+/// short read or write is remembered as the end of readiness, so that no second system call is
+/// needed to learn it.
 ///
 /// The `AsyncRead` and `AsyncWrite` implementations are for libraries that want them. Reads through
 /// both at the same time steal each other's wake-ups.
@@ -76,7 +77,8 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if there is nothing, or the system's error of a lost connection.
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if there is nothing, or the system's error of a lost
+    /// connection.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let size = buffer.len();
         self.attempt(Interest::READABLE, size, |socket| {
@@ -88,7 +90,8 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if that is nothing, or the system's error of a lost connection.
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if that is nothing, or the system's error of a lost
+    /// connection.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         self.attempt(Interest::WRITABLE, bytes.len(), |socket| {
             write(socket, bytes)
@@ -100,7 +103,8 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if that is nothing, or the system's error of a lost connection.
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if that is nothing, or the system's error of a lost
+    /// connection.
     pub fn try_write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         let pieces = within_limit(pieces);
         let size = pieces.iter().map(|piece| piece.len()).sum();

@@ -202,7 +202,10 @@ proptest! {
     /// Bytes out are the concatenation of what was put in, however the writes were cut; all counts
     /// are exact after each step; a drop leaves the torn frame and the close frame.
     #[test]
-    fn prop_bytes_out_are_bytes_in(limit in 0usize..100, ops in prop::collection::vec(op(), 0..100)) {
+    fn prop_bytes_out_are_bytes_in(
+        limit in 0usize..100,
+        ops in prop::collection::vec(op(), 0..100),
+    ) {
         let mut outbound = Outbound::new(limit);
         let mut model = Model::default();
         for (step, op) in ops.into_iter().enumerate() {
@@ -212,8 +215,8 @@ proptest! {
                 Op::Push(size) => {
                     let waiting = model.rest().len();
                     let overflows = waiting > 0 && waiting + size > limit;
-                    let overflow = overflows.then_some(PushError::Overflow { size, waiting, limit });
-                    let error = finished.or(overflow);
+                    let overflow = PushError::Overflow { size, waiting, limit };
+                    let error = finished.or(overflows.then_some(overflow));
                     prop_assert_eq!(outbound.push(frame(size)).err(), error);
                     if error.is_none() {
                         model.add(&frame(size), Kind::Message, 0);
@@ -277,7 +280,8 @@ proptest! {
             prop_assert_eq!(outbound.len_messages(), model.messages());
             prop_assert_eq!(outbound.len_untouched(), model.messages() - torn_messages);
             prop_assert_eq!(outbound.is_empty(), rest.is_empty());
-            prop_assert_eq!(outbound.is_torn(), model.frames.iter().any(|(_, _, written)| *written > 0));
+            let is_torn = model.frames.iter().any(|(_, _, written)| *written > 0);
+            prop_assert_eq!(outbound.is_torn(), is_torn);
             prop_assert_eq!(outbound.is_over_limit(), rest.len() > limit);
             prop_assert_eq!(outbound.is_finished(), model.is_finished);
         }

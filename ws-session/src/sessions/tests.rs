@@ -266,7 +266,10 @@ impl Model {
 
 proptest! {
     #[test]
-    fn prop_the_store_is_the_naive_one(max in 0usize..6, ops in prop::collection::vec(op(), 0..150)) {
+    fn prop_the_store_is_the_naive_one(
+        max in 0usize..6,
+        ops in prop::collection::vec(op(), 0..150),
+    ) {
         let mut sessions = sessions(max);
         let mut model = Model::default();
         let mut tokens = vec![SessionToken::from_random([255; 32])];
@@ -326,7 +329,8 @@ proptest! {
             prop_assert!(sessions.len() <= max);
             prop_assert_eq!(sessions.len(), model.known.len());
             for token in &tokens {
-                prop_assert_eq!(sessions.contains(token.id()), model.position(token.id()).is_some());
+                let id = token.id();
+                prop_assert_eq!(sessions.contains(id), model.position(id).is_some());
             }
             let idle = model.known.iter().filter(|known| known.3 == 0);
             prop_assert_eq!(sessions.idle.len(), idle.clone().count());
