@@ -216,7 +216,7 @@ proptest! {
                     let waiting = model.rest().len();
                     let overflows = waiting > 0 && waiting + size > limit;
                     let overflow = PushError::Overflow { size, waiting, limit };
-                    let error = finished.or(overflows.then_some(overflow));
+                    let error = if overflows { finished.or(Some(overflow)) } else { finished };
                     prop_assert_eq!(outbound.push(frame(size)).err(), error);
                     if error.is_none() {
                         model.add(&frame(size), Kind::Message, 0);
