@@ -19,6 +19,8 @@ mod units;
 
 use std::path::{Path, PathBuf};
 
+use ws_transport::ListenAddr;
+
 pub use account::Account;
 pub use fault::{Fault, InvalidConfig, Problem};
 pub use origin::{InvalidOrigin, OriginRule, WebOrigin};
@@ -77,10 +79,21 @@ impl Config {
 
     /// Returns the configuration for development: the console is on unless it is switched off, and
     /// only loopback hosts are served.
-    #[must_use]
-    pub fn for_development(mut self) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`] if the server would listen beyond this host.
+    pub fn for_development(mut self) -> Result<Self, InvalidConfig> {
         self.development = true;
-        self
+        match self.server.listen.iter().find(|addr| !is_local(addr)) {
+            None => Ok(self),
+            Some(addr) => {
+                let given = addr.to_string();
+                let expected = "a loopback address, as development needs".to_owned();
+                let problem = Problem::Malformed { given, expected };
+                Err(InvalidConfig::new(vec![Fault::new("server.listen", None, problem)]))
+            }
+        }
     }
 
     /// Returns `[server]`.
@@ -147,5 +160,15 @@ impl Config {
     /// host must not reach them.
     pub fn is_local_only(&self) -> bool {
         self.development || matches!(self.app.backend, AppBackend::Demo)
+    }
+}
+
+fn is_local(addr: &ListenAddr) -> bool {
+    match addr {
+        ListenAddr::Tcp { host, .. } => {
+            let address = host.parse::<std::net::IpAddr>();
+            host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|ip| ip.is_loopback())
+        }
+        _ => true,
     }
 }
