@@ -1,2 +1,61 @@
-//! ws-cli
-fn main() {}
+//! The `ws` command: serves, pushes, lists.
+//!
+//! `main` decides what is run, [`args`] what can be said on the command line, [`config`] where
+//! settings come from; each verb is a module of [`verb`]. Exit codes are those of [`failure`].
+
+mod args;
+mod config;
+mod control;
+mod failure;
+mod logging;
+mod output;
+mod verb;
+
+use std::env;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Args, Verb};
+use crate::failure::Failure;
+
+fn main() -> ExitCode {
+    // The server starts its helper processes as this program. They fork, or must be cheap to spawn
+    // from: nothing may run before them that starts a thread, a runtime or the argument parser.
+    if let Some(name) = helper_name() {
+        return match ws_server::helper_main(&name) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => Failure::from(anyhow::Error::new(error).context(name)).report(),
+        };
+    }
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Nobody is left to tell if the message cannot be written.
+            let _ = error.print();
+            return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
+        }
+    };
+    match run(args).and_then(|()| io::stdout().flush().map_err(Failure::from)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(args: Args) -> Result<(), Failure> {
+    match args.verb.unwrap_or_default() {
+        Verb::Serve(args) => verb::serve::run(&args),
+        Verb::Send(args) => verb::send::run(&args),
+        Verb::Run(args) => verb::run::run(&args),
+        Verb::Ls(args) => verb::ls::run(&args),
+        Verb::Status(args) => verb::status::run(&args),
+        Verb::Config(args) => verb::config::run(&args),
+    }
+}
+
+/// Returns the first argument if it names a helper process.
+fn helper_name() -> Option<String> {
+    let name = env::args_os().nth(1)?.into_string().ok()?;
+    ws_server::HELPERS.contains(&name.as_str()).then_some(name)
+}

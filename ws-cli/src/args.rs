@@ -1,0 +1,298 @@
+//! The command line. Every help text begins with an example that works as printed.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Parser, Subcommand};
+
+/// A WebSocket application server: any program answers the messages, any program on the host may push.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ws",
+    version,
+    before_help = "Example: ws serve -- tr a-z A-Z",
+    after_help = "Without a command, ws serves the demo application: open the URL that it prints.\n\n\
+                  Exit codes: 0 ok, 1 failure at run time, 2 wrong command line, 69 server not reachable,\n\
+                  73 cannot create a socket or FIFO (also: port taken), 75 try later (nobody was reached),\n\
+                  77 not permitted, 78 bad configuration.",
+    disable_help_subcommand = true
+)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    Serve(ServeArgs),
+    Send(SendArgs),
+    Run(RunArgs),
+    Ls(ListArgs),
+    Status(StatusArgs),
+    Config(ConfigArgs),
+}
+
+impl Default for Verb {
+    fn default() -> Self {
+        Self::Serve(ServeArgs::default())
+    }
+}
+
+/// Runs the server
+///
+/// Prints one URL per listener on stdout when all is ready; everything else goes to stderr. With
+/// neither configuration nor command it runs the built-in demo application.
+///
+/// The configuration file is the first of --config, $WS_CONFIG, ./ws.toml,
+/// $XDG_CONFIG_HOME/ws/ws.toml and /etc/ws/ws.toml. Above it stand environment variables
+/// (WS__SERVER__LISTEN for server.listen), above these the flags.
+#[derive(Debug, Default, clap::Args)]
+#[command(before_help = "Example: ws serve --listen 127.0.0.1:0 -- tr a-z A-Z")]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigFile,
+
+    /// Listen here: HOST:PORT (port 0: any free one) or unix:/path; may be repeated
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Vec<String>,
+
+    /// Keep run-time state (control.sock, fifo/) in this directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<String>,
+
+    /// Let this command decide who a client is; split like shell words, no shell runs
+    #[arg(long, value_name = "CMD")]
+    pub(crate) validate: Option<String>,
+
+    /// Develop: the page at / is on, logs are detailed, only this host is served
+    #[arg(long)]
+    pub(crate) dev: bool,
+
+    /// Answer each message with itself
+    #[arg(long, conflicts_with = "command")]
+    pub(crate) echo: bool,
+
+    /// Answer each message with the output of this command; a single string is split like shell
+    /// words, no shell runs
+    #[arg(last = true, value_name = "CMD")]
+    pub(crate) command: Vec<String>,
+}
+
+/// Pushes a message to connections
+///
+/// Prints how many connections it reached. Exits with 75 if there were none.
+#[derive(Debug, clap::Args)]
+#[command(
+    before_help = "Example: ws send --all 'hello, everybody'",
+    group = ArgGroup::new("to").required(true)
+)]
+pub(crate) struct SendArgs {
+    /// To every connection
+    #[arg(long, group = "to")]
+    pub(crate) all: bool,
+
+    #[command(flatten)]
+    pub(crate) to: Target,
+
+    /// Send the bytes as a binary message
+    #[arg(long)]
+    pub(crate) binary: bool,
+
+    #[command(flatten)]
+    pub(crate) client: Client,
+
+    /// The message; "-", or nothing, reads it from stdin, whole
+    #[arg(value_name = "TEXT", allow_hyphen_values = false)]
+    pub(crate) text: Option<OsString>,
+}
+
+/// Runs the application as a user; the output goes to the connection
+///
+/// Once for each connection of the target. Prints how many there are. Exits with 75 if there are none.
+#[derive(Debug, clap::Args)]
+#[command(
+    before_help = "Example: ws run --user alice /time",
+    group = ArgGroup::new("to").required(true)
+)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) to: Target,
+
+    #[command(flatten)]
+    pub(crate) client: Client,
+
+    /// The path that the application is asked for, with its query
+    #[arg(value_name = "URI")]
+    pub(crate) uri: String,
+}
+
+/// Lists the connections
+#[derive(Debug, clap::Args)]
+#[command(before_help = "Example: ws ls")]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    pub(crate) client: Client,
+}
+
+/// Shows the counters of the server
+#[derive(Debug, clap::Args)]
+#[command(before_help = "Example: ws status")]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) client: Client,
+}
+
+/// Checks or prints the configuration
+#[derive(Debug, clap::Args)]
+#[command(before_help = "Example: ws config print --default")]
+pub(crate) struct ConfigArgs {
+    #[command(subcommand)]
+    pub(crate) verb: ConfigVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigVerb {
+    Check(CheckArgs),
+    Print(PrintArgs),
+}
+
+/// Says what is wrong with the configuration; nothing if it is right
+///
+/// File and environment are read as `ws serve` reads them. Exits with 78 if anything is wrong.
+#[derive(Debug, clap::Args)]
+#[command(before_help = "Example: ws config check")]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigFile,
+
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Prints the configuration as it holds
+///
+/// With --default, prints a file that explains every setting and states its default.
+#[derive(Debug, clap::Args)]
+#[command(before_help = "Example: ws config print --default")]
+pub(crate) struct PrintArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigFile,
+
+    /// Print the defaults, with comments, whatever the configuration says
+    #[arg(long, conflicts_with = "config")]
+    pub(crate) default: bool,
+
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct ConfigFile {
+    /// Read this configuration file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// Whom a message is for.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Target {
+    /// To the connections of this user
+    #[arg(long, value_name = "ID", group = "to")]
+    pub(crate) user: Option<String>,
+
+    /// To the connections of this session
+    #[arg(long, value_name = "ID", group = "to")]
+    pub(crate) session: Option<String>,
+
+    /// To this connection
+    #[arg(long, value_name = "ID", group = "to")]
+    pub(crate) connection: Option<String>,
+}
+
+/// How the running server is found, and how its answer is printed.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Client {
+    /// Control socket of the server [default: $WS_CONTROL_SOCKET, then control.sock in the
+    /// configured state directory, in ./tmp and in /run/ws]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) control: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) config: ConfigFile,
+
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Args, clap::Error> {
+        Args::try_parse_from(shell_words::split(line).unwrap())
+    }
+
+    #[test]
+    fn definitions_are_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_help_begins_with_an_example_that_parses() {
+        fn visit(command: &mut clap::Command) {
+            for help in [command.render_help(), command.render_long_help()] {
+                let help = help.to_string();
+                let example = help
+                    .lines()
+                    .next()
+                    .and_then(|line| line.strip_prefix("Example: "));
+                parse(example.unwrap_or_else(|| panic!("{help}"))).unwrap();
+            }
+            command.get_subcommands_mut().for_each(visit);
+        }
+        visit(&mut Args::command());
+    }
+
+    #[test]
+    fn ws_alone_is_ws_serve() {
+        let Verb::Serve(args) = parse("ws").unwrap().verb.unwrap_or_default() else {
+            panic!()
+        };
+        assert!(args.listen.is_empty() && args.command.is_empty() && !args.echo);
+    }
+
+    #[test]
+    fn what_follows_two_dashes_is_the_command() {
+        let line = "ws serve --listen a:1 --listen b:2 -- cmd --echo -x";
+        let Some(Verb::Serve(args)) = parse(line).unwrap().verb else {
+            panic!()
+        };
+        assert_eq!(args.listen, ["a:1", "b:2"]);
+        assert_eq!(args.command, ["cmd", "--echo", "-x"]);
+        assert!(!args.echo);
+    }
+
+    #[test]
+    fn wrong_lines_exit_with_2() {
+        for line in [
+            "ws serve cmd",
+            "ws serve --echo -- cmd",
+            "ws send hello",
+            "ws send --all --user u hello",
+            "ws send --user u --session s hello",
+            "ws run /time",
+            "ws run --all /time",
+            "ws run --user u",
+            "ws config",
+            "ws config print --default --config ws.toml",
+            "ws nonsense",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! What each verb does.
+
+pub(crate) mod config;
+pub(crate) mod ls;
+pub(crate) mod run;
+pub(crate) mod send;
+pub(crate) mod serve;
+pub(crate) mod status;

@@ -1,0 +1,195 @@
+//! `ws serve`: runs the server.
+
+use std::io::{self, Write};
+
+use config::ValueKind;
+use ws_server::config::{Config, RawConfig, Source};
+use ws_server::{HelperProgram, ServeErrorKind};
+
+use crate::args::ServeArgs;
+use crate::config::{Layer, Surroundings, check, load, refuse};
+use crate::failure::{Code, Failure};
+use crate::logging;
+
+pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
+    let config = configure(args, &Surroundings::of_process()?)?;
+    logging::install(config.log())?;
+    let announce = |url: &str| {
+        // Who started the server may have closed the pipe; that must not end the server.
+        let mut stdout = io::stdout().lock();
+        let _ = writeln!(stdout, "{url}").and_then(|()| stdout.flush());
+    };
+    ws_server::run(config, HelperProgram::current(), announce).map_err(|error| {
+        let code = match error.kind() {
+            ServeErrorKind::CannotCreate => Code::CannotCreate,
+            ServeErrorKind::Configuration => Code::Configuration,
+            ServeErrorKind::NotPermitted => Code::NotPermitted,
+            ServeErrorKind::Failure => Code::Failed,
+        };
+        Failure::with_code(code, error)
+    })
+}
+
+fn configure(args: &ServeArgs, surroundings: &Surroundings) -> Result<Config, Failure> {
+    let file = args.config.config.as_deref();
+    let mut raw = load(file, surroundings, flags(args, surroundings))?;
+    if args.echo {
+        // The flag says another backend than the file, which may have a command for its own.
+        raw.remove("app.command");
+    }
+    if args.dev {
+        set_missing(&mut raw, "log.format", "text");
+        set_missing(&mut raw, "log.level", "debug");
+    }
+    let config = check(&raw, surroundings)?;
+    if !args.dev {
+        return Ok(config);
+    }
+    config.for_development().map_err(|invalid| refuse(&invalid))
+}
+
+/// Turns flags into settings, which stand above those of file and environment.
+fn flags(args: &ServeArgs, surroundings: &Surroundings) -> Layer {
+    let mut layer = Layer::default();
+    let mut set = |path: &[&str], value: ValueKind, flag: &str| {
+        layer.set(path, value, Source::new(flag, &surroundings.directory));
+    };
+    if !args.listen.is_empty() {
+        set(&["server", "listen"], list(&args.listen), "--listen");
+    }
+    if let Some(directory) = &args.state_dir {
+        set(
+            &["server", "state_dir"],
+            directory.as_str().into(),
+            "--state-dir",
+        );
+    }
+    if let Some(command) = &args.validate {
+        set(
+            &["validate", "command"],
+            command.as_str().into(),
+            "--validate",
+        );
+        set(&["validate", "backend"], "exec".into(), "--validate");
+    }
+    if args.echo {
+        set(&["app", "backend"], "echo".into(), "--echo");
+    }
+    if !args.command.is_empty() {
+        // One string is split like shell words, several are taken as they are.
+        let command = match args.command.as_slice() {
+            [command] => command.as_str().into(),
+            words => list(words),
+        };
+        set(&["app", "command"], command, "the command line");
+        set(&["app", "backend"], "exec".into(), "the command line");
+    }
+    layer
+}
+
+fn list(values: &[String]) -> ValueKind {
+    ValueKind::Array(values.iter().map(|value| value.as_str().into()).collect())
+}
+
+fn set_missing(raw: &mut RawConfig, path: &str, value: &str) {
+    if raw.get(path).is_none() {
+        raw.set(path, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use clap::Parser;
+    use tempfile::TempDir;
+    use ws_server::config::{AppBackend, LogFormat, LogLevel, ValidateBackend};
+
+    use super::*;
+    use crate::args::{Args, Verb};
+
+    fn configured(file: &str, line: &str) -> Result<Config, Failure> {
+        let directory = TempDir::new().unwrap();
+        fs::write(directory.path().join("ws.toml"), file).unwrap();
+        let surroundings = Surroundings {
+            directory: "/work".into(),
+            variables: vec![("WS_CONFIG".into(), directory.path().join("ws.toml").into())],
+            system_file: "/nonexistent".into(),
+        };
+        let words = shell_words::split(&format!("ws serve {line}")).unwrap();
+        let Some(Verb::Serve(args)) = Args::try_parse_from(words).unwrap().verb else {
+            panic!()
+        };
+        configure(&args, &surroundings)
+    }
+
+    fn command(config: &Config) -> &[String] {
+        match &config.app().backend {
+            AppBackend::Exec(exec) => &exec.command,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn flags_stand_above_the_file() {
+        let file = "[server]\nlisten = ['a:1']\nstate_dir = 'x'\n[app]\nbackend = 'demo'\n\
+                    [validate]\nbackend = 'none'\n";
+        let line = "--listen 127.0.0.1:0 --listen unix:s --state-dir d --validate 'who \"a b\" $X' -- cat -n";
+        let config = configured(file, line).unwrap();
+        let listen: Vec<_> = config
+            .server()
+            .listen
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(listen, ["127.0.0.1:0", "unix:/work/s"]);
+        assert_eq!(config.server().state_dir, Path::new("/work/d"));
+        assert_eq!(command(&config), ["cat", "-n"]);
+        let ValidateBackend::Exec(exec) = &config.validate().backend else {
+            panic!()
+        };
+        assert_eq!(exec.command, ["who", "a b", "$X"]);
+    }
+
+    #[test]
+    fn one_string_is_split_and_several_are_not() {
+        let config = configured("", "-- './run \"a b\" *'").unwrap();
+        assert_eq!(command(&config), ["/work/./run", "a b", "*"]);
+        let config = configured("", "-- sh -c 'echo $WS_USER_ID'").unwrap();
+        assert_eq!(command(&config), ["sh", "-c", "echo $WS_USER_ID"]);
+    }
+
+    #[test]
+    fn echo_replaces_the_application_of_the_file() {
+        let config = configured("[app]\ncommand = 'cat'\n", "--echo").unwrap();
+        assert!(matches!(config.app().backend, AppBackend::Echo));
+        assert!(!config.app().ping);
+    }
+
+    #[test]
+    fn development_is_local_and_detailed() {
+        let config = configured("", "--dev -- cat").unwrap();
+        assert!(config.serves_console() && config.is_local_only());
+        assert_eq!(
+            (config.log().format, config.log().level),
+            (LogFormat::Text, LogLevel::Debug)
+        );
+        let config = configured("[log]\nlevel = 'warn'\n", "--dev").unwrap();
+        assert_eq!(config.log().level, LogLevel::Warn);
+        let failure = configured("", "--dev --listen 0.0.0.0:0").unwrap_err();
+        assert_eq!(failure.code(), Code::Configuration);
+    }
+
+    #[test]
+    fn faults_of_flags_name_the_flag() {
+        let failure = configured("", "--listen nowhere").unwrap_err();
+        assert_eq!(failure.code(), Code::Configuration);
+        assert!(
+            failure
+                .to_string()
+                .contains("--listen: server.listen: \"nowhere\""),
+            "{failure}"
+        );
+    }
+}
