@@ -23,8 +23,8 @@ use ws_transport::ListenAddr;
 
 pub use account::Account;
 pub use fault::{Fault, InvalidConfig, Problem};
-pub use origin::{InvalidOrigin, OriginRule, WebOrigin};
 pub(crate) use origin::split_authority;
+pub use origin::{InvalidOrigin, OriginRule, WebOrigin};
 pub use raw::{RawConfig, RawKind, RawValue, Source};
 pub use settings::defaults;
 pub use typed::{
@@ -91,7 +91,11 @@ impl Config {
                 let given = addr.to_string();
                 let expected = "a loopback address, as development needs".to_owned();
                 let problem = Problem::Malformed { given, expected };
-                Err(InvalidConfig::new(vec![Fault::new("server.listen", None, problem)]))
+                Err(InvalidConfig::new(vec![Fault::new(
+                    "server.listen",
+                    None,
+                    problem,
+                )]))
             }
         }
     }

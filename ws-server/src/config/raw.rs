@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde::ser::{Serialize, Serializer};
 
 use super::settings;
 
@@ -221,9 +221,35 @@ impl<'de> Deserialize<'de> for RawConfig {
     }
 }
 
+/// Writes sections and keys in the order of the settings table, which is one for readers.
 impl Serialize for RawConfig {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.root.serialize(serializer)
+        let mut sections: Vec<_> = self.root.iter().collect();
+        sections.sort_by_key(|(name, _)| settings::position(|setting| setting.section() == *name));
+        serializer.collect_map(
+            sections
+                .into_iter()
+                .map(|(name, value)| (name, Section { name, value })),
+        )
+    }
+}
+
+struct Section<'a> {
+    name: &'a str,
+    value: &'a RawValue,
+}
+
+impl Serialize for Section<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let RawKind::Table(keys) = &self.value.kind else {
+            return self.value.serialize(serializer);
+        };
+        let mut keys: Vec<_> = keys.iter().collect();
+        keys.sort_by_cached_key(|(key, _)| {
+            let path = format!("{}.{key}", self.name);
+            settings::position(|setting| setting.path == path)
+        });
+        serializer.collect_map(keys)
     }
 }
 
@@ -235,13 +261,7 @@ impl Serialize for RawValue {
             RawKind::Float(value) => value.serialize(serializer),
             RawKind::Text(value) => value.serialize(serializer),
             RawKind::List(values) => values.serialize(serializer),
-            RawKind::Table(keys) => {
-                let mut map = serializer.serialize_map(Some(keys.len()))?;
-                for (key, value) in keys {
-                    map.serialize_entry(key, value)?;
-                }
-                map.end()
-            }
+            RawKind::Table(keys) => keys.serialize(serializer),
         }
     }
 }

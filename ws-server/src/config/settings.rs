@@ -53,6 +53,14 @@ pub(super) fn find(path: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.path == path)
 }
 
+/// Returns where the first setting of that kind stands in the table; behind all if there is none.
+pub(super) fn position(is_wanted: impl Fn(&Setting) -> bool) -> usize {
+    SETTINGS
+        .iter()
+        .position(is_wanted)
+        .unwrap_or(SETTINGS.len())
+}
+
 /// Renders a configuration file that states every default and what each setting means.
 pub fn defaults() -> String {
     let mut text = HEAD.to_owned();

@@ -174,7 +174,11 @@ fn commands_and_backends_go_together() {
 fn development_stays_on_this_host() {
     let listen = |addr: &str| check(json!({ "server": { "listen": [addr] } })).unwrap();
     for local in ["127.0.0.1:0", "[::1]:0", "localhost:0", "unix:/tmp/ws.sock"] {
-        assert!(listen(local).for_development().is_ok_and(|config| config.is_local_only()));
+        assert!(
+            listen(local)
+                .for_development()
+                .is_ok_and(|config| config.is_local_only())
+        );
     }
     assert!(listen("0.0.0.0:0").for_development().is_err());
     assert!(listen("example.org:80").for_development().is_err());
