@@ -1,1 +1,34 @@
-//! ws-server
+//! The WebSocket application server: accept, identify, dispatch, push, drain.
+//!
+//! [`run`] takes a checked [`Config`](config::Config) and serves until a signal ends it. Beside
+//! the server run its helpers, which are this same program started again: the spawners, the only
+//! processes that start others, and for the demo the fork server. A program that embeds the server
+//! calls [`helper_main`] first thing in `main` if its first argument names one of them
+//! ([`HELPERS`]).
+//!
+//! What happens is decided in plain machines (`ws_proto`, `ws_session` and the `core` module); the
+//! rest carries it out. Each worker thread owns its connections; the hub knows which of them owns
+//! whose.
+//!
+//! The crate reads no command line, no environment and no files of configuration, and it sets up
+//! no log subscriber.
+
+mod application;
+pub mod config;
+mod connection;
+mod core;
+mod counters;
+mod demo;
+mod doors;
+mod error;
+mod hub;
+mod opening;
+mod page;
+mod server;
+mod shard;
+mod shared;
+mod status;
+mod visitor;
+
+pub use error::{ServeError, ServeErrorKind};
+pub use server::{HELPERS, HelperProgram, helper_main, run};

@@ -1,0 +1,539 @@
+//! A server of one's own, the ways to speak with it, and the checker that every test ends with.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use futures_util::{SinkExt, StreamExt};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+/// The longest that anything in these tests may take: they fail then, they do not hang.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+const WS: &str = env!("CARGO_BIN_EXE_ws");
+
+/// Runs `check` again and again until it is true.
+///
+/// # Panics
+///
+/// If it is not true in time.
+pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !check() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// How a server is to be started.
+pub struct Setup {
+    dir: TempDir,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+    command: Vec<String>,
+}
+
+impl Setup {
+    /// A server on a free port in a directory of its own.
+    pub fn new() -> Self {
+        Self {
+            dir: TempDir::new().unwrap(),
+            args: vec!["serve".into(), "--listen".into(), "127.0.0.1:0".into()],
+            env: Vec::new(),
+            command: Vec::new(),
+        }
+    }
+
+    /// Adds a flag or an argument.
+    pub fn arg(mut self, arg: impl Into<String>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// Sets a key of the configuration, by its path: `limits.max_message_size`.
+    pub fn set(mut self, path: &str, value: impl Into<String>) -> Self {
+        let name = format!("WS__{}", path.to_uppercase().replace('.', "__"));
+        self.env.push((name, value.into()));
+        self
+    }
+
+    /// Makes an executable script in the server's directory and returns its path.
+    pub fn script(&self, name: &str, text: &str) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    /// The directory that the server runs in.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Makes this shell script the application, run once for each message.
+    pub fn app(self, script: &str) -> Self {
+        self.app_file("app.sh", &format!("#!/bin/sh\n{script}\n"))
+    }
+
+    /// Makes this file, with its own `#!` line, the application.
+    pub fn app_file(mut self, name: &str, text: &str) -> Self {
+        let path = self.script(name, text);
+        self.command = vec!["--".into(), path.to_str().unwrap().into()];
+        self
+    }
+
+    /// Makes this shell script the validation callback.
+    pub fn validate(mut self, script: &str) -> Self {
+        let path = self.script("validate.sh", &format!("#!/bin/sh\n{script}\n"));
+        self.args
+            .extend(["--validate".into(), path.to_str().unwrap().into()]);
+        self
+    }
+
+    /// Starts the server and waits for its ready line.
+    pub fn start(self) -> Server {
+        let mut command = Command::new(WS);
+        command
+            .args(&self.args)
+            .args(&self.command)
+            .envs(self.env.iter().cloned())
+            .env_remove("RUST_LOG")
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let stderr = collect(child.stderr.take().unwrap());
+        let stdout = lines(child.stdout.take().unwrap());
+        let Ok(url) = stdout.recv_timeout(PATIENCE) else {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("the server did not start:\n{}", stderr.join().unwrap());
+        };
+        let addr = url
+            .trim_start_matches("ws://")
+            .trim_end_matches('/')
+            .parse()
+            .unwrap();
+        let mut server = Server {
+            child,
+            dir: self.dir,
+            url,
+            addr,
+            stderr: Some(stderr),
+            descriptors: 0,
+        };
+        server.descriptors = server.descriptor_count();
+        server
+    }
+
+    /// Starts a server that does not come up, and returns what it says and its exit code.
+    pub fn fail(self) -> Output {
+        let mut command = Command::new(WS);
+        command
+            .args(&self.args)
+            .args(&self.command)
+            .envs(self.env)
+            .current_dir(self.dir.path());
+        command.stdin(Stdio::null()).output().unwrap()
+    }
+}
+
+fn collect(mut source: impl Read + Send + 'static) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        source.read_to_end(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+fn lines(source: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(source).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// A running server. End it with [`finish`](Self::finish).
+pub struct Server {
+    child: Child,
+    dir: TempDir,
+    pub url: String,
+    pub addr: SocketAddr,
+    stderr: Option<JoinHandle<String>>,
+    /// Open descriptors when nothing was connected yet.
+    descriptors: usize,
+}
+
+/// A client's end of a WebSocket.
+pub type Client = WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>;
+
+impl Server {
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn state(&self, name: &str) -> PathBuf {
+        self.dir.path().join("tmp").join(name)
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).unwrap();
+    }
+
+    fn descriptor_count(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .unwrap()
+            .count()
+    }
+
+    /// Opens a WebSocket at the server's root.
+    pub async fn connect(&self) -> Client {
+        self.connect_with("/", &[]).await.unwrap()
+    }
+
+    /// Opens a WebSocket at a target, with further headers.
+    pub async fn connect_with(
+        &self,
+        target: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Client, Error> {
+        let url = format!("ws://{}{target}", self.addr);
+        let mut request = url.into_client_request().unwrap();
+        for (name, value) in headers {
+            let name: HeaderName = name.parse().unwrap();
+            request
+                .headers_mut()
+                .insert(name, HeaderValue::from_str(value).unwrap());
+        }
+        let connecting = tokio_tungstenite::connect_async(request);
+        let (client, _) = tokio::time::timeout(PATIENCE, connecting)
+            .await
+            .expect("connecting hangs")?;
+        Ok(client)
+    }
+
+    /// Opens a plain TCP connection, sends bytes, and reads to the end of the answer.
+    pub fn raw(&self, request: &[u8]) -> Vec<u8> {
+        let mut stream = self.raw_stream();
+        stream.write_all(request).unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        answer
+    }
+
+    pub fn raw_stream(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.addr).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    /// A request on the control socket; returns status and body.
+    pub fn control(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        control(&self.state("control.sock"), method, path, body).unwrap()
+    }
+
+    /// `POST` of JSON, answered with 200 and JSON.
+    pub fn post(&self, path: &str, body: Value) -> Value {
+        let (status, answer) = self.control("POST", path, &body.to_string());
+        assert_eq!(status, 200, "{path} {body}: {answer}");
+        serde_json::from_str(&answer).unwrap()
+    }
+
+    pub fn send(&self, to: Value, text: &str) -> Value {
+        self.post("/v1/send", json!({ "to": to, "text": text }))
+    }
+
+    pub fn status(&self) -> Value {
+        let (status, answer) = self.control("GET", "/v1/status", "");
+        assert_eq!(status, 200);
+        serde_json::from_str(&answer).unwrap()
+    }
+
+    /// A figure of the status, by its path: `callbacks.started`.
+    pub fn figure(&self, path: &str) -> u64 {
+        figure(&self.status(), path)
+    }
+
+    pub fn connections(&self) -> Vec<Value> {
+        let (_, answer) = self.control("GET", "/v1/connections", "");
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        answer["connections"].as_array().unwrap().clone()
+    }
+
+    /// Waits until a figure of the status has a value.
+    pub fn until(&self, path: &str, value: u64) {
+        eventually(
+            &format!("{path} is {value}, but {}", self.figure(path)),
+            || self.figure(path) == value,
+        );
+    }
+
+    /// Runs a client verb of `ws` in the server's directory.
+    pub fn ws(&self, args: &[&str]) -> Output {
+        Command::new(WS)
+            .args(args)
+            .current_dir(self.dir())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// Processes that run in this server's directory, besides the server.
+    pub fn processes(&self) -> Vec<(i32, String)> {
+        processes_in(self.dir(), self.pid())
+    }
+
+    /// Ends the server as an operator does, and checks what must hold after every test: the laws
+    /// between the figures, one record for each connection, nothing left behind.
+    pub fn finish(self) -> String {
+        self.check_laws();
+        self.signal(Signal::SIGTERM);
+        self.check_end()
+    }
+
+    /// Waits until nothing is under way, then checks INV-03, 10, 18 and 19.
+    fn check_laws(&self) {
+        self.until("connections.open", 0);
+        let is_settled = |status: &Value| {
+            let get = |path| figure(status, path);
+            let done =
+                get("callbacks.finished") + get("callbacks.failed") + get("callbacks.cancelled");
+            get("callbacks.accepted") == done && self.running_callbacks() == 0
+        };
+        eventually("every accepted message has its end", || {
+            is_settled(&self.status())
+        });
+        let status = self.status();
+        let get = |path| figure(&status, path);
+        let sockets = get("connections.opened") + get("sockets.refused") + get("sockets.pages");
+        assert_eq!(
+            get("sockets.accepted"),
+            sockets,
+            "every socket is accounted for: {status:#}"
+        );
+        assert_eq!(
+            get("connections.opened"),
+            get("connections.closed"),
+            "INV-10: {status:#}"
+        );
+        let sent = get("messages.sent") + get("messages.dropped");
+        assert_eq!(get("messages.queued"), sent, "INV-03: {status:#}");
+        let pushed = get("pushes.written") + get("pushes.queued") + get("pushes.dropped");
+        assert_eq!(get("pushes.targets"), pushed, "INV-03: {status:#}");
+        assert!(
+            get("callbacks.started") <= get("callbacks.accepted"),
+            "INV-18: {status:#}"
+        );
+        eventually("INV-19: descriptors are as before", || {
+            self.descriptor_count() <= self.descriptors
+        });
+        let fifos = fifos_in(&self.state("fifo"));
+        assert!(
+            fifos.iter().all(|name| name == "global_pipe.fifo"),
+            "INV-19: {fifos:?}"
+        );
+    }
+
+    fn running_callbacks(&self) -> usize {
+        let is_helper =
+            |command: &str| command.contains("__spawner") || command.contains("__forkserver");
+        self.processes()
+            .iter()
+            .filter(|(_, command)| !is_helper(command))
+            .count()
+    }
+
+    /// Waits for the end after a signal and checks that it is a good one.
+    pub fn check_end(mut self) -> String {
+        let (status, log) = self.wait();
+        assert!(status.success(), "{status}:\n{log}");
+        log
+    }
+
+    /// Waits for the end, however it is; nothing may be left behind.
+    pub fn wait(&mut self) -> (std::process::ExitStatus, String) {
+        let status = self.child.wait().unwrap();
+        let log = self.stderr.take().unwrap().join().unwrap();
+        assert!(!log.contains("panicked"), "INV-08: {log}");
+        check_records(&log);
+        eventually("no process is left", || self.processes().is_empty());
+        assert_eq!(
+            fifos_in(&self.state("fifo")),
+            Vec::<String>::new(),
+            "FIFOs are left"
+        );
+        assert!(
+            !self.state("control.sock").exists(),
+            "the control socket is left"
+        );
+        (status, log)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // A test that failed leaves nothing running.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// INV-10: each connection has one record of its beginning and one of its end.
+fn check_records(log: &str) {
+    let mut records: HashMap<String, (u32, u32)> = HashMap::new();
+    for line in log.lines() {
+        let Ok(record) = serde_json::from_str::<Value>(line) else {
+            panic!("not a line of JSON: {line}");
+        };
+        let message = record["message"].as_str().unwrap_or_default();
+        let id = record["span"]["conn.id"].as_str().unwrap_or_default();
+        match message {
+            "connection opened" => records.entry(id.to_owned()).or_default().0 += 1,
+            "connection closed" => records.entry(id.to_owned()).or_default().1 += 1,
+            _ => {}
+        }
+    }
+    for (id, counts) in records {
+        assert_eq!(counts, (1, 1), "INV-10: records of connection {id}");
+    }
+}
+
+fn fifos_in(dir: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.ends_with(".fifo")).collect()
+}
+
+/// Processes whose working directory is `dir`: what a server started, and what that started.
+fn processes_in(dir: &Path, except: i32) -> Vec<(i32, String)> {
+    let dir = dir.canonicalize().unwrap();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<i32>().ok())
+        else {
+            continue;
+        };
+        let is_in_dir = std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == dir);
+        if is_in_dir && pid != except {
+            let command = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+            found.push((pid, command.replace('\0', " ")));
+        }
+    }
+    found
+}
+
+/// A figure of a status, by its path.
+pub fn figure(status: &Value, path: &str) -> u64 {
+    let value = path.split('.').fold(status, |value, key| &value[key]);
+    value
+        .as_u64()
+        .unwrap_or_else(|| panic!("no figure {path} in {status:#}"))
+}
+
+/// One request over HTTP/1.1 on a Unix socket.
+pub fn control(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> std::io::Result<(u16, String)> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .unwrap_or(0);
+    Ok((status, body.to_owned()))
+}
+
+/// Sends a text message.
+pub async fn say(client: &mut Client, text: &str) {
+    client.send(Message::text(text)).await.unwrap();
+}
+
+/// The next message that is not a ping or pong.
+pub async fn next(client: &mut Client) -> Message {
+    loop {
+        let message = tokio::time::timeout(PATIENCE, client.next())
+            .await
+            .expect("no message comes");
+        match message.expect("the stream ended").unwrap() {
+            Message::Ping(_) | Message::Pong(_) => {}
+            message => return message,
+        }
+    }
+}
+
+/// The next message, which is text.
+pub async fn hear(client: &mut Client) -> String {
+    match next(client).await {
+        Message::Text(text) => text.to_string(),
+        other => panic!("not text: {other:?}"),
+    }
+}
+
+/// Asks and hears the answer.
+pub async fn ask(client: &mut Client, text: &str) -> String {
+    say(client, text).await;
+    hear(client).await
+}
+
+/// The code that the server closes with.
+pub async fn close_code(client: &mut Client) -> u16 {
+    loop {
+        match tokio::time::timeout(PATIENCE, client.next())
+            .await
+            .expect("no close comes")
+        {
+            Some(Ok(Message::Close(frame))) => {
+                return frame.map_or(1005, |frame| frame.code.into());
+            }
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => return 1006,
+        }
+    }
+}
+
+/// Closes from the client's side and waits for the end.
+pub async fn bye(mut client: Client) {
+    let _ = client.close(None).await;
+    while let Some(Ok(_)) = client.next().await {}
+}

@@ -1,0 +1,234 @@
+//! Runs the application for a message, and the validation for a visitor.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+use tracing::info;
+use ws_ipc::exec::{self, AnswerChannel, Exec};
+use ws_ipc::{Environment, Failure, Identity as ProcessIdentity, Service, Spawners, scgi_call};
+use ws_proto::MessageKind;
+
+use crate::core::answer::{self, Answer, Reply, Trimming, Verdict};
+use crate::core::failure::RunFailure;
+use crate::core::turns::MessageId;
+use crate::core::uri::Uri;
+use crate::visitor::Visitor;
+
+/// Where a run comes from (`WS_SOURCE`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    Client,
+    Fifo,
+    Api,
+    Cli,
+}
+
+impl Source {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Fifo => "fifo",
+            Self::Api => "api",
+            Self::Cli => "cli",
+        }
+    }
+}
+
+/// One accepted message, as the callback gets it.
+#[derive(Clone, Debug)]
+pub(crate) struct Question {
+    pub(crate) source: Source,
+    pub(crate) kind: MessageKind,
+    pub(crate) payload: Bytes,
+}
+
+/// What runs for a message or a visitor.
+#[derive(Debug)]
+pub(crate) enum Backend {
+    /// The command, once for each.
+    Exec(Command),
+    /// Rust closures in the fork server.
+    ForkServer(Service),
+}
+
+/// A command, and how it is run.
+#[derive(Debug)]
+pub(crate) struct Command {
+    pub(crate) argv: Vec<OsString>,
+    pub(crate) identity: Option<ProcessIdentity>,
+}
+
+/// How output is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Output {
+    Plain,
+    Cgi,
+}
+
+/// The settings that the application and the validation share.
+#[derive(Debug)]
+pub(crate) struct Callback {
+    pub(crate) backend: Backend,
+    pub(crate) output: Output,
+    pub(crate) timeout: Duration,
+    pub(crate) max_output: usize,
+    /// Runs at once in the whole server.
+    pub(crate) concurrency: Semaphore,
+    /// Variables that the configuration adds or replaces.
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) spawners: Spawners,
+}
+
+impl Callback {
+    async fn run(
+        &self,
+        env: Environment,
+        payload: Bytes,
+        answer: AnswerChannel,
+        stderr: &mut (dyn FnMut(&str) + Send),
+    ) -> Result<Vec<u8>, RunFailure> {
+        // The semaphore is never closed, so a permit always comes.
+        let _permit = self
+            .concurrency
+            .acquire()
+            .await
+            .map_err(|_| Failure::Cancelled)?;
+        match &self.backend {
+            Backend::Exec(command) => {
+                let exec = Exec {
+                    argv: command.argv.clone(),
+                    env: self.process_environment(&env),
+                    payload,
+                    timeout: self.timeout,
+                    max_output: self.max_output,
+                    identity: command.identity,
+                    dir: None,
+                    answer,
+                };
+                Ok(exec::run(&self.spawners, exec, stderr).await?)
+            }
+            Backend::ForkServer(service) => {
+                Ok(scgi_call(service, &env, &payload, self.timeout, self.max_output).await?)
+            }
+        }
+    }
+
+    fn process_environment(&self, env: &Environment) -> Vec<(OsString, OsString)> {
+        let own = env
+            .iter()
+            .filter(|(name, _)| !self.env.iter().any(|(replaced, _)| replaced == name))
+            .map(|(name, value)| (name.into(), OsStr::from_bytes(value).to_owned()));
+        let configured = self
+            .env
+            .iter()
+            .map(|(name, value)| (name.into(), value.into()));
+        own.chain(configured).collect()
+    }
+}
+
+/// The application behind the server.
+#[derive(Debug)]
+pub(crate) struct Application {
+    pub(crate) callback: Callback,
+    pub(crate) trimming: Trimming,
+    pub(crate) empty_reply: Option<Bytes>,
+    pub(crate) error_reply: Option<Bytes>,
+}
+
+impl Application {
+    /// Answers one message of one connection.
+    ///
+    /// # Errors
+    ///
+    /// How the callback failed; nothing of its partial output is used.
+    pub(crate) async fn answer(
+        &self,
+        visitor: &Visitor,
+        id: MessageId,
+        question: &Question,
+    ) -> Result<Answer, RunFailure> {
+        let env = visitor.message_environment(id, question)?;
+        let mut stderr = |line: &str| {
+            info!(conn.id = %visitor.connection, message.id = id, line, "stderr");
+        };
+        let payload = question.payload.clone();
+        let output = self
+            .callback
+            .run(env, payload, AnswerChannel::Pipe, &mut stderr)
+            .await?;
+        let mut answer = match self.callback.output {
+            Output::Plain => answer::plain(output, self.trimming),
+            Output::Cgi => answer::cgi(&output, self.trimming)?,
+        };
+        if answer.reply.is_none() {
+            answer.reply = self.empty_reply.clone().map(text);
+        }
+        Ok(answer)
+    }
+
+    /// What the browser gets for a failed callback, if anything.
+    pub(crate) fn error_answer(&self) -> Answer {
+        Answer {
+            reply: self.error_reply.clone().map(text),
+            close: None,
+        }
+    }
+}
+
+/// The callback that says who a visitor is.
+#[derive(Debug)]
+pub(crate) struct Validation {
+    pub(crate) callback: Callback,
+}
+
+impl Validation {
+    /// Asks who the visitor is. Whatever goes wrong refuses the visitor.
+    pub(crate) async fn judge(&self, visitor: &Visitor) -> Verdict {
+        let mut stderr = |line: &str| {
+            info!(conn.id = %visitor.connection, line, "stderr of validation");
+        };
+        let end = match visitor.validation_environment() {
+            Ok(env) => {
+                self.callback
+                    .run(env, Bytes::new(), AnswerChannel::Socketpair, &mut stderr)
+                    .await
+            }
+            Err(error) => Err(error.into()),
+        };
+        match self.callback.output {
+            Output::Plain => answer::plain_verdict(end),
+            Output::Cgi => answer::cgi_verdict(end),
+        }
+    }
+}
+
+/// What a question asks for: a URI of its own, or the handshake's with the message as content.
+pub(crate) fn request_of(question: &Question) -> Option<Uri<'_>> {
+    match question.kind {
+        MessageKind::Text => Uri::parse(&question.payload),
+        MessageKind::Binary => None,
+    }
+}
+
+impl Question {
+    pub(crate) fn source_name(&self) -> &'static str {
+        self.source.as_str()
+    }
+
+    pub(crate) fn kind_name(&self) -> &'static str {
+        match self.kind {
+            MessageKind::Text => "text",
+            MessageKind::Binary => "binary",
+        }
+    }
+}
+
+fn text(payload: Bytes) -> Reply {
+    Reply {
+        kind: MessageKind::Text,
+        payload,
+    }
+}

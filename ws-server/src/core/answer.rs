@@ -1,0 +1,362 @@
+//! What a callback's output means.
+
+use bytes::Bytes;
+use ws_ipc::Failure;
+use ws_ipc::cgi::{CgiAnswer, parse_answer};
+use ws_proto::{CloseCode, CloseFrame, MessageKind};
+use ws_session::UserId;
+
+use super::failure::RunFailure;
+
+/// One message to the browser.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Reply {
+    pub(crate) kind: MessageKind,
+    pub(crate) payload: Bytes,
+}
+
+/// What the application answers to one message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// Nothing written, nothing sent.
+    pub(crate) reply: Option<Reply>,
+    /// The connection is closed behind the reply.
+    pub(crate) close: Option<CloseFrame>,
+}
+
+/// What is cut from the end of an answer, or from both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trimming {
+    /// Newlines at the end.
+    Newlines,
+    /// White space at both ends.
+    WhiteSpace,
+    /// Nothing.
+    None,
+}
+
+/// All of the output is one message: text, or binary if it is not UTF-8.
+pub(crate) fn plain(output: Vec<u8>, trimming: Trimming) -> Answer {
+    let payload = trim(Bytes::from(output), trimming);
+    Answer {
+        reply: reply(payload, None),
+        close: None,
+    }
+}
+
+/// The output is an answer of CGI (RFC 3875 §6): header lines, an empty line, the body.
+///
+/// # Errors
+///
+/// [`RunFailure::Answer`] if it is malformed, shorter than its `Content-Length`, or reports a
+/// failure by a `Status` of 400 or above.
+pub(crate) fn cgi(output: &[u8], trimming: Trimming) -> Result<Answer, RunFailure> {
+    let answer = accepted(output)?;
+    let kind = match answer.header("X-WS-Type") {
+        Some("binary") => Some(MessageKind::Binary),
+        Some("text") => Some(MessageKind::Text),
+        Some(other) => {
+            return Err(bad(format!(
+                "X-WS-Type: {} is neither text nor binary",
+                shown(other)
+            )));
+        }
+        None => None,
+    };
+    let is_utf8 = std::str::from_utf8(answer.body()).is_ok();
+    if kind == Some(MessageKind::Text) && !is_utf8 {
+        return Err(bad("X-WS-Type: text, but the body is not UTF-8".to_owned()));
+    }
+    let close = answer.header("X-WS-Close").map(close_frame).transpose()?;
+    let body = Bytes::copy_from_slice(answer.body());
+    let body = if kind == Some(MessageKind::Binary) {
+        body
+    } else {
+        trim(body, trimming)
+    };
+    Ok(Answer {
+        reply: reply(body, kind),
+        close,
+    })
+}
+
+/// Who the validation callback says the visitor is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Accepted(Identity),
+    /// The status of the refusal: 401 or 403 as the callback says, 503 if it could not say.
+    Refused {
+        status: u16,
+        cause: String,
+    },
+}
+
+/// A user, and what else the validation wants the browser to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) user: UserId,
+    /// Values of `Set-Cookie` headers for the 101.
+    pub(crate) cookies: Vec<String>,
+}
+
+/// Reads the end of a validation run whose answer is one token, the user id.
+///
+/// It fails closed: whatever is not a complete, valid answer refuses the visitor.
+pub(crate) fn plain_verdict(end: Result<Vec<u8>, RunFailure>) -> Verdict {
+    let output = match end {
+        Ok(output) => output,
+        Err(failure) => return refusal_of(&failure),
+    };
+    if output.is_empty() {
+        return refused(401, "nothing was written");
+    }
+    let token = output.strip_suffix(b"\n").unwrap_or(&output);
+    let token = token.strip_suffix(b"\r").unwrap_or(token);
+    match std::str::from_utf8(token)
+        .ok()
+        .and_then(|token| UserId::new(token).ok())
+    {
+        Some(user) => Verdict::Accepted(Identity {
+            user,
+            cookies: Vec::new(),
+        }),
+        None => refused(503, "the answer is not one user id"),
+    }
+}
+
+/// Reads the end of a validation run whose answer is of CGI: `X-WS-User` names the user.
+pub(crate) fn cgi_verdict(end: Result<Vec<u8>, RunFailure>) -> Verdict {
+    let output = match end {
+        Ok(output) => output,
+        Err(failure) => return refusal_of(&failure),
+    };
+    if output.is_empty() {
+        return refused(401, "nothing was written");
+    }
+    let answer = match parse_answer(&output) {
+        Ok(answer) => answer,
+        Err(error) => return refused(503, error.to_string()),
+    };
+    match answer.status() {
+        status @ (401 | 403) => refused(status, "refused by the callback"),
+        status if status >= 400 => {
+            refused(503, format!("the callback answered with status {status}"))
+        }
+        _ => match answer.header("X-WS-User").map(UserId::new) {
+            Some(Ok(user)) => Verdict::Accepted(Identity {
+                user,
+                cookies: answer
+                    .headers()
+                    .filter(|(name, _)| name.eq_ignore_ascii_case("Set-Cookie"))
+                    .map(|(_, value)| value.to_owned())
+                    .collect(),
+            }),
+            Some(Err(error)) => refused(503, format!("X-WS-User: {error}")),
+            None => refused(503, "the answer has no X-WS-User"),
+        },
+    }
+}
+
+fn refusal_of(failure: &RunFailure) -> Verdict {
+    match failure {
+        RunFailure::Process(Failure::Exited(1)) => refused(401, "refused by the callback"),
+        other => refused(503, other.to_string()),
+    }
+}
+
+fn refused(status: u16, cause: impl Into<String>) -> Verdict {
+    Verdict::Refused {
+        status,
+        cause: cause.into(),
+    }
+}
+
+fn accepted(output: &[u8]) -> Result<CgiAnswer<'_>, RunFailure> {
+    let answer = parse_answer(output).map_err(|error| bad(error.to_string()))?;
+    if answer.status() >= 400 {
+        return Err(bad(format!("status {}", answer.status())));
+    }
+    Ok(answer)
+}
+
+/// `X-WS-Close: CODE REASON`.
+fn close_frame(value: &str) -> Result<CloseFrame, RunFailure> {
+    let (code, reason) = value.trim().split_once(' ').unwrap_or((value.trim(), ""));
+    let code = code.parse().ok().and_then(|code| CloseCode::new(code).ok());
+    let code =
+        code.ok_or_else(|| bad(format!("X-WS-Close: {} is not a close code", shown(value))))?;
+    Ok(CloseFrame::new(code, reason))
+}
+
+fn reply(payload: Bytes, kind: Option<MessageKind>) -> Option<Reply> {
+    if payload.is_empty() {
+        return None;
+    }
+    let kind = kind.unwrap_or_else(|| match std::str::from_utf8(&payload) {
+        Ok(_) => MessageKind::Text,
+        Err(_) => MessageKind::Binary,
+    });
+    Some(Reply { kind, payload })
+}
+
+fn trim(payload: Bytes, trimming: Trimming) -> Bytes {
+    let kept: &[u8] = match trimming {
+        Trimming::None => &payload,
+        Trimming::WhiteSpace => payload.trim_ascii(),
+        Trimming::Newlines => {
+            let end = payload
+                .iter()
+                .rposition(|byte| !matches!(byte, b'\n' | b'\r'));
+            &payload[..end.map_or(0, |last| last + 1)]
+        }
+    };
+    payload.slice_ref(kept)
+}
+
+fn bad(what: String) -> RunFailure {
+    RunFailure::Answer(what)
+}
+
+/// A short, printable form of what a callback wrote.
+fn shown(text: &str) -> String {
+    text.chars().take(40).flat_map(char::escape_debug).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn text(payload: &str) -> Option<Reply> {
+        Some(Reply {
+            kind: MessageKind::Text,
+            payload: Bytes::copy_from_slice(payload.as_bytes()),
+        })
+    }
+
+    #[test]
+    fn trailing_newlines_are_cut_and_nothing_else() {
+        let answer = plain(b" a \nb \r\n\n".to_vec(), Trimming::Newlines);
+        assert_eq!(answer.reply, text(" a \nb "));
+    }
+
+    #[test]
+    fn nothing_written_is_nothing_sent() {
+        assert_eq!(plain(Vec::new(), Trimming::Newlines).reply, None);
+        assert_eq!(plain(b"\n\n".to_vec(), Trimming::Newlines).reply, None);
+    }
+
+    #[test]
+    fn output_that_is_not_utf8_is_binary() {
+        let answer = plain(b"\xff\n".to_vec(), Trimming::Newlines);
+        assert_eq!(answer.reply.unwrap().kind, MessageKind::Binary);
+    }
+
+    #[test]
+    fn cgi_names_type_and_close() {
+        let output = b"X-WS-Type: binary\r\nX-WS-Close: 4001 bye now\r\n\r\nabc\n";
+        let answer = cgi(output, Trimming::Newlines).unwrap();
+        assert_eq!(answer.reply.unwrap().payload, "abc\n");
+        let close = answer.close.unwrap();
+        assert_eq!(
+            (close.code.as_u16(), close.reason.as_str()),
+            (4001, "bye now")
+        );
+    }
+
+    #[test]
+    fn cgi_status_of_400_is_a_failure() {
+        assert!(matches!(
+            cgi(b"Status: 500 x\n\nabc", Trimming::None),
+            Err(RunFailure::Answer(_))
+        ));
+        assert!(matches!(
+            cgi(b"X-WS-Close: 1005\n\n", Trimming::None),
+            Err(RunFailure::Answer(_))
+        ));
+    }
+
+    fn status(verdict: &Verdict) -> u16 {
+        match verdict {
+            Verdict::Accepted(_) => 101,
+            Verdict::Refused { status, .. } => *status,
+        }
+    }
+
+    #[test]
+    fn t49_only_one_complete_token_is_an_identity() {
+        let long = "u".repeat(255);
+        for (output, expected) in [
+            (&b"42\n"[..], 101),
+            (b"42", 101),
+            (b"b\xc3\xb6b\n", 101),
+            (long.as_bytes(), 101),
+            (b"", 401),
+            (b"\n", 503),
+            (b"two tokens\n", 503),
+            (b"a\nb\n", 503),
+            (b"tab\there", 503),
+            (b"\xff\n", 503),
+            (b"nul\0", 503),
+            (&[b'u'; 256], 503),
+        ] {
+            assert_eq!(
+                status(&plain_verdict(Ok(output.to_vec()))),
+                expected,
+                "{output:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn t49_a_failed_run_is_never_an_identity() {
+        assert_eq!(status(&plain_verdict(Err(Failure::Exited(1).into()))), 401);
+        for failure in [
+            Failure::Exited(3),
+            Failure::Signaled(9),
+            Failure::TimedOut,
+            Failure::Lost,
+        ] {
+            assert_eq!(status(&plain_verdict(Err(failure.into()))), 503);
+        }
+    }
+
+    #[test]
+    fn t49_cgi_verdicts() {
+        for (output, expected) in [
+            (&b"X-WS-User: 7\n\n"[..], 101),
+            (b"Status: 403 no\n\n", 403),
+            (b"Status: 401 no\nX-WS-User: 7\n\n", 401),
+            (b"Status: 500 no\nX-WS-User: 7\n\n", 503),
+            (b"X-WS-User: a b\n\n", 503),
+            (b"X-Other: 7\n\n", 503),
+            (b"7\n", 503),
+        ] {
+            assert_eq!(
+                status(&cgi_verdict(Ok(output.to_vec()))),
+                expected,
+                "{output:?}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn prop_t49_an_accepted_user_id_is_the_whole_answer(output in prop::collection::vec(any::<u8>(), 0..300)) {
+            if let Verdict::Accepted(identity) = plain_verdict(Ok(output.clone())) {
+                let answer = String::from_utf8(output).unwrap();
+                prop_assert_eq!(identity.user.as_str(), answer.trim_end_matches(['\r', '\n']));
+            }
+        }
+
+        #[test]
+        fn prop_any_output_is_an_answer_or_a_failure(output in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = cgi(&output, Trimming::Newlines);
+            let _ = cgi_verdict(Ok(output.clone()));
+            if let Some(reply) = plain(output, Trimming::Newlines).reply {
+                let is_utf8 = std::str::from_utf8(&reply.payload).is_ok();
+                prop_assert_eq!(reply.kind == MessageKind::Text, is_utf8);
+            }
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Decisions without I/O: given what happened and what time it is, what should be done.
+//!
+//! Nothing in here knows a socket, a clock or a task; everything can be replayed in a test.
+
+pub(crate) mod answer;
+pub(crate) mod cookie;
+pub(crate) mod failure;
+pub(crate) mod origin;
+pub(crate) mod pace;
+pub(crate) mod turns;
+pub(crate) mod uri;

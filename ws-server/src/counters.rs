@@ -1,0 +1,282 @@
+//! What the server counts. Every reason is of a closed set: no client can make a new one.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::{Map, Value, json};
+
+/// A figure that only grows.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn increment(&self) {
+        self.add(1);
+    }
+
+    pub(crate) fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One counter for each reason of a closed set.
+#[derive(Debug)]
+pub(crate) struct Tally<const N: usize>([Counter; N]);
+
+impl<const N: usize> Default for Tally<N> {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl<const N: usize> Tally<N> {
+    fn total(&self) -> u64 {
+        self.0.iter().map(Counter::get).sum()
+    }
+
+    fn to_json(&self, names: [&'static str; N]) -> Value {
+        let figures = names
+            .into_iter()
+            .zip(self.0.iter().map(|counter| json!(counter.get())));
+        Value::Object(
+            figures
+                .map(|(name, figure)| (name.to_owned(), figure))
+                .collect(),
+        )
+    }
+}
+
+macro_rules! reasons {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum $name {
+            $($(#[$variant_doc])* $variant,)+
+        }
+
+        impl $name {
+            const NAMES: [&'static str; [$($text),+].len()] = [$($text),+];
+
+            /// The name in logs and figures.
+            pub(crate) fn as_str(self) -> &'static str {
+                Self::NAMES[self as usize]
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Why an opening handshake was refused.
+    Refusal {
+        /// Not a valid HTTP request, or not a valid upgrade.
+        Malformed = "malformed",
+        /// The head was not complete in time.
+        Timeout = "timeout",
+        /// The peer left before it was answered.
+        Gone = "gone",
+        Host = "host",
+        Origin = "origin",
+        /// `identity.require_cookie` and there was none.
+        Cookie = "cookie",
+        /// The validation callback said no.
+        Validation = "validation",
+        /// The validation callback could not say.
+        ValidationFailed = "validation_failed",
+        MaxConnections = "max_connections",
+        Draining = "draining",
+        /// The connection's FIFO could not be made, or the like.
+        Internal = "internal",
+    }
+}
+
+reasons! {
+    /// Why a connection ended. Each ends with exactly one of these.
+    CloseCause {
+        /// The peer closed it.
+        Peer = "peer",
+        /// The peer broke the protocol or a limit of it.
+        Protocol = "protocol",
+        /// The peer did not answer our ping.
+        PongTimeout = "pong_timeout",
+        /// The stream ended without a closing handshake.
+        Vanished = "vanished",
+        /// Pushes came faster than the peer read them.
+        Overflow = "overflow",
+        /// The application asked for it.
+        Application = "application",
+        /// The server is going down.
+        Drain = "drain",
+        /// The server went down before the closing handshake was complete.
+        Stopped = "stopped",
+    }
+}
+
+reasons! {
+    /// Why a FIFO's record was not carried out.
+    RecordRefusal {
+        TooLong = "too_long",
+        /// A part of a record that never became whole.
+        Partial = "partial",
+        /// Not a URI, in a connection's FIFO.
+        NotUri = "not_uri",
+        /// Not UTF-8, in the global FIFO.
+        NotUtf8 = "not_utf8",
+        /// Its connection ended before there was room for it.
+        Ended = "ended",
+    }
+}
+
+reasons! {
+    /// How a callback failed.
+    CallbackFailure {
+        CannotStart = "cannot_start",
+        Exit = "exit",
+        Signal = "signal",
+        Timeout = "timeout",
+        Output = "output",
+        BadAnswer = "bad_answer",
+        Lost = "lost",
+        Cancelled = "cancelled",
+    }
+}
+
+/// All figures of one server.
+///
+/// Laws that hold whenever nothing is under way, and that the tests check:
+/// `accepted = opened + refused + pages`, `opened = closed + connections`,
+/// `callbacks.accepted = finished + failed + cancelled before the start`,
+/// `messages.queued = sent + dropped`, `pushes.targets = written + queued + dropped`.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) sockets_accepted: Counter,
+    pub(crate) pages_served: Counter,
+    pub(crate) connections_opened: Counter,
+    refusals: Tally<{ Refusal::NAMES.len() }>,
+    closes: Tally<{ CloseCause::NAMES.len() }>,
+
+    pub(crate) messages_received: Counter,
+    pub(crate) bytes_received: Counter,
+    /// Messages handed to a connection for sending.
+    pub(crate) messages_queued: Counter,
+    /// Of these, taken whole by the kernel.
+    pub(crate) messages_sent: Counter,
+    /// Of these, not taken whole before the connection ended.
+    pub(crate) messages_dropped: Counter,
+
+    pub(crate) callbacks_accepted: Counter,
+    pub(crate) callbacks_started: Counter,
+    pub(crate) callbacks_finished: Counter,
+    pub(crate) callbacks_cancelled: Counter,
+    pub(crate) replies_dropped: Counter,
+    failures: Tally<{ CallbackFailure::NAMES.len() }>,
+    pub(crate) validations_started: Counter,
+
+    pub(crate) pushes: Counter,
+    pub(crate) push_targets: Counter,
+    pub(crate) push_written: Counter,
+    pub(crate) push_queued: Counter,
+    pub(crate) push_dropped: Counter,
+
+    pub(crate) fifo_records: Counter,
+    record_refusals: Tally<{ RecordRefusal::NAMES.len() }>,
+}
+
+impl Counters {
+    pub(crate) fn refused(&self, refusal: Refusal) {
+        self.refusals.0[refusal as usize].increment();
+    }
+
+    pub(crate) fn closed(&self, cause: CloseCause) {
+        self.closes.0[cause as usize].increment();
+    }
+
+    pub(crate) fn callback_failed(&self, failure: CallbackFailure) {
+        self.failures.0[failure as usize].increment();
+    }
+
+    pub(crate) fn record_refused(&self, refusal: RecordRefusal) {
+        self.record_refusals.0[refusal as usize].increment();
+    }
+
+    /// Connections that ended.
+    pub(crate) fn connections_closed(&self) -> u64 {
+        self.closes.total()
+    }
+
+    pub(crate) fn callbacks_failed(&self) -> u64 {
+        self.failures.total()
+    }
+
+    pub(crate) fn records_refused(&self) -> u64 {
+        self.record_refusals.total()
+    }
+
+    /// The figures as they are shown by `GET /v1/status`.
+    pub(crate) fn to_json(&self) -> Map<String, Value> {
+        let value = json!({
+            "sockets": {
+                "accepted": self.sockets_accepted.get(),
+                "pages": self.pages_served.get(),
+                "refused": self.refusals.total(),
+                "refused_by": self.refusals.to_json(Refusal::NAMES),
+            },
+            "connections": {
+                "opened": self.connections_opened.get(),
+                "closed": self.connections_closed(),
+                "closed_by": self.closes.to_json(CloseCause::NAMES),
+            },
+            "messages": {
+                "received": self.messages_received.get(),
+                "received_bytes": self.bytes_received.get(),
+                "queued": self.messages_queued.get(),
+                "sent": self.messages_sent.get(),
+                "dropped": self.messages_dropped.get(),
+            },
+            "callbacks": {
+                "accepted": self.callbacks_accepted.get(),
+                "started": self.callbacks_started.get(),
+                "finished": self.callbacks_finished.get(),
+                "failed": self.callbacks_failed(),
+                "failed_by": self.failures.to_json(CallbackFailure::NAMES),
+                "cancelled": self.callbacks_cancelled.get(),
+                "replies_dropped": self.replies_dropped.get(),
+                "validations": self.validations_started.get(),
+            },
+            "pushes": {
+                "accepted": self.pushes.get(),
+                "targets": self.push_targets.get(),
+                "written": self.push_written.get(),
+                "queued": self.push_queued.get(),
+                "dropped": self.push_dropped.get(),
+            },
+            "fifo": {
+                "records": self.fifo_records.get(),
+                "refused": self.records_refused(),
+                "refused_by": self.record_refusals.to_json(RecordRefusal::NAMES),
+            },
+        });
+        match value {
+            Value::Object(map) => map,
+            _ => Map::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_are_sums_of_reasons() {
+        let counters = Counters::default();
+        counters.closed(CloseCause::Peer);
+        counters.closed(CloseCause::Drain);
+        counters.closed(CloseCause::Drain);
+        let json = counters.to_json();
+        assert_eq!(json["connections"]["closed"], 3);
+        assert_eq!(json["connections"]["closed_by"]["drain"], 2);
+    }
+}

@@ -1,0 +1,301 @@
+//! The control socket: HTTP/1.1 over a Unix socket, the door that answers.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{get, post};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::net::UnixStream;
+use tracing::warn;
+use ws_proto::{EncodedMessage, MessageKind};
+use ws_session::{ConnectionId, SessionId, Target, UserId};
+use ws_transport::{AcceptFailure, Listener};
+
+use crate::application::Source;
+use crate::core::uri::Uri;
+use crate::shared::Shared;
+
+/// Room for a message of `limits.max_message_size` in base64 and the JSON around it.
+const ENVELOPE_SIZE: usize = 64 * 1024;
+/// Between two attempts to accept when descriptors have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Answers requests until the task is dropped.
+pub(crate) async fn serve_control(listener: Listener, server: Arc<Shared>, ready: Arc<AtomicBool>) {
+    let max_body = server.config.limits().max_message_size.saturating_mul(4) / 3 + ENVELOPE_SIZE;
+    let router = Router::new()
+        .route("/v1/send", post(send))
+        .route("/v1/run", post(run))
+        .route("/v1/connections", get(connections))
+        .route("/v1/status", get(status))
+        .route("/live", get(|| async { "live\n" }))
+        .route("/ready", get(is_ready))
+        .fallback(|| async { ApiError::new(StatusCode::NOT_FOUND, "no such resource") })
+        .method_not_allowed_fallback(|| async {
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "not with this method")
+        })
+        .layer(DefaultBodyLimit::max(max_body))
+        .layer(middleware::from_fn(refuse_browsers))
+        .with_state(Api { server, ready });
+    // It accepts for ever, so there is no end to look at.
+    let _ = axum::serve(Accepts(listener), router).await;
+}
+
+/// The listener in the form that axum takes.
+struct Accepts(Listener);
+
+impl axum::serve::Listener for Accepts {
+    type Io = UnixStream;
+    type Addr = ();
+
+    async fn accept(&mut self) -> (UnixStream, ()) {
+        loop {
+            let stream = self.0.accept().await.and_then(|accepted| {
+                let socket: OwnedFd = accepted.socket.into();
+                UnixStream::from_std(socket.into())
+            });
+            match stream {
+                Ok(stream) => return (stream, ()),
+                Err(error) => {
+                    if AcceptFailure::of(&error) != AcceptFailure::Passing {
+                        warn!(%error, "the control socket cannot accept");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[derive(Clone)]
+struct Api {
+    server: Arc<Shared>,
+    ready: Arc<AtomicBool>,
+}
+
+/// An answer of 4xx or 5xx: `{"error": "..."}`.
+struct ApiError {
+    status: StatusCode,
+    text: String,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, text: impl Into<String>) -> Self {
+        Self {
+            status,
+            text: text.into(),
+        }
+    }
+
+    fn bad(text: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, text)
+    }
+
+    fn stopped() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "the server is going down")
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.status, Json(json!({ "error": self.text }))).into_response()
+    }
+}
+
+/// Whom a request is for: exactly one of its keys.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct To {
+    all: Option<bool>,
+    user: Option<String>,
+    session: Option<String>,
+    connection: Option<String>,
+}
+
+impl To {
+    fn target(self) -> Result<Target, ApiError> {
+        match self {
+            Self {
+                all: Some(true),
+                user: None,
+                session: None,
+                connection: None,
+            } => Ok(Target::All),
+            Self {
+                all: None,
+                user: Some(user),
+                session: None,
+                connection: None,
+            } => UserId::new(&user)
+                .map(Target::User)
+                .map_err(|error| ApiError::bad(format!("to.user: {error}"))),
+            Self {
+                all: None,
+                user: None,
+                session: Some(session),
+                connection: None,
+            } => session
+                .parse::<SessionId>()
+                .map(Target::Session)
+                .map_err(|error| ApiError::bad(format!("to.session: {error}"))),
+            Self {
+                all: None,
+                user: None,
+                session: None,
+                connection: Some(connection),
+            } => connection
+                .parse::<ConnectionId>()
+                .map(Target::Connection)
+                .map_err(|error| ApiError::bad(format!("to.connection: {error}"))),
+            _ => Err(ApiError::bad(
+                "to: exactly one of {\"all\": true}, {\"user\": U}, {\"session\": S}, {\"connection\": C}",
+            )),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SendRequest {
+    to: To,
+    text: Option<String>,
+    base64: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RunRequest {
+    to: To,
+    uri: String,
+    /// What the callback sees as `WS_SOURCE`: `api`, or `cli` from the command line.
+    #[serde(default)]
+    source: RunSource,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RunSource {
+    #[default]
+    Api,
+    Cli,
+}
+
+async fn send(State(api): State<Api>, body: Bytes) -> Result<Json<Value>, ApiError> {
+    let request: SendRequest = parse(&body)?;
+    let target = request.to.target()?;
+    let message = match (request.text, request.base64) {
+        (Some(text), None) => EncodedMessage::new(MessageKind::Text, text.as_bytes()),
+        (None, Some(base64)) => {
+            let payload = BASE64_STANDARD.decode(base64);
+            let payload = payload.map_err(|error| ApiError::bad(format!("base64: {error}")))?;
+            EncodedMessage::new(MessageKind::Binary, &payload)
+        }
+        _ => return Err(ApiError::bad("exactly one of text and base64")),
+    };
+    let max = api.server.config.limits().max_message_size;
+    if message.payload_len() > max {
+        let text = format!(
+            "the message has {} bytes, limits.max_message_size is {max}",
+            message.payload_len()
+        );
+        return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, text));
+    }
+    let receipt = api
+        .server
+        .hub
+        .push(&target, message)
+        .await
+        .map_err(|_| ApiError::stopped())?;
+    Ok(Json(json!(receipt)))
+}
+
+async fn run(State(api): State<Api>, body: Bytes) -> Result<Json<Value>, ApiError> {
+    let request: RunRequest = parse(&body)?;
+    let target = request.to.target()?;
+    if Uri::parse(request.uri.as_bytes()).is_none() {
+        return Err(ApiError::bad(
+            "uri: an absolute path of at most 8 KiB without control characters",
+        ));
+    }
+    if *api.server.draining.borrow() {
+        return Err(ApiError::stopped());
+    }
+    let source = match request.source {
+        RunSource::Api => Source::Api,
+        RunSource::Cli => Source::Cli,
+    };
+    let uri = Bytes::from(request.uri);
+    let receipt = api
+        .server
+        .hub
+        .run(&target, uri, source)
+        .await
+        .map_err(|_| ApiError::stopped())?;
+    Ok(Json(json!(receipt)))
+}
+
+async fn connections(State(api): State<Api>) -> Json<Value> {
+    let registry = api.server.hub.registry();
+    let connections: Vec<Value> = registry
+        .iter()
+        .filter_map(|(id, entry)| Some((id, registry.binding(*id)?, entry)))
+        .map(|(id, binding, entry)| {
+            let opened_at = entry
+                .opened_at
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
+            json!({
+                "id": id.to_string(),
+                "user": binding.user.as_str(),
+                "session": binding.session.to_string(),
+                "ip": entry.addr.map(|addr| addr.ip().to_string()),
+                "port": entry.addr.map(|addr| addr.port()),
+                "uri": entry.uri,
+                "fifo": entry.fifo.as_ref().map(|path| path.to_string_lossy()),
+                "opened_at": opened_at.as_secs_f64(),
+            })
+        })
+        .collect();
+    Json(json!({ "connections": connections }))
+}
+
+async fn status(State(api): State<Api>) -> Json<Value> {
+    Json(Value::Object(crate::status::status(&api.server)))
+}
+
+async fn is_ready(State(api): State<Api>) -> Result<&'static str, ApiError> {
+    if api.ready.load(Ordering::Relaxed) {
+        Ok("ready\n")
+    } else {
+        Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not ready"))
+    }
+}
+
+/// A page that a browser shows has no business here, whatever let it reach this socket.
+async fn refuse_browsers(request: Request, next: Next) -> Response {
+    if request.headers().contains_key(header::ORIGIN) {
+        return ApiError::new(StatusCode::FORBIDDEN, "not from a browser").into_response();
+    }
+    next.run(request).await
+}
+
+fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, ApiError> {
+    serde_json::from_slice(body).map_err(|error| ApiError::bad(error.to_string()))
+}

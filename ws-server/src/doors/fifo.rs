@@ -1,0 +1,220 @@
+//! FIFOs: a shell's way to push.
+
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, warn};
+use ws_ipc::{Fifo, FifoDirectory, Framing, Record, RecordDecoder};
+use ws_proto::{EncodedMessage, MessageKind};
+use ws_session::Target;
+
+use crate::application::{Question, Source};
+use crate::config::FifoFraming;
+use crate::connection::Connection;
+use crate::core::uri::Uri;
+use crate::counters::{Counters, RecordRefusal};
+use crate::shard::Shard;
+use crate::shared::Shared;
+
+/// Records written here are sent to every connection.
+pub(crate) const GLOBAL_FIFO: &str = "global_pipe.fifo";
+
+/// Bytes taken from a FIFO at a time: a pipe's default capacity.
+const READ_SIZE: usize = 64 * 1024;
+/// Bytes taken from a connection's FIFO at a time: there are thousands of these.
+const SMALL_READ_SIZE: usize = 4096;
+/// A record whose end has not come by then is dropped.
+const PARTIAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How soon a FIFO that vanished is tried again if it cannot be made anew.
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Sends every record of the global FIFO to everybody, one after another.
+pub(crate) async fn serve_global(server: Arc<Shared>, fifo: Fifo) {
+    let counters = &server.hub.counters;
+    let mut reader = Reader::new(fifo, &server, READ_SIZE);
+    while let Some(record) = reader.next(counters).await {
+        if std::str::from_utf8(&record).is_err() {
+            warn!(
+                fifo = GLOBAL_FIFO,
+                size = record.len(),
+                "a record is not UTF-8 and was not sent"
+            );
+            counters.record_refused(RecordRefusal::NotUtf8);
+            continue;
+        }
+        let message = EncodedMessage::new(MessageKind::Text, &record);
+        // A server that goes down accepts no pushes, and reads no more records.
+        let Ok(receipt) = server.hub.push(&Target::All, message).await else {
+            return;
+        };
+        debug!(fifo = GLOBAL_FIFO, ?receipt, "record sent");
+    }
+}
+
+/// Runs every record of a connection's FIFO through the application, as that connection's user.
+pub(crate) async fn serve_connection(shard: Rc<Shard>, connection: Rc<Connection>, fifo: Fifo) {
+    let server = &shard.server;
+    let counters = &server.hub.counters;
+    let mut reader = Reader::new(fifo, server, SMALL_READ_SIZE);
+    while let Some(record) = reader.next(counters).await {
+        if Uri::parse(&record).is_none() {
+            warn!(conn.id = %connection.id, size = record.len(), "a FIFO's record is not a URI and was not run");
+            counters.record_refused(RecordRefusal::NotUri);
+            continue;
+        }
+        let question = Question {
+            source: Source::Fifo,
+            kind: MessageKind::Text,
+            payload: record,
+        };
+        if connection.admit(counters, question).await.is_err() {
+            counters.record_refused(RecordRefusal::Ended);
+            return;
+        }
+    }
+}
+
+/// Tells the readers of FIFOs that something happened to the names of theirs.
+#[derive(Debug, Default)]
+pub(crate) struct FifoWatch(Mutex<HashMap<String, Arc<Notify>>>);
+
+impl FifoWatch {
+    /// Passes on what happens in the directory, for ever.
+    pub(crate) async fn run(&self, directory: &FifoDirectory) {
+        loop {
+            match directory.changed().await {
+                Ok(names) => names.iter().for_each(|name| self.tell(name)),
+                Err(error) => {
+                    warn!(%error, "the FIFO directory cannot be watched");
+                    tokio::time::sleep(RENEWAL_INTERVAL).await;
+                }
+            }
+        }
+    }
+
+    fn tell(&self, name: &str) {
+        if let Some(reader) = self.readers().get(name) {
+            reader.notify_one();
+        }
+    }
+
+    fn expect(&self, name: &str) -> Arc<Notify> {
+        Arc::clone(self.readers().entry(name.to_owned()).or_default())
+    }
+
+    fn forget(&self, name: &str) {
+        self.readers().remove(name);
+    }
+
+    fn readers(&self) -> MutexGuard<'_, HashMap<String, Arc<Notify>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The records of one FIFO.
+struct Reader {
+    fifo: Fifo,
+    decoder: RecordDecoder,
+    buffer: Box<[u8]>,
+    records: VecDeque<Bytes>,
+    changed: Arc<Notify>,
+    watch: Arc<FifoWatch>,
+    draining: watch::Receiver<bool>,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.watch.forget(self.fifo.name());
+    }
+}
+
+impl Reader {
+    fn new(fifo: Fifo, server: &Shared, read_size: usize) -> Self {
+        let config = server.config.fifo();
+        let framing = match &config.framing {
+            FifoFraming::Lines => Framing::Lines,
+            FifoFraming::Delimiter(delimiter) => Framing::Delimiter(delimiter.clone()),
+        };
+        Self {
+            decoder: RecordDecoder::new(framing, config.max_record),
+            buffer: vec![0; read_size].into_boxed_slice(),
+            records: VecDeque::new(),
+            changed: server.fifo_watch.expect(fifo.name()),
+            watch: Arc::clone(&server.fifo_watch),
+            draining: server.draining.clone(),
+            fifo,
+        }
+    }
+
+    /// The next whole record; `None` when the server goes down and everything that was read is
+    /// taken. What is refused is counted and passed over.
+    async fn next(&mut self, counters: &Counters) -> Option<Bytes> {
+        let mut draining = self.draining.clone();
+        loop {
+            if let Some(record) = self.records.pop_front() {
+                counters.fifo_records.increment();
+                return Some(record);
+            }
+            tokio::select! {
+                biased;
+                // What is still in the FIFO stays there; its end goes with the directory's owner.
+                _ = draining.wait_for(|draining| *draining) => return None,
+                () = self.fill(counters) => {}
+            }
+        }
+    }
+
+    async fn fill(&mut self, counters: &Counters) {
+        let partial_deadline = Instant::now() + PARTIAL_TIMEOUT;
+        let read = tokio::select! {
+            read = self.fifo.read(&mut self.buffer) => read,
+            () = self.changed.notified() => return self.renew().await,
+            () = sleep_until(partial_deadline), if self.decoder.has_partial() => {
+                if let Some(size) = self.decoder.expire() {
+                    warn!(fifo = %self.fifo.path().display(), size, "an unfinished record was dropped");
+                    counters.record_refused(RecordRefusal::Partial);
+                }
+                return;
+            }
+        };
+        match read {
+            Ok(read) => {
+                let records = &mut self.records;
+                let path = self.fifo.path();
+                self.decoder.feed(&self.buffer[..read], &mut |record| match record {
+                    Record::Whole(record) => records.push_back(Bytes::copy_from_slice(record)),
+                    Record::TooLong(size) => {
+                        warn!(fifo = %path.display(), size, "a record exceeds fifo.max_record and was dropped");
+                        counters.record_refused(RecordRefusal::TooLong);
+                    }
+                });
+            }
+            Err(error) => {
+                warn!(fifo = %self.fifo.path().display(), %error, "cannot read a FIFO");
+                tokio::time::sleep(RENEWAL_INTERVAL).await;
+            }
+        }
+    }
+
+    /// Makes a FIFO anew if it was removed or replaced.
+    async fn renew(&mut self) {
+        if self.fifo.is_intact() {
+            return;
+        }
+        match self.fifo.renew() {
+            Ok(()) => {
+                warn!(fifo = %self.fifo.path().display(), "a FIFO had vanished and was made anew")
+            }
+            Err(error) => {
+                warn!(%error, "a FIFO vanished and cannot be made anew");
+                tokio::time::sleep(RENEWAL_INTERVAL).await;
+                self.changed.notify_one();
+            }
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Why a server did not start or did not go on.
+
+use std::io;
+use std::path::PathBuf;
+
+use ws_ipc::FifoError;
+use ws_transport::BindError;
+
+/// Why [`run`](crate::run) ended with an error.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// A listener or the control socket cannot be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The FIFO directory, or the global FIFO in it, cannot be used.
+    #[error(transparent)]
+    Fifo(#[from] FifoError),
+    /// The directory of run-time state cannot be made.
+    #[error("cannot make the state directory {}: {source}", path.display())]
+    StateDir {
+        /// `server.state_dir`.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// `app.require_user` is set, the server runs as root, and no user is named to run as.
+    #[error("app.require_user is set, but app.user is not and the server runs as root")]
+    RequireUser,
+    /// The spawners or the fork server do not start.
+    #[error("cannot start the helper processes: {0}")]
+    Helpers(#[source] io::Error),
+    /// Threads, event queues or signal handlers are not to be had.
+    #[error("cannot set up the server: {0}")]
+    System(#[source] io::Error),
+}
+
+/// What kind of problem a [`ServeError`] is: what a program's exit code tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServeErrorKind {
+    /// A socket, FIFO or directory cannot be created; also: the port is taken.
+    CannotCreate,
+    /// The configuration asks for something that is not so.
+    Configuration,
+    /// The user of the server may not do this.
+    NotPermitted,
+    /// Anything else that failed at run time.
+    Failure,
+}
+
+impl ServeError {
+    /// Tells what kind of problem it is.
+    pub fn kind(&self) -> ServeErrorKind {
+        let of_io = |error: &io::Error, otherwise| match error.kind() {
+            io::ErrorKind::PermissionDenied => ServeErrorKind::NotPermitted,
+            _ => otherwise,
+        };
+        match self {
+            Self::Bind(BindError::Resolve { .. }) => ServeErrorKind::Configuration,
+            Self::Bind(BindError::Listen { error, .. }) => {
+                of_io(error, ServeErrorKind::CannotCreate)
+            }
+            Self::Bind(_) | Self::Fifo(_) => ServeErrorKind::CannotCreate,
+            Self::StateDir { source, .. } => of_io(source, ServeErrorKind::CannotCreate),
+            Self::RequireUser => ServeErrorKind::Configuration,
+            Self::Helpers(_) | Self::System(_) => ServeErrorKind::Failure,
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Who is connected, and the way of a push to them.
+//!
+//! The hub knows users, sessions and connections and which worker thread owns each connection. A
+//! push takes its targets and its place in every worker's queue under one lock, so that all
+//! receivers see two pushes in the same order; the workers write it to their own connections.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use ws_proto::EncodedMessage;
+use ws_session::{Binding, ConnectionId, ConnectionIds, Registry, Sessions, Target};
+
+use crate::application::Source;
+use crate::core::pace::Pace;
+use crate::counters::Counters;
+use crate::shard::Command;
+
+/// Pushes, and apart from them runs, that may be under way at once; publishers beyond it wait.
+const MAX_UNDER_WAY: usize = 1024;
+/// Connections closed in a second while draining.
+const DRAIN_RATE: u32 = 1000;
+
+/// What the hub keeps of each connection, for those who ask.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    /// The worker thread that owns it.
+    pub(crate) shard: usize,
+    pub(crate) addr: Option<std::net::SocketAddr>,
+    pub(crate) uri: Box<str>,
+    pub(crate) fifo: Option<Box<std::path::Path>>,
+    pub(crate) opened_at: SystemTime,
+}
+
+/// How far a push got with the connections it was meant for.
+///
+/// `connections` is the sum of the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Receipt {
+    pub(crate) connections: u64,
+    /// Taken whole by the kernel.
+    pub(crate) written: u64,
+    /// Waits behind what the peer has not read yet.
+    pub(crate) queued: u64,
+    /// Not accepted: the queue was full (that connection is closed) or the connection ended.
+    pub(crate) dropped: u64,
+}
+
+impl Receipt {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.connections += other.connections;
+        self.written += other.written;
+        self.queued += other.queued;
+        self.dropped += other.dropped;
+    }
+}
+
+/// Which of a worker's connections a command is for.
+#[derive(Clone, Debug)]
+pub(crate) enum Recipients {
+    All,
+    Some(Vec<ConnectionId>),
+}
+
+/// The server is going down; nothing is accepted any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stopped;
+
+#[derive(Debug)]
+pub(crate) struct Hub {
+    registry: Mutex<Registry<Entry>>,
+    sessions: Mutex<Sessions>,
+    ids: Mutex<ConnectionIds>,
+    shards: Box<[mpsc::UnboundedSender<Command>]>,
+    /// Bounds the workers' queues: a publisher holds a permit until every worker has answered.
+    pushes: Semaphore,
+    /// The same for runs, apart from pushes because a run waits for a full queue.
+    runs: Semaphore,
+    drain_pace: Mutex<Pace>,
+    pub(crate) counters: Counters,
+}
+
+impl Hub {
+    pub(crate) fn new(
+        shards: Box<[mpsc::UnboundedSender<Command>]>,
+        sessions: Sessions,
+        seed: u64,
+    ) -> Self {
+        Self {
+            registry: Mutex::new(Registry::new()),
+            sessions: Mutex::new(sessions),
+            ids: Mutex::new(ConnectionIds::new(seed)),
+            shards,
+            pushes: Semaphore::new(MAX_UNDER_WAY),
+            runs: Semaphore::new(MAX_UNDER_WAY),
+            drain_pace: Mutex::new(Pace::per_second(DRAIN_RATE)),
+            counters: Counters::default(),
+        }
+    }
+
+    pub(crate) fn next_id(&self) -> ConnectionId {
+        self.ids
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .next_id()
+    }
+
+    pub(crate) fn registry(&self) -> MutexGuard<'_, Registry<Entry>> {
+        // The registry is consistent between its calls, so a panic elsewhere does not spoil it.
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a connection known: from here on it is reached by pushes.
+    pub(crate) fn insert(&self, id: ConnectionId, binding: Binding, entry: Entry) {
+        self.sessions().hold(binding.session);
+        let inserted = self.registry().insert_unique(id, binding, entry);
+        debug_assert!(inserted.is_ok(), "connection ids are never repeated");
+        self.counters.connections_opened.increment();
+    }
+
+    /// Forgets a connection.
+    pub(crate) fn remove(&self, id: ConnectionId) {
+        let removed = self.registry().remove(id);
+        if let Some((binding, _)) = removed {
+            self.sessions().release(binding.session, Instant::now());
+        }
+    }
+
+    /// When the caller, a connection with nothing left to do, may close while draining.
+    pub(crate) fn drain_turn(&self, now: Instant) -> Instant {
+        let mut pace = self
+            .drain_pace
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        pace.turn(now)
+    }
+
+    /// Hands a socket to the worker with the given index.
+    pub(crate) fn command(&self, shard: usize, command: Command) -> Result<(), Stopped> {
+        self.shards[shard].send(command).map_err(|_| Stopped)
+    }
+
+    /// Tells every worker the same.
+    pub(crate) fn command_all(&self, command: impl Fn() -> Command) {
+        for shard in &self.shards {
+            // A worker that is gone has nothing left to be told.
+            let _ = shard.send(command());
+        }
+    }
+
+    pub(crate) fn shard_count(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Sends one message to every connection of a target; encoded once.
+    pub(crate) async fn push(
+        &self,
+        target: &Target,
+        message: EncodedMessage,
+    ) -> Result<Receipt, Stopped> {
+        self.counters.pushes.increment();
+        let receipt = self
+            .dispatch(&self.pushes, target, |recipients, receipt| Command::Push {
+                recipients,
+                message: message.clone(),
+                receipt,
+            })
+            .await?;
+        let counters = &self.counters;
+        counters.push_targets.add(receipt.connections);
+        counters.push_written.add(receipt.written);
+        counters.push_queued.add(receipt.queued);
+        counters.push_dropped.add(receipt.dropped);
+        Ok(receipt)
+    }
+
+    /// Runs the application once for every connection of a target.
+    ///
+    /// It waits where a connection's queue is full. `queued` counts the runs that were accepted.
+    pub(crate) async fn run(
+        &self,
+        target: &Target,
+        uri: Bytes,
+        source: Source,
+    ) -> Result<Receipt, Stopped> {
+        self.dispatch(&self.runs, target, |recipients, receipt| Command::Run {
+            recipients,
+            uri: uri.clone(),
+            source,
+            receipt,
+        })
+        .await
+    }
+
+    async fn dispatch(
+        &self,
+        under_way: &Semaphore,
+        target: &Target,
+        command: impl Fn(Recipients, oneshot::Sender<Receipt>) -> Command,
+    ) -> Result<Receipt, Stopped> {
+        let _permit = under_way.acquire().await.map_err(|_| Stopped)?;
+        let mut answers = Vec::with_capacity(self.shards.len());
+        {
+            // Held over the sends: two pushes take the same order in every worker's queue.
+            let registry = self.registry();
+            for (shard, recipients) in recipients_by_shard(&registry, target, self.shards.len()) {
+                let (sender, answer) = oneshot::channel();
+                self.command(shard, command(recipients, sender))?;
+                answers.push(answer);
+            }
+        }
+        let mut receipt = Receipt::default();
+        for answer in answers {
+            receipt.add(answer.await.map_err(|_| Stopped)?);
+        }
+        Ok(receipt)
+    }
+}
+
+fn recipients_by_shard(
+    registry: &Registry<Entry>,
+    target: &Target,
+    shard_count: usize,
+) -> Vec<(usize, Recipients)> {
+    if matches!(target, Target::All) {
+        return (0..shard_count)
+            .map(|shard| (shard, Recipients::All))
+            .collect();
+    }
+    let mut by_shard = vec![Vec::new(); shard_count];
+    for (id, entry) in registry.select(target) {
+        by_shard[entry.shard].push(*id);
+    }
+    let occupied = by_shard
+        .into_iter()
+        .enumerate()
+        .filter(|(_, ids)| !ids.is_empty());
+    occupied
+        .map(|(shard, ids)| (shard, Recipients::Some(ids)))
+        .collect()
+}

@@ -1,0 +1,507 @@
+//! The opening handshake: who is there, may it come in, and who is it.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::time::{timeout, timeout_at};
+use tracing::{Span, debug, info, info_span, warn};
+use ws_ipc::{EnvironmentError, Fifo, FifoError, encode_name};
+use ws_proto::handshake::{HeadLimits, HeadReader, Rejection, RequestHead, Upgrade, response};
+use ws_session::{Binding, ConnectionId, SessionId, SessionToken, UserId};
+use ws_transport::{Accepted, LocalAddr, PeerAddr, Stream};
+
+use crate::connection::Connection;
+use crate::core::answer::{Identity, Verdict};
+use crate::core::cookie;
+use crate::core::origin::{Provenance, is_allowed, is_loopback_host};
+use crate::counters::Refusal;
+use crate::doors;
+use crate::hub::Entry;
+use crate::shard::Shard;
+use crate::visitor::{Arrival, Visitor};
+
+/// How long a refused peer may take to close its side, so that no reset overtakes the refusal.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// What a visitor who is turned away for want of room is told to wait, in seconds.
+const RETRY_AFTER: &str = "1";
+
+/// A handshake that does not become a connection.
+struct Refused {
+    refusal: Refusal,
+    /// The whole HTTP response; empty if nobody is there to read it.
+    response: Vec<u8>,
+    cause: String,
+}
+
+/// A handshake that does.
+struct Admitted {
+    visitor: Visitor,
+    user: UserId,
+    session: SessionId,
+    fifo: Option<Fifo>,
+    response: Vec<u8>,
+}
+
+/// What a socket turned out to want.
+enum Wish {
+    Page(Vec<u8>),
+    Connect(Box<Admitted>),
+}
+
+/// Serves a socket from its acceptance to its end.
+pub(crate) async fn serve(shard: Rc<Shard>, socket: Accepted, accepted_at: Instant) {
+    let peer = peer_socket_addr(socket.peer);
+    let local = local_socket_addr(&socket.local);
+    let id = shard.server.hub.next_id();
+    let counters = &shard.server.hub.counters;
+    let stream = match socket.socket.register() {
+        Ok(stream) => stream,
+        Err(error) => {
+            warn!(%error, "cannot register an accepted socket");
+            return counters.refused(Refusal::Internal);
+        }
+    };
+    let opening = Opening {
+        shard: &shard,
+        stream: &stream,
+        id,
+        peer,
+        local,
+    };
+    match opening.run(accepted_at).await {
+        Ok(Wish::Page(page)) => {
+            counters.pages_served.increment();
+            answer_and_close(&stream, &page).await;
+        }
+        Ok(Wish::Connect(admitted)) => connect(shard, stream, *admitted, peer).await,
+        Err(refused) => {
+            counters.refused(refused.refusal);
+            debug!(
+                conn.id = %id, peer.addr = peer.map(tracing::field::display),
+                reason = refused.refusal.as_str(), cause = refused.cause, "opening handshake refused"
+            );
+            answer_and_close(&stream, &refused.response).await;
+        }
+    }
+}
+
+async fn connect(shard: Rc<Shard>, stream: Stream, admitted: Admitted, peer: Option<SocketAddr>) {
+    let Admitted {
+        visitor,
+        user,
+        session,
+        fifo,
+        response,
+    } = admitted;
+    let id = visitor.connection;
+    let span = connection_span(id, peer, &session, &user);
+    info!(parent: &span, uri = &*visitor.target, "connection opened");
+    let entry = Entry {
+        shard: shard.index,
+        addr: peer,
+        uri: (&*visitor.target).into(),
+        fifo: fifo.as_ref().map(|fifo| fifo.path().into()),
+        opened_at: SystemTime::now(),
+    };
+    let now = Instant::now();
+    let connection = Rc::new(Connection::new(
+        &shard, stream, visitor, response, span, now,
+    ));
+    // The 101 is queued already, so a push that comes from here on stands behind it.
+    shard.insert(Rc::clone(&connection));
+    shard
+        .server
+        .hub
+        .insert(id, Binding { user, session }, entry);
+    if let Some(fifo) = fifo {
+        let door = shard.spawn(doors::serve_connection(
+            Rc::clone(&shard),
+            Rc::clone(&connection),
+            fifo,
+        ));
+        connection.set_door(door);
+    }
+    connection.drive(&shard).await;
+}
+
+fn connection_span(
+    id: ConnectionId,
+    peer: Option<SocketAddr>,
+    session: &SessionId,
+    user: &UserId,
+) -> Span {
+    info_span!(
+        "connection",
+        conn.id = %id, peer.addr = peer.map(tracing::field::display),
+        session.id = %session, user.id = %user
+    )
+}
+
+/// One opening handshake under way.
+struct Opening<'a> {
+    shard: &'a Rc<Shard>,
+    stream: &'a Stream,
+    id: ConnectionId,
+    peer: Option<SocketAddr>,
+    local: Option<SocketAddr>,
+}
+
+impl Opening<'_> {
+    async fn run(&self, accepted_at: Instant) -> Result<Wish, Refused> {
+        let server = &self.shard.server;
+        let deadline = accepted_at + server.config.limits().handshake_timeout;
+        let head = match timeout_at(deadline.into(), self.read_head()).await {
+            Ok(head) => head?,
+            Err(_) => {
+                return Err(refused(
+                    Refusal::Timeout,
+                    408,
+                    "the request head was not complete in time",
+                ));
+            }
+        };
+        let host = head.header("Host").unwrap_or_default();
+        if server.config.is_local_only() && !is_loopback_host(host) {
+            return Err(refused(Refusal::Host, 421, "only localhost is served here"));
+        }
+        if let Some(page) = server.page.as_ref().and_then(|page| page.answer(&head)) {
+            return Ok(Wish::Page(page));
+        }
+        let upgrade = Upgrade::new(&head)?;
+        if self.shard.is_draining() {
+            return Err(busy(Refusal::Draining, "the server is going down"));
+        }
+        if server.hub.registry().count() >= server.config.limits().max_connections.get() {
+            return Err(busy(
+                Refusal::MaxConnections,
+                "limits.max_connections is reached",
+            ));
+        }
+        self.check_origin(&head)?;
+        let admitted = self.identify(&head, &upgrade).await?;
+        Ok(Wish::Connect(Box::new(admitted)))
+    }
+
+    async fn read_head(&self) -> Result<RequestHead, Refused> {
+        let mut reader = HeadReader::new(HeadLimits::default());
+        loop {
+            self.stream.readable().await.map_err(gone)?;
+            let mut scratch = self.shard.scratch.borrow_mut();
+            let read = match self.stream.try_read(&mut scratch.read) {
+                Ok(0) => return Err(gone(io::ErrorKind::UnexpectedEof.into())),
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => return Err(gone(error)),
+            };
+            if let Some(head) = reader.read(&scratch.read[..read])? {
+                return Ok(head);
+            }
+        }
+    }
+
+    /// The headers of a proxy count for this one purpose if it is on this host: a page can set
+    /// neither of them.
+    fn check_origin(&self, head: &RequestHead) -> Result<(), Refused> {
+        if head.header_count("Origin") > 1 {
+            return Err(refused(Refusal::Malformed, 400, "two Origin headers"));
+        }
+        let is_local_peer = self.peer.is_none_or(|peer| peer.ip().is_loopback());
+        let forwarded = |name| is_local_peer.then(|| head.header(name)).flatten();
+        let provenance = Provenance {
+            origin: head.header("Origin"),
+            host: forwarded("X-Forwarded-Host")
+                .or_else(|| head.header("Host"))
+                .unwrap_or_default(),
+            scheme: forwarded("X-Forwarded-Proto"),
+        };
+        if is_allowed(self.shard.server.config.origin(), provenance) {
+            return Ok(());
+        }
+        let mut refused = refused(Refusal::Origin, 403, "this origin may not connect");
+        refused.cause = format!(
+            "origin {:?} is not in origin.allow",
+            provenance.origin.unwrap_or("(missing)")
+        );
+        Err(refused)
+    }
+
+    /// Finds the session, asks the validation callback who it is, and makes the FIFO.
+    async fn identify(&self, head: &RequestHead, upgrade: &Upgrade) -> Result<Admitted, Refused> {
+        let server = &self.shard.server;
+        let identity = server.config.identity();
+        if identity.require_cookie && head.header("Cookie").is_none() {
+            return Err(refused(Refusal::Cookie, 401, "a cookie is required"));
+        }
+        let cookies = head
+            .iter()
+            .filter(|(name, _)| name.eq_ignore_ascii_case("Cookie"));
+        let cookies = cookies.filter_map(|(_, value)| std::str::from_utf8(value).ok());
+        let token = cookie::session_token(cookies, &identity.cookie);
+        let (session, issued) = self.resume(token.as_ref())?;
+        let result = self.admit(head, upgrade, &session, issued.as_ref()).await;
+        if result.is_err() && issued.is_some() {
+            // Nobody will come back with a token that was never handed out.
+            server.hub.sessions().remove(session);
+        }
+        result
+    }
+
+    fn resume(
+        &self,
+        token: Option<&SessionToken>,
+    ) -> Result<(SessionId, Option<SessionToken>), Refused> {
+        let mut fresh = [0; 32];
+        getrandom::fill(&mut fresh).map_err(|error| internal(&error))?;
+        let ip = self.peer.map(|peer| peer.ip());
+        let resumed = self
+            .shard
+            .server
+            .hub
+            .sessions()
+            .resume(token, ip, Instant::now(), fresh);
+        Ok((resumed.id, resumed.issued))
+    }
+
+    async fn admit(
+        &self,
+        head: &RequestHead,
+        upgrade: &Upgrade,
+        session: &SessionId,
+        issued: Option<&SessionToken>,
+    ) -> Result<Admitted, Refused> {
+        let server = &self.shard.server;
+        let global_fifo = server
+            .fifos
+            .as_ref()
+            .map(|fifos| fifos.path().join(doors::GLOBAL_FIFO));
+        let global_fifo = global_fifo.as_ref().map(|path| path.to_string_lossy());
+        let arrival = Arrival {
+            head,
+            connection: self.id,
+            session,
+            peer: self.peer,
+            local: self.local,
+            tls: false,
+            control_socket: &server.control_socket.to_string_lossy(),
+            global_fifo: global_fifo.as_deref(),
+        };
+        let mut visitor = Visitor::new(&arrival)?;
+        let Identity { user, cookies } = match &server.validation {
+            Some(_) => self.validate(&visitor).await?,
+            None => Identity {
+                user: UserId::new(&session.to_string()).map_err(|error| internal(&error))?,
+                cookies: Vec::new(),
+            },
+        };
+        let fifo = self.make_fifo(&user)?;
+        let fifo_path = fifo
+            .as_ref()
+            .map(|fifo| fifo.path().to_string_lossy().into_owned());
+        visitor.identify(&user, fifo_path.as_deref())?;
+        let own_cookie =
+            issued.map(|token| cookie::set_cookie(&server.config.identity().cookie, token, false));
+        let set_cookies: Vec<(&str, &str)> = own_cookie
+            .iter()
+            .chain(&cookies)
+            .map(|value| ("Set-Cookie", value.as_str()))
+            .collect();
+        let response = upgrade
+            .accept(None, &set_cookies)
+            .map_err(|error| internal(&error))?;
+        Ok(Admitted {
+            visitor,
+            user,
+            session: *session,
+            fifo,
+            response,
+        })
+    }
+
+    /// Asks the validation callback, unless the peer leaves or speaks before it is answered.
+    async fn validate(&self, visitor: &Visitor) -> Result<Identity, Refused> {
+        let server = &self.shard.server;
+        let Some(validation) = &server.validation else {
+            return Err(refused(Refusal::Internal, 503, "no validation"));
+        };
+        server.hub.counters.validations_started.increment();
+        let verdict = tokio::select! {
+            verdict = validation.judge(visitor) => verdict,
+            early = self.early_data() => return Err(early),
+        };
+        match verdict {
+            Verdict::Accepted(identity) => Ok(identity),
+            Verdict::Refused { status, cause } => {
+                let refusal = match status {
+                    401 | 403 => Refusal::Validation,
+                    _ => Refusal::ValidationFailed,
+                };
+                if refusal == Refusal::ValidationFailed {
+                    warn!(conn.id = %self.id, cause, "validation failed");
+                }
+                let text = match status {
+                    401 => "not recognised",
+                    403 => "not permitted",
+                    _ => "the visitor could not be validated",
+                };
+                let mut refused = refused(refusal, status, text);
+                refused.cause = cause;
+                Err(refused)
+            }
+        }
+    }
+
+    /// Resolves when the peer leaves, or sends what it may not send before the 101.
+    async fn early_data(&self) -> Refused {
+        loop {
+            if let Err(error) = self.stream.readable().await {
+                return gone(error);
+            }
+            match self.stream.try_read(&mut [0; 1]) {
+                Ok(0) => return gone(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => return Rejection::EarlyData.into(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return gone(error),
+            }
+        }
+    }
+
+    /// Makes the connection's FIFO: named by user, address and port, or by the connection id where
+    /// there is no port or the name is taken.
+    fn make_fifo(&self, user: &UserId) -> Result<Option<Fifo>, Refused> {
+        let server = &self.shard.server;
+        let Some(fifos) = server
+            .fifos
+            .as_ref()
+            .filter(|_| server.config.fifo().user_fifos)
+        else {
+            return Ok(None);
+        };
+        let user = encode_name(user.as_str());
+        let ip = self
+            .peer
+            .map_or_else(|| "local".to_owned(), |peer| fifo_ip(peer.ip()));
+        let by_id = format!("{user}:{ip}:{}.fifo", self.id);
+        let made = match self.peer {
+            Some(peer) => match fifos.create(&format!("{user}:{ip}:{}.fifo", peer.port())) {
+                Err(FifoError::Exists { .. }) => fifos.create(&by_id),
+                made => made,
+            },
+            None => fifos.create(&by_id),
+        };
+        made.map(Some).map_err(|error| {
+            warn!(conn.id = %self.id, %error, "cannot make the connection's FIFO");
+            internal(&error)
+        })
+    }
+}
+
+fn peer_socket_addr(addr: PeerAddr) -> Option<SocketAddr> {
+    match addr {
+        PeerAddr::Tcp(addr) => Some(addr),
+        PeerAddr::Unix => None,
+    }
+}
+
+fn local_socket_addr(addr: &LocalAddr) -> Option<SocketAddr> {
+    match addr {
+        LocalAddr::Tcp(addr) => Some(*addr),
+        LocalAddr::Unix(_) => None,
+    }
+}
+
+/// An address as it stands in a FIFO's name; v6 in brackets, so that the port stays apart.
+fn fifo_ip(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    }
+}
+
+/// Writes a whole response, shuts our side down and waits for the peer's.
+async fn answer_and_close(stream: &Stream, mut response: &[u8]) {
+    if response.is_empty() {
+        return;
+    }
+    let answer = async {
+        while !response.is_empty() {
+            stream.writable().await?;
+            match stream.try_write(response) {
+                Ok(written) => response = &response[written..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        stream.shutdown_write()?;
+        let mut discarded = [0; 1024];
+        loop {
+            stream.readable().await?;
+            match stream.try_read(&mut discarded) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    // The peer is refused already; whether it heard so is its own affair.
+    let _ = timeout(REFUSAL_TIMEOUT, answer).await;
+}
+
+fn refused(refusal: Refusal, status: u16, text: &str) -> Refused {
+    Refused {
+        refusal,
+        response: response(status, &[], text),
+        cause: text.to_owned(),
+    }
+}
+
+fn busy(refusal: Refusal, text: &str) -> Refused {
+    Refused {
+        refusal,
+        response: response(503, &[("Retry-After", RETRY_AFTER)], text),
+        cause: text.to_owned(),
+    }
+}
+
+/// The cause goes to the log, not to the peer.
+fn internal(error: &dyn std::fmt::Display) -> Refused {
+    let mut refused = refused(Refusal::Internal, 503, "not possible now");
+    refused.cause = error.to_string();
+    refused
+}
+
+fn gone(error: io::Error) -> Refused {
+    Refused {
+        refusal: Refusal::Gone,
+        response: Vec::new(),
+        cause: error.to_string(),
+    }
+}
+
+impl From<Rejection> for Refused {
+    fn from(rejection: Rejection) -> Self {
+        Self {
+            refusal: Refusal::Malformed,
+            response: rejection.response(),
+            cause: rejection.to_string(),
+        }
+    }
+}
+
+impl From<EnvironmentError> for Refused {
+    fn from(error: EnvironmentError) -> Self {
+        let status = match error {
+            EnvironmentError::TooLarge { .. } | EnvironmentError::TooMany { .. } => 431,
+            _ => 400,
+        };
+        let mut refused = refused(
+            Refusal::Malformed,
+            status,
+            "the request headers cannot be passed on",
+        );
+        refused.cause = error.to_string();
+        refused
+    }
+}

@@ -1,0 +1,328 @@
+//! A worker thread and the connections it owns.
+//!
+//! Each worker has a runtime of its own and shares nothing but the hub with the others: what
+//! belongs to a connection is touched by one thread only, so there are no locks around it, and a
+//! push to many is written by each thread straight to the sockets of its own.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::LocalSet;
+use tokio::time::timeout;
+use ws_proto::EncodedMessage;
+use ws_session::ConnectionId;
+use ws_transport::Accepted;
+
+use crate::application::{Question, Source};
+use crate::connection::Connection;
+use crate::hub::{Receipt, Recipients};
+use crate::opening;
+use crate::shared::Shared;
+
+/// Bytes taken from a socket at a time: one buffer of this size for each worker, none for an idle
+/// connection.
+const READ_BUFFER_SIZE: usize = 64 * 1024;
+/// How long a worker that must stop at once waits for its tasks to notice.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What a worker is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Serve this socket.
+    Adopt {
+        socket: Accepted,
+        accepted_at: Instant,
+    },
+    /// Write a message to some of your connections.
+    Push {
+        recipients: Recipients,
+        message: EncodedMessage,
+        receipt: oneshot::Sender<Receipt>,
+    },
+    /// Run the application for some of your connections.
+    Run {
+        recipients: Recipients,
+        uri: Bytes,
+        source: Source,
+        receipt: oneshot::Sender<Receipt>,
+    },
+    /// Accept nothing more, close each connection when its work is done, then end.
+    Drain,
+    /// End at once.
+    Stop,
+}
+
+/// Buffers that a worker uses for one connection after another.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    pub(crate) read: Box<[u8]>,
+    pub(crate) write: Frames,
+}
+
+/// Encoded frames that leave in one write.
+#[derive(Debug, Default)]
+pub(crate) struct Frames {
+    pub(crate) bytes: Vec<u8>,
+    /// Where each ends, and whether it is a message rather than a control frame.
+    pub(crate) ends: Vec<(usize, bool)>,
+}
+
+impl Frames {
+    /// Notes the end of the frame that was just appended.
+    pub(crate) fn end(&mut self, is_message: bool) {
+        self.ends.push((self.bytes.len(), is_message));
+    }
+}
+
+/// The state of one worker thread.
+#[derive(Debug)]
+pub(crate) struct Shard {
+    pub(crate) index: usize,
+    pub(crate) server: Arc<Shared>,
+    pub(crate) scratch: RefCell<Scratch>,
+    connections: RefCell<HashMap<ConnectionId, Rc<Connection>>>,
+    draining: Cell<bool>,
+    /// Tasks that must end before the worker may.
+    tasks: Cell<usize>,
+    all_ended: Notify,
+}
+
+/// Starts a worker thread. It drops `alive` when it has ended.
+///
+/// # Errors
+///
+/// If the system gives no thread or no event queue.
+pub(crate) fn start(
+    index: usize,
+    server: Arc<Shared>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    alive: mpsc::Sender<()>,
+) -> io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    std::thread::Builder::new()
+        .name(format!("ws-worker-{index}"))
+        .spawn(move || {
+            let shard = Rc::new(Shard::new(index, server));
+            let tasks = LocalSet::new();
+            tasks.block_on(&runtime, shard.serve(commands));
+            drop(tasks);
+            drop(alive);
+        })
+}
+
+impl Shard {
+    fn new(index: usize, server: Arc<Shared>) -> Self {
+        Self {
+            index,
+            server,
+            scratch: RefCell::new(Scratch {
+                read: vec![0; READ_BUFFER_SIZE].into_boxed_slice(),
+                write: Frames::default(),
+            }),
+            connections: RefCell::default(),
+            draining: Cell::new(false),
+            tasks: Cell::new(0),
+            all_ended: Notify::new(),
+        }
+    }
+
+    /// Whether nothing new is accepted any more.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    pub(crate) fn insert(&self, connection: Rc<Connection>) {
+        self.connections
+            .borrow_mut()
+            .insert(connection.id, connection);
+    }
+
+    pub(crate) fn remove(&self, id: ConnectionId) {
+        self.connections.borrow_mut().remove(&id);
+    }
+
+    /// Runs a task that the worker waits for before it ends.
+    pub(crate) fn spawn(
+        self: &Rc<Self>,
+        task: impl Future<Output = ()> + 'static,
+    ) -> tokio::task::AbortHandle {
+        self.tasks.set(self.tasks.get() + 1);
+        let guard = TaskGuard(Rc::clone(self));
+        let handle = tokio::task::spawn_local(async move {
+            let _guard = guard;
+            task.await;
+        });
+        handle.abort_handle()
+    }
+
+    async fn serve(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
+        loop {
+            if self.draining.get() && self.tasks.get() == 0 {
+                return;
+            }
+            let command = tokio::select! {
+                command = commands.recv() => command,
+                () = self.all_ended.notified() => continue,
+            };
+            match command {
+                Some(Command::Adopt {
+                    socket,
+                    accepted_at,
+                }) => {
+                    let shard = Rc::clone(&self);
+                    self.spawn(opening::serve(shard, socket, accepted_at));
+                }
+                Some(Command::Push {
+                    recipients,
+                    message,
+                    receipt,
+                }) => {
+                    // The publisher may have given up; the message is delivered all the same.
+                    let _ = receipt.send(self.push(&recipients, &message));
+                }
+                Some(Command::Run {
+                    recipients,
+                    uri,
+                    source,
+                    receipt,
+                }) => {
+                    self.run(&recipients, &uri, source, receipt);
+                }
+                Some(Command::Drain) => {
+                    self.draining.set(true);
+                    for connection in self.select(&Recipients::All) {
+                        connection.drain();
+                    }
+                }
+                Some(Command::Stop) | None => break,
+            }
+        }
+        self.stop().await;
+    }
+
+    async fn stop(&self) {
+        self.draining.set(true);
+        for connection in self.select(&Recipients::All) {
+            connection.stop();
+        }
+        let all_ended = async {
+            while self.tasks.get() > 0 {
+                self.all_ended.notified().await;
+            }
+        };
+        // What has not ended by then is dropped with the task set, which cancels it.
+        let _ = timeout(STOP_TIMEOUT, all_ended).await;
+    }
+
+    fn push(&self, recipients: &Recipients, message: &EncodedMessage) -> Receipt {
+        let mut receipt = match recipients {
+            Recipients::All => Receipt::default(),
+            Recipients::Some(ids) => self.missing(ids),
+        };
+        for connection in self.select(recipients) {
+            receipt.add(connection.push(&self.server.hub.counters, message));
+        }
+        receipt
+    }
+
+    fn run(
+        self: &Rc<Self>,
+        recipients: &Recipients,
+        uri: &Bytes,
+        source: Source,
+        receipt: oneshot::Sender<Receipt>,
+    ) {
+        let missing = match recipients {
+            Recipients::All => Receipt::default(),
+            Recipients::Some(ids) => self.missing(ids),
+        };
+        let answer = Rc::new(RunAnswer {
+            receipt: Cell::new(missing),
+            sender: Cell::new(Some(receipt)),
+        });
+        let question = Question {
+            source,
+            kind: ws_proto::MessageKind::Text,
+            payload: uri.clone(),
+        };
+        // One full queue does not hold up the other connections.
+        for connection in self.select(recipients) {
+            let (shard, answer, question) = (Rc::clone(self), Rc::clone(&answer), question.clone());
+            self.spawn(async move {
+                let admitted = connection
+                    .admit(&shard.server.hub.counters, question)
+                    .await
+                    .is_ok();
+                let mut receipt = answer.receipt.get();
+                receipt.add(Receipt {
+                    connections: 1,
+                    queued: admitted.into(),
+                    dropped: (!admitted).into(),
+                    written: 0,
+                });
+                answer.receipt.set(receipt);
+            });
+        }
+    }
+
+    fn select(&self, recipients: &Recipients) -> Vec<Rc<Connection>> {
+        let connections = self.connections.borrow();
+        match recipients {
+            Recipients::All => connections.values().cloned().collect(),
+            Recipients::Some(ids) => ids
+                .iter()
+                .filter_map(|id| connections.get(id).cloned())
+                .collect(),
+        }
+    }
+
+    /// Connections that were live when the push was accepted and have ended since.
+    fn missing(&self, ids: &[ConnectionId]) -> Receipt {
+        let connections = self.connections.borrow();
+        let missing = ids
+            .iter()
+            .filter(|id| !connections.contains_key(id))
+            .count() as u64;
+        Receipt {
+            connections: missing,
+            dropped: missing,
+            ..Receipt::default()
+        }
+    }
+}
+
+/// The answer to a run for several connections: given when the last of them has been asked.
+struct RunAnswer {
+    receipt: Cell<Receipt>,
+    sender: Cell<Option<oneshot::Sender<Receipt>>>,
+}
+
+impl Drop for RunAnswer {
+    fn drop(&mut self) {
+        if let Some(sender) = self.sender.take() {
+            // The caller may have given up.
+            let _ = sender.send(self.receipt.get());
+        }
+    }
+}
+
+/// Counts a task until it has ended, however it ends.
+struct TaskGuard(Rc<Shard>);
+
+impl Drop for TaskGuard {
+    fn drop(&mut self) {
+        self.0.tasks.set(self.0.tasks.get() - 1);
+        if self.0.tasks.get() == 0 {
+            self.0.all_ended.notify_one();
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! What every worker of one server shares.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use ws_ipc::FifoDirectory;
+
+use crate::application::{Application, Validation};
+use crate::config::Config;
+use crate::doors::FifoWatch;
+use crate::hub::Hub;
+use crate::page::Page;
+
+/// One server, as its worker threads and doors see it.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) protocol: Arc<ws_proto::Config>,
+    pub(crate) hub: Hub,
+    /// `None`: messages are echoed in the server.
+    pub(crate) application: Option<Application>,
+    /// `None`: the user id is the session id.
+    pub(crate) validation: Option<Validation>,
+    pub(crate) fifos: Option<FifoDirectory>,
+    pub(crate) fifo_watch: Arc<FifoWatch>,
+    pub(crate) control_socket: PathBuf,
+    pub(crate) page: Option<Page>,
+    /// Becomes true when nothing new is accepted any more.
+    pub(crate) draining: watch::Receiver<bool>,
+}

@@ -1,0 +1,30 @@
+//! The server's figures at one moment.
+
+use serde_json::{Map, Value, json};
+
+use crate::shared::Shared;
+
+/// Everything that `GET /v1/status` shows.
+pub(crate) fn status(server: &Shared) -> Map<String, Value> {
+    let mut status = server.hub.counters.to_json();
+    {
+        let registry = server.hub.registry();
+        if let Some(Value::Object(connections)) = status.get_mut("connections") {
+            connections.insert("open".to_owned(), json!(registry.count()));
+        }
+        status.insert("users".to_owned(), json!(registry.user_count()));
+        status.insert("sessions".to_owned(), json!(registry.session_count()));
+    }
+    status.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
+    status.insert("pid".to_owned(), json!(std::process::id()));
+    status.insert("memory_bytes".to_owned(), json!(resident_memory()));
+    status
+}
+
+/// Resident memory in bytes (proc(5), statm), if the system says.
+pub(crate) fn resident_memory() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+    let page_size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+    Some(pages * u64::try_from(page_size).ok()?)
+}

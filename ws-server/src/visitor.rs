@@ -1,0 +1,188 @@
+//! The browser on the other end, as callbacks see it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ws_ipc::{Environment, EnvironmentError};
+use ws_proto::handshake::RequestHead;
+use ws_session::{ConnectionId, SessionId, UserId};
+
+use crate::application::{Question, request_of};
+use crate::config::split_authority;
+use crate::core::turns::MessageId;
+use crate::core::uri::Uri;
+
+/// What the software calls itself (`SERVER_SOFTWARE`).
+pub(crate) const SERVER_SOFTWARE: &str = concat!("ws/", env!("CARGO_PKG_VERSION"));
+
+const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// Who is connected and how the opening handshake was made: the part of a callback's variables
+/// (RFC 3875 §4.1) that is the same for every message of the connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Visitor {
+    pub(crate) connection: ConnectionId,
+    /// The request target of the opening handshake.
+    pub(crate) target: Arc<str>,
+    env: Environment,
+}
+
+/// What the variables of a visitor are made of.
+#[derive(Debug)]
+pub(crate) struct Arrival<'a> {
+    pub(crate) head: &'a RequestHead,
+    pub(crate) connection: ConnectionId,
+    pub(crate) session: &'a SessionId,
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) local: Option<SocketAddr>,
+    pub(crate) tls: bool,
+    pub(crate) control_socket: &'a str,
+    pub(crate) global_fifo: Option<&'a str>,
+}
+
+impl Visitor {
+    /// Gathers the variables that are known before the user is.
+    ///
+    /// # Errors
+    ///
+    /// If a value cannot be a variable, or all together are too large.
+    pub(crate) fn new(arrival: &Arrival<'_>) -> Result<Self, EnvironmentError> {
+        let head = arrival.head;
+        let host = head.header("Host").and_then(split_authority);
+        let (server_name, host_port) = host.unwrap_or(("", None));
+        let default_port = if arrival.tls { 443 } else { 80 };
+        let port = host_port
+            .or_else(|| arrival.local.map(|local| local.port()))
+            .unwrap_or(default_port);
+        let mut env = Environment::new();
+        env.set("PATH", DEFAULT_PATH)?;
+        env.set("GATEWAY_INTERFACE", "CGI/1.1")?;
+        env.set("SERVER_SOFTWARE", SERVER_SOFTWARE)?;
+        env.set("SERVER_NAME", server_name)?;
+        env.set("SERVER_PORT", port.to_string())?;
+        env.set("SERVER_PROTOCOL", "HTTP/1.1")?;
+        env.set("SCRIPT_NAME", "")?;
+        if let Some(peer) = arrival.peer {
+            env.set("REMOTE_ADDR", peer.ip().to_string())?;
+            env.set("REMOTE_PORT", peer.port().to_string())?;
+        }
+        if arrival.tls {
+            env.set("HTTPS", "on")?;
+        }
+        env.set("WS_CONNECTION_ID", arrival.connection.to_string())?;
+        env.set("WS_SESSION_ID", arrival.session.to_string())?;
+        env.set("WS_CONTROL_SOCKET", arrival.control_socket)?;
+        if let Some(path) = arrival.global_fifo {
+            env.set("WS_GLOBAL_FIFO", path)?;
+        }
+        for (name, value) in head.iter() {
+            env.header(name, value)?;
+        }
+        Ok(Self {
+            connection: arrival.connection,
+            target: head.path_and_query().into(),
+            env,
+        })
+    }
+
+    /// Adds who the visitor turned out to be, and the FIFO made for it.
+    ///
+    /// # Errors
+    ///
+    /// If the variables become too large.
+    pub(crate) fn identify(
+        &mut self,
+        user: &UserId,
+        fifo: Option<&str>,
+    ) -> Result<(), EnvironmentError> {
+        self.env.set("REMOTE_USER", user.as_str())?;
+        self.env.set("WS_USER_ID", user.as_str())?;
+        if let Some(path) = fifo {
+            self.env.set("WS_FIFO", path)?;
+        }
+        Ok(())
+    }
+
+    /// The variables of the validation callback.
+    ///
+    /// # Errors
+    ///
+    /// If they are too large.
+    pub(crate) fn validation_environment(&self) -> Result<Environment, EnvironmentError> {
+        let mut env = self.env.clone();
+        let added = [
+            ("WS_EVENT", "validate"),
+            ("REQUEST_METHOD", "GET"),
+            ("CONTENT_LENGTH", "0"),
+        ];
+        added
+            .into_iter()
+            .try_for_each(|(name, value)| env.set(name, value))
+            .and_then(|()| set_request(&mut env, Uri::parse(self.target.as_bytes()), &self.target))
+            .and_then(|()| set_trace(&mut env))?;
+        Ok(env)
+    }
+
+    /// The variables of the callback for one message.
+    ///
+    /// # Errors
+    ///
+    /// If they are too large.
+    pub(crate) fn message_environment(
+        &self,
+        id: MessageId,
+        question: &Question,
+    ) -> Result<Environment, EnvironmentError> {
+        let mut env = self.env.clone();
+        let uri = request_of(question);
+        let method = if uri.is_some() { "GET" } else { "POST" };
+        let length = question.payload.len().to_string();
+        let id = id.to_string();
+        let added = [
+            ("WS_EVENT", "message"),
+            ("REQUEST_METHOD", method),
+            ("CONTENT_LENGTH", &length),
+            ("WS_MESSAGE_ID", &id),
+            ("WS_MESSAGE_TYPE", question.kind_name()),
+            ("WS_SOURCE", question.source_name()),
+        ];
+        let uri = uri.or_else(|| Uri::parse(self.target.as_bytes()));
+        added
+            .into_iter()
+            .try_for_each(|(name, value)| env.set(name, value))
+            .and_then(|()| set_request(&mut env, uri, &self.target))
+            .and_then(|()| set_trace(&mut env))?;
+        Ok(env)
+    }
+}
+
+fn set_request(
+    env: &mut Environment,
+    uri: Option<Uri<'_>>,
+    target: &str,
+) -> Result<(), EnvironmentError> {
+    let Some(uri) = uri else {
+        // The target of a handshake may be something that no message may be, `//` for one.
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        env.set("REQUEST_URI", target)?;
+        env.set("PATH_INFO", path)?;
+        return env.set("QUERY_STRING", query);
+    };
+    env.set("REQUEST_URI", uri.as_str())?;
+    env.set("PATH_INFO", uri.path())?;
+    env.set("QUERY_STRING", uri.query())
+}
+
+/// A trace of its own for each run (W3C Trace Context, `traceparent` of version 00).
+fn set_trace(env: &mut Environment) -> Result<(), EnvironmentError> {
+    let mut random = [0; 24];
+    // Without randomness there is no trace, and the run goes on.
+    if getrandom::fill(&mut random).is_err() {
+        return Ok(());
+    }
+    let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    env.set(
+        "TRACEPARENT",
+        format!("00-{}-{}-01", &hex[..32], &hex[32..]),
+    )
+}
