@@ -21,7 +21,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 /// The longest that anything in these tests may take: they fail then, they do not hang.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 const WS: &str = env!("CARGO_BIN_EXE_ws");
 
@@ -30,7 +30,7 @@ const WS: &str = env!("CARGO_BIN_EXE_ws");
 /// # Panics
 ///
 /// If it is not true in time.
-pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !check() {
         assert!(Instant::now() < deadline, "never: {what}");
@@ -39,7 +39,7 @@ pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
 }
 
 /// How a server is to be started.
-pub struct Setup {
+pub(crate) struct Setup {
     dir: TempDir,
     args: Vec<String>,
     env: Vec<(String, String)>,
@@ -48,7 +48,7 @@ pub struct Setup {
 
 impl Setup {
     /// A server on a free port in a directory of its own.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             dir: TempDir::new().unwrap(),
             args: vec!["serve".into(), "--listen".into(), "127.0.0.1:0".into()],
@@ -58,20 +58,20 @@ impl Setup {
     }
 
     /// Adds a flag or an argument.
-    pub fn arg(mut self, arg: impl Into<String>) -> Self {
+    pub(crate) fn arg(mut self, arg: impl Into<String>) -> Self {
         self.args.push(arg.into());
         self
     }
 
     /// Sets a key of the configuration, by its path: `limits.max_message_size`.
-    pub fn set(mut self, path: &str, value: impl Into<String>) -> Self {
+    pub(crate) fn set(mut self, path: &str, value: impl Into<String>) -> Self {
         let name = format!("WS__{}", path.to_uppercase().replace('.', "__"));
         self.env.push((name, value.into()));
         self
     }
 
     /// Makes an executable script in the server's directory and returns its path.
-    pub fn script(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn script(&self, name: &str, text: &str) -> PathBuf {
         use std::os::unix::fs::PermissionsExt;
         let path = self.dir.path().join(name);
         std::fs::write(&path, text).unwrap();
@@ -80,24 +80,24 @@ impl Setup {
     }
 
     /// The directory that the server runs in.
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
     /// Makes this shell script the application, run once for each message.
-    pub fn app(self, script: &str) -> Self {
+    pub(crate) fn app(self, script: &str) -> Self {
         self.app_file("app.sh", &format!("#!/bin/sh\n{script}\n"))
     }
 
     /// Makes this file, with its own `#!` line, the application.
-    pub fn app_file(mut self, name: &str, text: &str) -> Self {
+    pub(crate) fn app_file(mut self, name: &str, text: &str) -> Self {
         let path = self.script(name, text);
         self.command = vec!["--".into(), path.to_str().unwrap().into()];
         self
     }
 
     /// Makes this shell script the validation callback.
-    pub fn validate(mut self, script: &str) -> Self {
+    pub(crate) fn validate(mut self, script: &str) -> Self {
         let path = self.script("validate.sh", &format!("#!/bin/sh\n{script}\n"));
         self.args
             .extend(["--validate".into(), path.to_str().unwrap().into()]);
@@ -105,7 +105,7 @@ impl Setup {
     }
 
     /// Starts the server and waits for its ready line.
-    pub fn start(self) -> Server {
+    pub(crate) fn start(self) -> Server {
         let mut command = Command::new(WS);
         command
             .args(&self.args)
@@ -142,7 +142,7 @@ impl Setup {
     }
 
     /// Starts a server that does not come up, and returns what it says and its exit code.
-    pub fn fail(self) -> Output {
+    pub(crate) fn fail(self) -> Output {
         let mut command = Command::new(WS);
         command
             .args(&self.args)
@@ -174,33 +174,33 @@ fn lines(source: impl Read + Send + 'static) -> mpsc::Receiver<String> {
 }
 
 /// A running server. End it with [`finish`](Self::finish).
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
     dir: TempDir,
-    pub url: String,
-    pub addr: SocketAddr,
+    pub(crate) url: String,
+    pub(crate) addr: SocketAddr,
     stderr: Option<JoinHandle<String>>,
     /// Open descriptors when nothing was connected yet.
     descriptors: usize,
 }
 
 /// A client's end of a WebSocket.
-pub type Client = WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>;
+pub(crate) type Client = WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>;
 
 impl Server {
-    pub fn pid(&self) -> i32 {
+    pub(crate) fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).unwrap()
     }
 
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    pub fn state(&self, name: &str) -> PathBuf {
+    pub(crate) fn state(&self, name: &str) -> PathBuf {
         self.dir.path().join("tmp").join(name)
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid()), signal).unwrap();
     }
 
@@ -211,12 +211,12 @@ impl Server {
     }
 
     /// Opens a WebSocket at the server's root.
-    pub async fn connect(&self) -> Client {
+    pub(crate) async fn connect(&self) -> Client {
         self.connect_with("/", &[]).await.unwrap()
     }
 
     /// Opens a WebSocket at a target, with further headers.
-    pub async fn connect_with(
+    pub(crate) async fn connect_with(
         &self,
         target: &str,
         headers: &[(&str, &str)],
@@ -237,7 +237,7 @@ impl Server {
     }
 
     /// Opens a plain TCP connection, sends bytes, and reads to the end of the answer.
-    pub fn raw(&self, request: &[u8]) -> Vec<u8> {
+    pub(crate) fn raw(&self, request: &[u8]) -> Vec<u8> {
         let mut stream = self.raw_stream();
         stream.write_all(request).unwrap();
         let mut answer = Vec::new();
@@ -245,47 +245,47 @@ impl Server {
         answer
     }
 
-    pub fn raw_stream(&self) -> TcpStream {
+    pub(crate) fn raw_stream(&self) -> TcpStream {
         let stream = TcpStream::connect(self.addr).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream
     }
 
     /// A request on the control socket; returns status and body.
-    pub fn control(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+    pub(crate) fn control(&self, method: &str, path: &str, body: &str) -> (u16, String) {
         control(&self.state("control.sock"), method, path, body).unwrap()
     }
 
     /// `POST` of JSON, answered with 200 and JSON.
-    pub fn post(&self, path: &str, body: Value) -> Value {
+    pub(crate) fn post(&self, path: &str, body: Value) -> Value {
         let (status, answer) = self.control("POST", path, &body.to_string());
         assert_eq!(status, 200, "{path} {body}: {answer}");
         serde_json::from_str(&answer).unwrap()
     }
 
-    pub fn send(&self, to: Value, text: &str) -> Value {
+    pub(crate) fn send(&self, to: Value, text: &str) -> Value {
         self.post("/v1/send", json!({ "to": to, "text": text }))
     }
 
-    pub fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> Value {
         let (status, answer) = self.control("GET", "/v1/status", "");
         assert_eq!(status, 200);
         serde_json::from_str(&answer).unwrap()
     }
 
     /// A figure of the status, by its path: `callbacks.started`.
-    pub fn figure(&self, path: &str) -> u64 {
+    pub(crate) fn figure(&self, path: &str) -> u64 {
         figure(&self.status(), path)
     }
 
-    pub fn connections(&self) -> Vec<Value> {
+    pub(crate) fn connections(&self) -> Vec<Value> {
         let (_, answer) = self.control("GET", "/v1/connections", "");
         let answer: Value = serde_json::from_str(&answer).unwrap();
         answer["connections"].as_array().unwrap().clone()
     }
 
     /// Waits until a figure of the status has a value.
-    pub fn until(&self, path: &str, value: u64) {
+    pub(crate) fn until(&self, path: &str, value: u64) {
         eventually(
             &format!("{path} is {value}, but {}", self.figure(path)),
             || self.figure(path) == value,
@@ -293,7 +293,7 @@ impl Server {
     }
 
     /// Runs a client verb of `ws` in the server's directory.
-    pub fn ws(&self, args: &[&str]) -> Output {
+    pub(crate) fn ws(&self, args: &[&str]) -> Output {
         Command::new(WS)
             .args(args)
             .current_dir(self.dir())
@@ -303,13 +303,13 @@ impl Server {
     }
 
     /// Processes that run in this server's directory, besides the server.
-    pub fn processes(&self) -> Vec<(i32, String)> {
+    pub(crate) fn processes(&self) -> Vec<(i32, String)> {
         processes_in(self.dir(), self.pid())
     }
 
     /// Ends the server as an operator does, and checks what must hold after every test: the laws
     /// between the figures, one record for each connection, nothing left behind.
-    pub fn finish(self) -> String {
+    pub(crate) fn finish(self) -> String {
         self.check_laws();
         self.signal(Signal::SIGTERM);
         self.check_end()
@@ -368,14 +368,14 @@ impl Server {
     }
 
     /// Waits for the end after a signal and checks that it is a good one.
-    pub fn check_end(mut self) -> String {
+    pub(crate) fn check_end(mut self) -> String {
         let (status, log) = self.wait();
         assert!(status.success(), "{status}:\n{log}");
         log
     }
 
     /// Waits for the end, however it is; nothing may be left behind.
-    pub fn wait(&mut self) -> (std::process::ExitStatus, String) {
+    pub(crate) fn wait(&mut self) -> (std::process::ExitStatus, String) {
         let status = self.child.wait().unwrap();
         let log = self.stderr.take().unwrap().join().unwrap();
         assert!(!log.contains("panicked"), "INV-08: {log}");
@@ -452,7 +452,7 @@ fn processes_in(dir: &Path, except: i32) -> Vec<(i32, String)> {
 }
 
 /// A figure of a status, by its path.
-pub fn figure(status: &Value, path: &str) -> u64 {
+pub(crate) fn figure(status: &Value, path: &str) -> u64 {
     let value = path.split('.').fold(status, |value, key| &value[key]);
     value
         .as_u64()
@@ -460,7 +460,7 @@ pub fn figure(status: &Value, path: &str) -> u64 {
 }
 
 /// One request over HTTP/1.1 on a Unix socket.
-pub fn control(
+pub(crate) fn control(
     socket: &Path,
     method: &str,
     path: &str,
@@ -485,12 +485,12 @@ pub fn control(
 }
 
 /// Sends a text message.
-pub async fn say(client: &mut Client, text: &str) {
+pub(crate) async fn say(client: &mut Client, text: &str) {
     client.send(Message::text(text)).await.unwrap();
 }
 
 /// The next message that is not a ping or pong.
-pub async fn next(client: &mut Client) -> Message {
+pub(crate) async fn next(client: &mut Client) -> Message {
     loop {
         let message = tokio::time::timeout(PATIENCE, client.next())
             .await
@@ -503,7 +503,7 @@ pub async fn next(client: &mut Client) -> Message {
 }
 
 /// The next message, which is text.
-pub async fn hear(client: &mut Client) -> String {
+pub(crate) async fn hear(client: &mut Client) -> String {
     match next(client).await {
         Message::Text(text) => text.to_string(),
         other => panic!("not text: {other:?}"),
@@ -511,13 +511,13 @@ pub async fn hear(client: &mut Client) -> String {
 }
 
 /// Asks and hears the answer.
-pub async fn ask(client: &mut Client, text: &str) -> String {
+pub(crate) async fn ask(client: &mut Client, text: &str) -> String {
     say(client, text).await;
     hear(client).await
 }
 
 /// The code that the server closes with.
-pub async fn close_code(client: &mut Client) -> u16 {
+pub(crate) async fn close_code(client: &mut Client) -> u16 {
     loop {
         match tokio::time::timeout(PATIENCE, client.next())
             .await
@@ -533,7 +533,7 @@ pub async fn close_code(client: &mut Client) -> u16 {
 }
 
 /// Closes from the client's side and waits for the end.
-pub async fn bye(mut client: Client) {
+pub(crate) async fn bye(mut client: Client) {
     let _ = client.close(None).await;
     while let Some(Ok(_)) = client.next().await {}
 }
