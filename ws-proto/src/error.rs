@@ -112,8 +112,9 @@ impl ProtocolError {
             | Self::UnexpectedContinuation
             | Self::ExpectedContinuation
             | Self::TruncatedClosePayload
-            | Self::InvalidReceivedCloseCode { .. } => CloseCode::PROTOCOL,
-            Self::TextNotUtf8 | Self::CloseReasonNotUtf8 => CloseCode::INVALID_PAYLOAD,
+            | Self::InvalidReceivedCloseCode { .. }
+            | Self::CloseReasonNotUtf8 => CloseCode::PROTOCOL,
+            Self::TextNotUtf8 => CloseCode::INVALID_PAYLOAD,
             Self::MessageTooBig { .. } => CloseCode::TOO_BIG,
             Self::TooManyFragments { .. }
             | Self::TooManyEmptyFragments { .. }

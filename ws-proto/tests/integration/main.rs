@@ -1,0 +1,15 @@
+//! Behaviour of the crate as its users see it; numbers such as T21 are those of the threat table.
+
+mod closing;
+mod control;
+mod differential;
+mod fragments;
+mod frames;
+mod handshake;
+mod handshake_client;
+mod head;
+mod pair;
+mod properties;
+mod support;
+mod text;
+mod timers;
