@@ -149,3 +149,88 @@ fn set_permissions(
 
 const CREATE: &str = "create FIFO";
 const MAX_ATTEMPTS: u32 = 16;
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, OpenOptions};
+    use std::io::Write;
+    use std::os::unix::fs::{chown, symlink};
+    use std::path::Path;
+
+    use rustix::fs::{CWD, mkfifoat};
+
+    use super::*;
+
+    /// What somebody may have put under the name after `mkfifoat` and before `openat`.
+    #[test]
+    fn t41_name_swapped_at_the_worst_moment_is_not_opened() {
+        let temp = tempfile::tempdir().unwrap();
+        let options = FifoOptions::default();
+        let place = Place::open(&temp.path().join("fifo"), &options).unwrap();
+        let name = "a.fifo";
+        let path = place.path().join(name);
+        let outside = temp.path().join("outside.fifo");
+        let refused = |expected: Found| {
+            let error = place.open_made(name, &options, |_| false).unwrap_err();
+            let FifoError::Foreign { found, .. } = error else {
+                panic!("{error}")
+            };
+            assert_eq!(found, expected);
+            fs::remove_file(&path).unwrap();
+        };
+        let make_fifo = |path: &Path| mkfifoat(CWD, path, Mode::RUSR | Mode::WUSR).unwrap();
+        make_fifo(&outside);
+
+        symlink(&outside, &path).unwrap();
+        refused(Found::SymbolicLink);
+        symlink("/dev/null", &path).unwrap();
+        refused(Found::SymbolicLink);
+        fs::hard_link(&outside, &path).unwrap();
+        refused(Found::HardLink { links: 2 });
+        fs::write(&path, "file").unwrap();
+        refused(Found::RegularFile);
+        if rustix::process::geteuid().is_root() {
+            make_fifo(&path);
+            chown(&path, Some(65534), None).unwrap();
+            let mut held = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(&path)
+                .unwrap();
+            held.write_all(b"evil").unwrap();
+            refused(Found::OfOtherUser { uid: 65534 });
+        }
+
+        let error = place.open_made(name, &options, |_| false).unwrap_err();
+        assert!(matches!(error, FifoError::Io { .. }), "{error}");
+        make_fifo(&path);
+        let error = place.open_made(name, &options, |_| true).unwrap_err();
+        assert!(matches!(error, FifoError::Replaced { .. }), "{error}");
+        assert!(place.open_made(name, &options, |_| false).is_ok());
+    }
+
+    #[test]
+    fn fifo_that_cannot_get_its_group_leaves_nothing_behind() {
+        if rustix::process::geteuid().is_root() {
+            return;
+        }
+        let temp = tempfile::tempdir().unwrap();
+        let place = Place::open(&temp.path().join("fifo"), &FifoOptions::default()).unwrap();
+        let options = FifoOptions {
+            group: Some(0),
+            ..FifoOptions::default()
+        };
+        let error = place.make("a.fifo", &options, |_| false).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                FifoError::Io {
+                    act: "change group of FIFO",
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        assert!(!place.path().join("a.fifo").exists());
+    }
+}

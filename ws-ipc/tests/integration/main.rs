@@ -1,4 +1,10 @@
 //! The crate from outside: real spawners, real programs.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod codecs;
+mod cut;
 mod exec;
+mod fifo;
+mod record;
 mod support;
