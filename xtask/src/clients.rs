@@ -122,7 +122,8 @@ struct Request {
     arguments: &'static [&'static str],
     path: &'static str,
     status: u16,
-    /// Lower-case header lines; with `!` in front, a beginning that no line may have.
+    /// Lower-case headers, each with a value or one element of a list; with `!` in front, a
+    /// beginning that no line may have.
     headers: &'static [&'static str],
 }
 
@@ -271,7 +272,7 @@ fn faults(request: &Request, answer: &str) -> Vec<String> {
             Some(start) => {
                 faults.extend(headers.iter().filter(|it| it.starts_with(start)).cloned());
             }
-            None if headers.iter().any(|it| it == expected) => {}
+            None if headers.iter().any(|it| has(it, expected)) => {}
             None => faults.push(format!("no header {expected:?}")),
         }
     }
@@ -279,6 +280,16 @@ fn faults(request: &Request, answer: &str) -> Vec<String> {
         faults.push(format!("a body of {} bytes", body.len()));
     }
     faults
+}
+
+/// Whether a header line has the name and, alone or in a list, the value of `expected`.
+fn has(line: &str, expected: &str) -> bool {
+    let (Some((name, list)), Some((expected_name, value))) =
+        (line.split_once(':'), expected.split_once(": "))
+    else {
+        return false;
+    };
+    name == expected_name && list.split(',').any(|element| element.trim() == value)
 }
 
 #[cfg(test)]
@@ -292,6 +303,14 @@ mod tests {
             "-HUpgrade: websocket",
             &["-HOrigin: x", "-XPUT"]
         ));
+    }
+
+    #[test]
+    fn value_is_found_in_a_list() {
+        assert!(has("connection: close, upgrade", "connection: close"));
+        assert!(has("connection:close", "connection: close"));
+        assert!(!has("connection: closed", "connection: close"));
+        assert!(!has("upgrade: close", "connection: close"));
     }
 
     #[test]

