@@ -1,7 +1,6 @@
 //! Runs the application for a message, and the validation for a visitor.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::OsString;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -85,11 +84,14 @@ pub(crate) struct Callback {
 impl Callback {
     async fn run(
         &self,
-        env: Environment,
+        mut env: Environment,
         payload: Bytes,
         answer: AnswerChannel,
         stderr: &mut (dyn FnMut(&str) + Send),
     ) -> Result<Vec<u8>, RunFailure> {
+        for (name, value) in &self.env {
+            env.set_configured(name, value)?;
+        }
         // The semaphore is never closed, so a permit always comes.
         let _permit = self
             .concurrency
@@ -100,7 +102,7 @@ impl Callback {
             Backend::Exec(command) => {
                 let exec = Exec {
                     argv: command.argv.clone(),
-                    env: self.process_environment(&env),
+                    env: env.to_os(),
                     payload,
                     timeout: self.timeout,
                     max_output: self.max_output,
@@ -114,18 +116,6 @@ impl Callback {
                 Ok(scgi_call(service, &env, &payload, self.timeout, self.max_output).await?)
             }
         }
-    }
-
-    fn process_environment(&self, env: &Environment) -> Vec<(OsString, OsString)> {
-        let own = env
-            .iter()
-            .filter(|(name, _)| !self.env.iter().any(|(replaced, _)| replaced == name))
-            .map(|(name, value)| (name.into(), OsStr::from_bytes(value).to_owned()));
-        let configured = self
-            .env
-            .iter()
-            .map(|(name, value)| (name.into(), value.into()));
-        own.chain(configured).collect()
     }
 }
 

@@ -48,6 +48,8 @@ pub(crate) struct Connection {
     changed: Notify,
     /// Wakes whoever waits for room among the turns.
     room: Notify,
+    /// Wakes whoever works for the connection while it is open.
+    ended: Notify,
     /// Runs that wait for room: accepted by a door, so the connection does not drain before them.
     waiting_runs: Cell<usize>,
 }
@@ -60,8 +62,6 @@ struct Inner {
     outbound: Outbound,
     turns: Turns<Question, Answer>,
     runs: HashMap<MessageId, AbortHandle>,
-    /// Reads the connection's FIFO.
-    door: Option<AbortHandle>,
     /// Read, but not processed for want of room.
     unread: Vec<u8>,
     phase: Phase,
@@ -125,7 +125,6 @@ impl Connection {
                 outbound,
                 turns,
                 runs: HashMap::new(),
-                door: None,
                 unread: Vec::new(),
                 phase: Phase::Open,
                 is_paused: false,
@@ -138,6 +137,7 @@ impl Connection {
             }),
             changed: Notify::new(),
             room: Notify::new(),
+            ended: Notify::new(),
             waiting_runs: Cell::new(0),
         }
     }
@@ -204,7 +204,9 @@ impl Connection {
         }
         counters.messages_queued.increment();
         if state.outbound.push(message.as_bytes().clone()).is_err() {
-            counters.messages_dropped.increment();
+            // The peer learns the sooner why it is closed, and only whole frames.
+            let given_up = state.outbound.drop_untouched() as u64;
+            counters.messages_dropped.add(given_up + 1);
             let reason = "pushed messages exceed limits.send_queue_size";
             state.close(
                 CloseCause::Overflow,
@@ -249,9 +251,15 @@ impl Connection {
         }
     }
 
-    /// Notes the task that reads the connection's FIFO: it ends with the connection.
-    pub(crate) fn set_door(&self, door: AbortHandle) {
-        self.state.borrow_mut().door = Some(door);
+    /// Resolves when the connection accepts nothing more because it ends.
+    pub(crate) async fn ended(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if !self.state.borrow().is_open() {
+                return;
+            }
+            ended.await;
+        }
     }
 
     /// Does everything that can be done without waiting, and says what to wait for. `None`: the
@@ -293,7 +301,16 @@ impl Connection {
         if state.turns.has_room() && self.waiting_runs.get() > 0 {
             self.room.notify_one();
         }
+        if !state.is_open() {
+            self.tell_ended();
+        }
         state.plan(now)
+    }
+
+    /// Lets those who wait for room, or for the end, see that this is it.
+    fn tell_ended(&self) {
+        self.room.notify_waiters();
+        self.ended.notify_waiters();
     }
 
     fn settle_drain(&self, state: &mut Inner, shard: &Shard, now: Instant) {
@@ -423,9 +440,6 @@ impl Connection {
         state.phase = Phase::Ended;
         state.stream = None;
         state.unread = Vec::new();
-        if let Some(door) = state.door.take() {
-            door.abort();
-        }
         let unsent = state.outbound.clear() as u64;
         counters.messages_dropped.add(unsent);
         let cause = state.cause.unwrap_or(CloseCause::Vanished);
@@ -446,8 +460,7 @@ impl Connection {
             "connection closed"
         );
         drop(state);
-        // Whoever waits for room finds that there is none to come.
-        self.room.notify_waiters();
+        self.tell_ended();
     }
 
     /// Runs what was accepted before the end; there is nobody left to answer.
@@ -629,9 +642,10 @@ impl Inner {
     }
 
     /// Queues the control frames that are due. Behind bytes that the kernel refused they wait in
-    /// the machine, where a later pong replaces an earlier one.
+    /// the machine, where a later pong replaces an earlier one; the close frame, behind which
+    /// nothing comes, does not.
     fn transmit(&mut self) {
-        if !self.outbound.is_empty() {
+        if !self.outbound.is_empty() && self.protocol.state() == State::Open {
             return;
         }
         let mut frames = Vec::new();

@@ -116,12 +116,11 @@ async fn connect(shard: Rc<Shard>, stream: Stream, admitted: Admitted, peer: Opt
         .hub
         .insert(id, Binding { user, session }, entry);
     if let Some(fifo) = fifo {
-        let door = shard.spawn(doors::serve_connection(
+        shard.spawn(doors::serve_connection(
             Rc::clone(&shard),
             Rc::clone(&connection),
             fifo,
         ));
-        connection.set_door(door);
     }
     connection.drive(&shard).await;
 }

@@ -181,7 +181,8 @@ fn accepted(output: &[u8]) -> Result<CgiAnswer<'_>, RunFailure> {
 
 /// `X-WS-Close: CODE REASON`.
 fn close_frame(value: &str) -> Result<CloseFrame, RunFailure> {
-    let (code, reason) = value.trim().split_once(' ').unwrap_or((value.trim(), ""));
+    let value = value.trim();
+    let (code, reason) = value.split_once(' ').unwrap_or((value, ""));
     let code = code.parse().ok().and_then(|code| CloseCode::new(code).ok());
     let code =
         code.ok_or_else(|| bad(format!("X-WS-Close: {} is not a close code", shown(value))))?;

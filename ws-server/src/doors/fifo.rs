@@ -61,10 +61,22 @@ pub(crate) async fn serve_connection(shard: Rc<Shard>, connection: Rc<Connection
     let server = &shard.server;
     let counters = &server.hub.counters;
     let mut reader = Reader::new(fifo, server, SMALL_READ_SIZE);
-    while let Some(record) = reader.next(counters).await {
+    loop {
+        let record = tokio::select! {
+            biased;
+            () = connection.ended() => break,
+            record = reader.next(counters) => match record {
+                Some(record) => record,
+                None => break,
+            },
+        };
         if Uri::parse(&record).is_none() {
-            warn!(conn.id = %connection.id, size = record.len(), "a FIFO's record is not a URI and was not run");
-            counters.record_refused(RecordRefusal::NotUri);
+            let refusal = RecordRefusal::NotUri;
+            warn!(
+                conn.id = %connection.id, reason = refusal.as_str(), size = record.len(),
+                "a FIFO's record was not run"
+            );
+            counters.record_refused(refusal);
             continue;
         }
         let question = Question {
@@ -74,9 +86,10 @@ pub(crate) async fn serve_connection(shard: Rc<Shard>, connection: Rc<Connection
         };
         if connection.admit(counters, question).await.is_err() {
             counters.record_refused(RecordRefusal::Ended);
-            return;
+            break;
         }
     }
+    reader.give_up(counters);
 }
 
 /// Tells the readers of FIFOs that something happened to the names of theirs.
@@ -122,6 +135,8 @@ struct Reader {
     decoder: RecordDecoder,
     buffer: Box<[u8]>,
     records: VecDeque<Bytes>,
+    /// When the record began whose end has not come.
+    partial_since: Option<Instant>,
     changed: Arc<Notify>,
     watch: Arc<FifoWatch>,
     draining: watch::Receiver<bool>,
@@ -144,6 +159,7 @@ impl Reader {
             decoder: RecordDecoder::new(framing, config.max_record),
             buffer: vec![0; read_size].into_boxed_slice(),
             records: VecDeque::new(),
+            partial_since: None,
             changed: server.fifo_watch.expect(fifo.name()),
             watch: Arc::clone(&server.fifo_watch),
             draining: server.draining.clone(),
@@ -169,15 +185,25 @@ impl Reader {
         }
     }
 
+    /// Counts the records that were read and are not carried out any more.
+    fn give_up(self, counters: &Counters) {
+        for _ in &self.records {
+            counters.fifo_records.increment();
+            counters.record_refused(RecordRefusal::Ended);
+        }
+    }
+
     async fn fill(&mut self, counters: &Counters) {
-        let partial_deadline = Instant::now() + PARTIAL_TIMEOUT;
+        let partial_deadline = self.partial_since.unwrap_or_else(Instant::now) + PARTIAL_TIMEOUT;
         let read = tokio::select! {
             read = self.fifo.read(&mut self.buffer) => read,
             () = self.changed.notified() => return self.renew().await,
             () = sleep_until(partial_deadline), if self.decoder.has_partial() => {
+                self.partial_since = None;
                 if let Some(size) = self.decoder.expire() {
-                    warn!(fifo = %self.fifo.path().display(), size, "an unfinished record was dropped");
-                    counters.record_refused(RecordRefusal::Partial);
+                    let refusal = RecordRefusal::Partial;
+                    warn!(fifo = %self.fifo.path().display(), reason = refusal.as_str(), size, "a record was dropped");
+                    counters.record_refused(refusal);
                 }
                 return;
             }
@@ -186,13 +212,24 @@ impl Reader {
             Ok(read) => {
                 let records = &mut self.records;
                 let path = self.fifo.path();
-                self.decoder.feed(&self.buffer[..read], &mut |record| match record {
-                    Record::Whole(record) => records.push_back(Bytes::copy_from_slice(record)),
-                    Record::TooLong(size) => {
-                        warn!(fifo = %path.display(), size, "a record exceeds fifo.max_record and was dropped");
-                        counters.record_refused(RecordRefusal::TooLong);
+                let mut began_anew = self.partial_since.is_none();
+                self.decoder.feed(&self.buffer[..read], &mut |record| {
+                    began_anew = true;
+                    match record {
+                        Record::Whole(record) => records.push_back(Bytes::copy_from_slice(record)),
+                        Record::TooLong(size) => {
+                            let refusal = RecordRefusal::TooLong;
+                            warn!(fifo = %path.display(), reason = refusal.as_str(), size, "a record was dropped");
+                            counters.record_refused(refusal);
+                        }
                     }
                 });
+                if !self.decoder.has_partial() {
+                    self.partial_since = None;
+                } else if began_anew {
+                    // More bytes of the same record do not buy it more time.
+                    self.partial_since = Some(Instant::now());
+                }
             }
             Err(error) => {
                 warn!(fifo = %self.fifo.path().display(), %error, "cannot read a FIFO");
