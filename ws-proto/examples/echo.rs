@@ -1,11 +1,8 @@
 //! A blocking echo server: `cargo run -p ws-proto --example echo -- 127.0.0.1:9001`.
 //!
 //! One thread per connection and no timers, to show the order of the calls and nothing else.
-#![expect(
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    reason = "an example has to do the I/O that the crate does not"
-)]
+#![expect(clippy::disallowed_methods, reason = "does what the crate leaves out")]
+#![expect(clippy::disallowed_types, reason = "does what the crate leaves out")]
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -16,11 +13,10 @@ use ws_proto::handshake::{HeadLimits, HeadReader, Upgrade};
 use ws_proto::{Config, Connection, Event, Input, State, frame};
 
 fn main() -> io::Result<()> {
-    let address = std::env::args()
-        .nth(1)
-        .unwrap_or_else(|| "127.0.0.1:9001".to_owned());
+    let address = std::env::args().nth(1);
+    let listener = TcpListener::bind(address.as_deref().unwrap_or("127.0.0.1:9001"))?;
     let config = Arc::new(Config::default().with_max_message_size(16 << 20));
-    for stream in TcpListener::bind(address)?.incoming() {
+    for stream in listener.incoming() {
         let (stream, config) = (stream?, Arc::clone(&config));
         std::thread::spawn(move || serve(stream, config));
     }

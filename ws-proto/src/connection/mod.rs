@@ -1,8 +1,6 @@
 //! One WebSocket after its opening handshake, as a state machine.
 
 mod receive;
-#[cfg(test)]
-mod tests;
 mod timers;
 
 use std::sync::Arc;

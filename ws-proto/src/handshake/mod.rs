@@ -30,8 +30,6 @@ mod head;
 mod rejection;
 mod response;
 mod scan;
-#[cfg(test)]
-mod tests;
 mod upgrade;
 
 pub use self::client::{Accepted, ClientHandshake, HandshakeError, InvalidRequest, ResponseReader};
