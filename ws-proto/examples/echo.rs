@@ -1,6 +1,5 @@
 //! A blocking echo server: `cargo run -p ws-proto --example echo -- 127.0.0.1:9001`.
-//!
-//! One thread per connection and no timers, to show the order of the calls and nothing else.
+//! One thread per connection and no timers: it shows the order of the calls and nothing else.
 #![expect(clippy::disallowed_methods, reason = "does what the crate leaves out")]
 #![expect(clippy::disallowed_types, reason = "does what the crate leaves out")]
 
@@ -24,7 +23,7 @@ fn main() -> io::Result<()> {
 }
 
 fn serve(mut stream: TcpStream, config: Arc<Config>) -> io::Result<()> {
-    let mut buffer = vec![0; 64 * 1024];
+    let (mut buffer, mut out) = (vec![0; 64 * 1024], Vec::new());
     let mut reader = HeadReader::new(HeadLimits::default());
     let upgrade = loop {
         let size = stream.read(&mut buffer)?;
@@ -41,7 +40,6 @@ fn serve(mut stream: TcpStream, config: Arc<Config>) -> io::Result<()> {
     }
 
     let mut connection = Connection::server(config, Instant::now());
-    let mut out = Vec::new();
     while connection.state() != State::Closed {
         let size = stream.read(&mut buffer)?;
         if size == 0 {
