@@ -5,6 +5,8 @@
 //! [`Turns`] and [`Outbound`]; here their decisions are carried out. A connection belongs to one
 //! worker thread, so its state is in a `RefCell` that is never borrowed over an await.
 
+mod state;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
@@ -18,19 +20,21 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::sleep_until;
 use tracing::{Span, info, warn};
-use ws_proto::{CloseCode, CloseFrame, EncodedMessage, Event, Input, MessageKind, State, frame};
+use ws_proto::{CloseCode, CloseFrame, EncodedMessage, Event};
 use ws_session::{ConnectionId, Outbound};
 use ws_transport::Stream;
 
-use crate::application::{Question, Source};
+use crate::application::Question;
 use crate::config::OnDisconnect;
-use crate::core::answer::{Answer, Reply};
+use crate::core::answer::Answer;
 use crate::core::failure::RunFailure;
 use crate::core::turns::{MessageId, TurnLimits, Turns};
 use crate::counters::{CloseCause, Counters};
 use crate::hub::Receipt;
-use crate::shard::{Frames, Shard};
+use crate::shard::Shard;
 use crate::visitor::Visitor;
+
+use self::state::{Inner, Phase, Plan};
 
 /// The connection has ended or accepts nothing more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,46 +56,6 @@ pub(crate) struct Connection {
     ended: Notify,
     /// Runs that wait for room: accepted by a door, so the connection does not drain before them.
     waiting_runs: Cell<usize>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    /// Taken when the connection ends: what is left of it then holds no descriptor.
-    stream: Option<Rc<Stream>>,
-    protocol: ws_proto::Connection,
-    outbound: Outbound,
-    turns: Turns<Question, Answer>,
-    runs: HashMap<MessageId, AbortHandle>,
-    /// Read, but not processed for want of room.
-    unread: Vec<u8>,
-    phase: Phase,
-    is_paused: bool,
-    is_draining: bool,
-    /// When this connection may close for the drain.
-    drain_turn: Option<Instant>,
-    cause: Option<CloseCause>,
-    close_code: Option<CloseCode>,
-    received: u64,
-    sent: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Open,
-    /// The closing handshake is complete and our direction shut down; what still comes is
-    /// discarded until the peer closes too, so that no reset overtakes our last bytes.
-    Lingering {
-        until: Instant,
-    },
-    Ended,
-}
-
-/// What the driver waits for.
-struct Plan {
-    stream: Rc<Stream>,
-    read: bool,
-    write: bool,
-    deadline: Option<Instant>,
 }
 
 impl Connection {
@@ -489,244 +453,6 @@ impl Connection {
             }
             self.changed.notified().await;
         }
-    }
-}
-
-impl Inner {
-    fn is_open(&self) -> bool {
-        self.phase == Phase::Open && self.protocol.state() == State::Open
-    }
-
-    /// Whether bytes from the peer may be processed now.
-    fn may_take(&self) -> bool {
-        match self.protocol.state() {
-            State::Open => {
-                !self.is_draining && self.turns.has_room() && !self.outbound.is_over_limit()
-            }
-            // Only the peer's close frame, or the end of the stream, is looked for.
-            State::Closing | State::Closed => true,
-        }
-    }
-
-    /// Processes bytes from the peer as far as there is room, and keeps the rest.
-    fn take_in(&mut self, bytes: &mut [u8], shard: &Shard, out: &mut Frames, now: Instant) {
-        if self.phase != Phase::Open {
-            return;
-        }
-        let server = &shard.server;
-        let counters = &server.hub.counters;
-        let answers_ping = server.config.app().ping;
-        let mut input = Input::new(bytes);
-        while self.may_take() {
-            // Echoes and pongs that wait in `out` count as queued: a flood of them is not read on.
-            if self.outbound.len_bytes() + out.bytes.len() > server.config.limits().send_queue_size
-            {
-                self.write_through(out, counters);
-                continue;
-            }
-            match self.protocol.receive(&mut input, now) {
-                None => break,
-                Some(Event::Message(message)) => {
-                    self.received += 1;
-                    counters.messages_received.increment();
-                    counters.bytes_received.add(message.payload.len() as u64);
-                    if server.application.is_none() {
-                        frame::encode_server(message.kind, message.payload, &mut out.bytes);
-                        out.end(true);
-                    } else if answers_ping
-                        && message.kind == MessageKind::Text
-                        && message.payload == b"ping"
-                    {
-                        frame::encode_server(MessageKind::Text, b"pong", &mut out.bytes);
-                        out.end(true);
-                    } else {
-                        counters.callbacks_accepted.increment();
-                        self.turns.accept(Question {
-                            source: Source::Client,
-                            kind: message.kind,
-                            payload: Bytes::copy_from_slice(message.payload),
-                        });
-                    }
-                }
-                Some(Event::Ping(_)) => {
-                    // Each ping gets its pong while the kernel takes everything; behind bytes that
-                    // it refused, the machine keeps the latest only.
-                    if self.outbound.is_empty() {
-                        self.protocol.poll_transmit(&mut out.bytes);
-                        out.end(false);
-                    }
-                }
-                Some(Event::Pong(_)) => {}
-                Some(Event::Close(frame)) => {
-                    self.note_close(CloseCause::Peer, frame.map(|frame| frame.code))
-                }
-                Some(Event::Failed(error)) => {
-                    self.note_close(CloseCause::Protocol, Some(error.close_code()))
-                }
-            }
-        }
-        self.unread.extend_from_slice(input.rest());
-        self.write_through(out, counters);
-    }
-
-    /// Writes frames at once if nothing waits before them, and queues what the kernel does not take.
-    fn write_through(&mut self, frames: &mut Frames, counters: &Counters) {
-        if frames.bytes.is_empty() {
-            return;
-        }
-        let messages = frames
-            .ends
-            .iter()
-            .filter(|(_, is_message)| *is_message)
-            .count() as u64;
-        counters.messages_queued.add(messages);
-        let written = match &self.stream {
-            Some(stream) if self.outbound.is_empty() => {
-                stream.try_write(&frames.bytes).unwrap_or(0)
-            }
-            _ => 0,
-        };
-        let mut start = 0;
-        let mut sent = 0;
-        for (end, is_message) in frames.ends.drain(..) {
-            let frame = start..end;
-            start = end;
-            if end <= written {
-                sent += u64::from(is_message);
-                continue;
-            }
-            let done = written.saturating_sub(frame.start);
-            let bytes = Bytes::copy_from_slice(&frames.bytes[frame]);
-            // Behind a close frame nothing follows, and `finish` is called for that one only.
-            let queued = match (done, is_message) {
-                (0, true) => self.outbound.push_unbounded(bytes),
-                (0, false) => self.outbound.push_control(bytes),
-                (done, _) => self.outbound.push_rest(bytes, done),
-            };
-            debug_assert!(
-                queued.is_ok(),
-                "frames are made before the close frame only"
-            );
-        }
-        self.sent += sent;
-        counters.messages_sent.add(sent);
-        frames.bytes.clear();
-    }
-
-    fn reply(&mut self, reply: &Reply, counters: &Counters) {
-        if !self.is_open() {
-            counters.replies_dropped.increment();
-            return;
-        }
-        let message = EncodedMessage::new(reply.kind, &reply.payload);
-        counters.messages_queued.increment();
-        let queued = self.outbound.push_unbounded(message.as_bytes().clone());
-        debug_assert!(
-            queued.is_ok(),
-            "an open connection has no close frame queued"
-        );
-    }
-
-    /// Begins the closing handshake behind everything that is queued.
-    fn close(&mut self, cause: CloseCause, frame: CloseFrame) {
-        self.note_close(cause, Some(frame.code));
-        self.protocol.close(Some(frame), Instant::now());
-    }
-
-    /// The first cause is the cause.
-    fn note_close(&mut self, cause: CloseCause, code: Option<CloseCode>) {
-        if self.cause.is_none() {
-            self.cause = Some(cause);
-            self.close_code = code;
-        }
-    }
-
-    /// Queues the control frames that are due. Behind bytes that the kernel refused they wait in
-    /// the machine, where a later pong replaces an earlier one; the close frame, behind which
-    /// nothing comes, does not.
-    fn transmit(&mut self) {
-        if !self.outbound.is_empty() && self.protocol.state() == State::Open {
-            return;
-        }
-        let mut frames = Vec::new();
-        if self.protocol.poll_transmit(&mut frames) {
-            let queued = self.outbound.push_control(Bytes::from(frames));
-            debug_assert!(
-                queued.is_ok(),
-                "the machine hands out one close frame, and last"
-            );
-        }
-    }
-
-    fn flush(&mut self, counters: &Counters) {
-        let Some(stream) = self.stream.clone() else {
-            return;
-        };
-        while !self.outbound.is_empty() {
-            let mut slices = [io::IoSlice::new(&[]); 64];
-            let count = self.outbound.slices(&mut slices);
-            match stream.try_write_vectored(&slices[..count]) {
-                Ok(written) => {
-                    let sent = self.outbound.advance(written) as u64;
-                    self.sent += sent;
-                    counters.messages_sent.add(sent);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => {
-                    self.note_close(CloseCause::Vanished, None);
-                    self.phase = Phase::Ended;
-                    return;
-                }
-            }
-        }
-    }
-
-    /// RFC 6455 §7.1.1: the server closes the TCP connection first, once both close frames are out.
-    fn linger_once_closed(&mut self, now: Instant) {
-        let is_done = self.protocol.state() == State::Closed && self.outbound.is_empty();
-        if self.phase != Phase::Open || !is_done {
-            return;
-        }
-        let shut_down = self
-            .stream
-            .as_ref()
-            .is_some_and(|stream| stream.shutdown_write().is_ok());
-        self.phase = match shut_down {
-            true => Phase::Lingering {
-                until: now + self.protocol.config().close_timeout(),
-            },
-            false => Phase::Ended,
-        };
-    }
-
-    fn plan(&mut self, now: Instant) -> Option<Plan> {
-        if self.phase == Phase::Ended {
-            return None;
-        }
-        let stream = self.stream.clone()?;
-        let read = self.unread.is_empty() && self.may_take();
-        if read == self.is_paused {
-            self.is_paused = !read;
-            match read {
-                true => self.protocol.resume(now),
-                false => self.protocol.pause(now),
-            }
-        }
-        let lingering = match self.phase {
-            Phase::Lingering { until } => Some(until),
-            Phase::Open | Phase::Ended => None,
-        };
-        let drain_turn = self.drain_turn.filter(|_| self.is_open());
-        let deadline = [lingering, drain_turn, self.protocol.poll_timeout()]
-            .into_iter()
-            .flatten()
-            .min();
-        Some(Plan {
-            stream,
-            read,
-            write: !self.outbound.is_empty(),
-            deadline,
-        })
     }
 }
 

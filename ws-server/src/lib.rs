@@ -13,7 +13,9 @@
 //! The crate reads no command line, no environment and no files of configuration, and it sets up
 //! no log subscriber.
 
+mod accept;
 mod application;
+mod assembly;
 pub mod config;
 mod connection;
 mod core;
@@ -21,14 +23,17 @@ mod counters;
 mod demo;
 mod doors;
 mod error;
+mod helpers;
 mod hub;
 mod opening;
 mod page;
 mod server;
 mod shard;
 mod shared;
+mod signals;
 mod status;
 mod visitor;
 
 pub use error::{ServeError, ServeErrorKind};
-pub use server::{HELPERS, HelperProgram, helper_main, run};
+pub use helpers::{HELPERS, HelperProgram, helper_main};
+pub use server::run;

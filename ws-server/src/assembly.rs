@@ -1,0 +1,141 @@
+//! From a configuration to what the workers share.
+
+use std::ffi::OsString;
+use std::io;
+use std::sync::Arc;
+
+use tokio::sync::{Semaphore, mpsc, watch};
+use ws_ipc::{FifoDirectory, Identity as ProcessIdentity};
+use ws_session::{SessionConfig, Sessions};
+
+use crate::application::{Application, Backend, Callback, Command, Output, Validation};
+use crate::config::{
+    AppBackend, Config, ExecConfig, Output as OutputConfig, Trim, ValidateBackend,
+};
+use crate::core::answer::Trimming;
+use crate::doors::FifoWatch;
+use crate::error::ServeError;
+use crate::helpers::Helpers;
+use crate::hub::Hub;
+use crate::page::Page;
+use crate::shard;
+use crate::shared::Shared;
+
+pub(crate) fn share(
+    config: Config,
+    shards: Box<[mpsc::UnboundedSender<shard::Command>]>,
+    fifos: Option<FifoDirectory>,
+    helpers: &Helpers,
+    draining: watch::Receiver<bool>,
+) -> Result<Shared, ServeError> {
+    let limits = config.limits();
+    let protocol = ws_proto::Config::default()
+        .with_max_message_size(limits.max_message_size)
+        .with_message_timeout(limits.message_timeout)
+        .with_ping_interval(limits.ping_interval)
+        .with_pong_timeout(limits.pong_timeout)
+        .with_close_timeout(limits.close_timeout);
+    let identity = config.identity();
+    let sessions = Sessions::new(SessionConfig {
+        ttl: identity.ttl,
+        verify_ip: identity.verify_ip,
+        max_sessions: identity.max_sessions.get(),
+    });
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed).map_err(|error| ServeError::System(io::Error::other(error)))?;
+    let page = config
+        .serves_console()
+        .then(|| Page::new(backend_name(&config)));
+    Ok(Shared {
+        protocol: Arc::new(protocol),
+        hub: Hub::new(shards, sessions, u64::from_ne_bytes(seed)),
+        application: application(&config, helpers),
+        validation: validation(&config, helpers),
+        fifos,
+        fifo_watch: Arc::new(FifoWatch::default()),
+        control_socket: config.control_socket(),
+        page,
+        draining,
+        config,
+    })
+}
+
+fn backend_name(config: &Config) -> &'static str {
+    match config.app().backend {
+        AppBackend::Demo => "demo",
+        AppBackend::Echo => "echo",
+        AppBackend::Exec(_) => "exec",
+    }
+}
+
+fn application(config: &Config, helpers: &Helpers) -> Option<Application> {
+    let app = config.app();
+    let (backend, output, env) = match &app.backend {
+        AppBackend::Echo => return None,
+        AppBackend::Demo => (
+            Backend::ForkServer(helpers.fork_server.clone()?),
+            Output::Cgi,
+            Vec::new(),
+        ),
+        AppBackend::Exec(exec) => exec_backend(exec),
+    };
+    Some(Application {
+        callback: Callback {
+            backend,
+            output,
+            timeout: app.timeout,
+            max_output: app.max_output,
+            concurrency: Semaphore::new(app.concurrency.get()),
+            env,
+            spawners: helpers.spawners.clone()?,
+        },
+        trimming: match app.trim {
+            Trim::Newlines => Trimming::Newlines,
+            Trim::All => Trimming::WhiteSpace,
+            Trim::None => Trimming::None,
+        },
+        empty_reply: app.empty_reply.clone().map(Into::into),
+        error_reply: app.error_reply.clone().map(Into::into),
+    })
+}
+
+fn validation(config: &Config, helpers: &Helpers) -> Option<Validation> {
+    /// Room for the longest user id, or for the headers of an answer of CGI.
+    const MAX_OUTPUT: usize = 16 * 1024;
+    let validate = config.validate();
+    let ValidateBackend::Exec(exec) = &validate.backend else {
+        return None;
+    };
+    let (backend, output, env) = exec_backend(exec);
+    Some(Validation {
+        callback: Callback {
+            backend,
+            output,
+            timeout: validate.timeout,
+            max_output: MAX_OUTPUT,
+            concurrency: Semaphore::new(validate.concurrency.get()),
+            env,
+            spawners: helpers.spawners.clone()?,
+        },
+    })
+}
+
+fn exec_backend(exec: &ExecConfig) -> (Backend, Output, Vec<(String, String)>) {
+    let command = Command {
+        argv: exec.command.iter().map(OsString::from).collect(),
+        identity: exec.account.map(|account| ProcessIdentity {
+            uid: account.uid(),
+            gid: account.gid(),
+        }),
+    };
+    let output = match exec.output {
+        OutputConfig::Plain => Output::Plain,
+        OutputConfig::Cgi => Output::Cgi,
+    };
+    let env = exec
+        .env
+        .iter()
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    (Backend::Exec(command), output, env)
+}
