@@ -108,6 +108,7 @@ impl Suspects {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::process::{Command, Stdio};
 
     use super::*;
@@ -118,8 +119,12 @@ mod tests {
             .env_clear()
             .env(MARK, "here.7")
             .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+        // A spawn may return in the middle of the exec, before the environment is in its place.
+        child.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         let pid = i32::try_from(child.id()).unwrap();
         assert!(children().unwrap().contains(&pid));
         assert_eq!(mark_of(pid).as_deref(), Some("here.7"));
@@ -130,6 +135,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::zombie_processes, reason = "it is reaped by its descriptor")]
     fn t58_reaping_by_descriptor_leaves_no_zombie_and_no_second_status() {
         let child = Command::new("/bin/true").spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::cgi::CgiError;
+
 /// Why one run gave no answer.
 ///
 /// The set is closed on purpose: [`cause`](Self::cause) names a metric's label, and what answers
@@ -33,7 +35,7 @@ pub enum Failure {
     },
     /// What it wrote is not an answer.
     #[error("bad answer: {0}")]
-    BadAnswer(BadAnswer),
+    BadAnswer(CgiError),
     /// The process that ran it for us (a spawner, a fork server) died. Whether it had an effect is
     /// not known, so it is not repeated.
     #[error("lost with the process that ran it")]
@@ -41,21 +43,6 @@ pub enum Failure {
     /// Nobody waits for it any more.
     #[error("cancelled")]
     Cancelled,
-}
-
-/// In which way an answer is none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadAnswer {
-    /// The connection ended before the header lines did, or before the `Content-Length` was
-    /// reached.
-    #[error("incomplete")]
-    Incomplete,
-    /// There is no `Content-Length` that could tell a whole answer from a cut one.
-    #[error("no content length")]
-    NoContentLength,
-    /// It does not have the form of a CGI answer.
-    #[error("malformed")]
-    Malformed,
 }
 
 impl Failure {

@@ -56,6 +56,8 @@ impl Lines {
         if !self.partial.is_empty() {
             each(String::from_utf8_lossy(&self.partial).trim_end_matches('\r'));
             self.partial.clear();
+            // Its end counts too, so that empty or short lines are no way around the limit.
+            self.left = self.left.saturating_sub(1);
         }
     }
 }
@@ -96,7 +98,7 @@ mod tests {
     fn t60_flood_is_dropped_and_counted() {
         assert_eq!(
             lines(6, &[b"1234\n", b"5678\n", b"90\n"]),
-            ["1234", "56", "[4 more bytes]"]
+            ["1234", "5", "[5 more bytes]"]
         );
     }
 

@@ -50,16 +50,44 @@ pub(crate) fn exit_now(code: i32) -> ! {
 }
 
 /// Gives every signal its default disposition and empties the signal mask.
+///
+/// Whoever started us may ignore any of them, the realtime ones included, which glibc's own
+/// function leaves out in part: so the system call is made directly.
 pub(crate) fn default_signals() -> io::Result<()> {
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    for signal in Signal::iterator() {
-        if !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP) {
-            // SAFETY: the default disposition runs no code of ours.
-            unsafe { nix::sys::signal::sigaction(signal, &default) }?;
+    for signal in 1..=LAST_SIGNAL {
+        let mut now = [0; KERNEL_ACTION_WORDS];
+        rt_sigaction(signal, None, Some(&mut now))?;
+        let is_glibc_s_own = matches!(signal, 32 | 33);
+        if now[0] != libc::SIG_DFL && (!is_glibc_s_own || now[0] == libc::SIG_IGN) {
+            rt_sigaction(signal, Some(&[libc::SIG_DFL; KERNEL_ACTION_WORDS]), None)?;
         }
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     Ok(())
+}
+
+/// The last realtime signal.
+const LAST_SIGNAL: libc::c_int = 64;
+
+/// The kernel's `struct sigaction` in words: the handler first, then flags, restorer (on some
+/// architectures) and a mask of 64 bits.
+const KERNEL_ACTION_WORDS: usize = 5;
+
+fn rt_sigaction(
+    signal: libc::c_int,
+    new: Option<&[usize; KERNEL_ACTION_WORDS]>,
+    old: Option<&mut [usize; KERNEL_ACTION_WORDS]>,
+) -> io::Result<()> {
+    let new = new.map_or(std::ptr::null(), |new| new.as_ptr());
+    let old = old.map_or(std::ptr::null_mut(), |old| old.as_mut_ptr());
+    // SAFETY: both pointers are null or to at least as many words as the kernel's structure has;
+    // the only new action ever given is the default one, which runs no code of ours.
+    let done = unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, new, old, 8_usize) };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Lets the given signals pass without effect, yet not as ignored ones.

@@ -7,4 +7,6 @@ mod cut;
 mod exec;
 mod fifo;
 mod record;
+mod service;
+mod spawner;
 mod support;

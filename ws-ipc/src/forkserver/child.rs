@@ -1,0 +1,85 @@
+//! A child of the fork server: waits for its connection, answers once, ends.
+
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+use rustix::process::{Pid, Signal};
+
+use super::{Answer, Request};
+use crate::scgi::RequestDecoder;
+use crate::{socketpair, sys};
+
+/// Runs the child; the descriptors of the loop must be closed already.
+///
+/// The child leaves by `_exit` whatever happens, also if the closure panics: nothing of the
+/// parent's, such as its `main` behind the loop, is ever run in it.
+pub(super) fn main(
+    control: OwnedFd,
+    parent: Option<Pid>,
+    max_body_size: usize,
+    handler: &impl Fn(&Request) -> Answer,
+) -> ! {
+    let _leave = LeaveOnUnwind;
+    let code = match serve(control, parent, max_body_size, handler) {
+        Ok(()) => 0,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "fork server's child: {error}");
+            1
+        }
+    };
+    let _ = io::stdout().flush();
+    sys::exit_now(code)
+}
+
+/// Ends the process if the stack is unwound.
+struct LeaveOnUnwind;
+
+impl Drop for LeaveOnUnwind {
+    fn drop(&mut self) {
+        sys::exit_now(101)
+    }
+}
+
+fn serve(
+    control: OwnedFd,
+    parent: Option<Pid>,
+    max_body_size: usize,
+    handler: &impl Fn(&Request) -> Answer,
+) -> io::Result<()> {
+    sys::default_signals()?;
+    rustix::process::setpgid(None, None)?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    if rustix::process::getppid() != parent {
+        // It died before the kernel was told that we want to know.
+        return Ok(());
+    }
+    let Some(connection) = socketpair::receive(&control, &mut [0; 8], true)?.1.pop() else {
+        return Ok(());
+    };
+    drop(control);
+    let mut stream = UnixStream::from(connection);
+    let Some(request) = read_request(&mut stream, max_body_size)? else {
+        return Ok(());
+    };
+    let answer = handler(&request);
+    let answer = answer.encode().map_err(io::Error::other)?;
+    stream.write_all(&answer)
+}
+
+/// Reads a whole request; `None` if the peer hung up before that.
+fn read_request(stream: &mut UnixStream, max_body_size: usize) -> io::Result<Option<Request>> {
+    let mut decoder = RequestDecoder::new(max_body_size);
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        let len = match stream.read(&mut buffer) {
+            Ok(0) => return Ok(None),
+            Ok(len) => len,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        if let Some(request) = decoder.feed(&buffer[..len]).map_err(io::Error::other)? {
+            return Ok(Some(Request(request)));
+        }
+    }
+}

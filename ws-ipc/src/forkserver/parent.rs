@@ -1,0 +1,328 @@
+//! The fork server's loop.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+
+use super::{Answer, Options, Request, child};
+use crate::children::{self, Suspects};
+use crate::supervisor::{Backoff, BackoffConfig};
+use crate::sys::Forked;
+use crate::{socketpair, sys};
+
+const LISTENER: Token = Token(0);
+
+/// Added to a child's process id, this is the token of its connection; the process id alone is
+/// that of its pidfd.
+const HANG_UP: usize = 1 << 32;
+
+/// How often orphans are looked for while children serve.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The state of the loop. All of it is dropped in a child.
+pub(super) struct Parent {
+    options: Options,
+    listener: UnixListener,
+    poll: Poll,
+    events: Events,
+    /// Waiting children.
+    spares: Vec<Spare>,
+    /// Children that serve, by process id.
+    busy: HashMap<i32, Busy>,
+    orphans: HashMap<i32, Orphan>,
+    /// Readiness is told once (edge-triggered), so it is remembered until it is used up.
+    may_accept: bool,
+    backoff: Backoff,
+    /// After a failed fork, or a waiting child that died: when to fork again.
+    retry_at: Option<Instant>,
+}
+
+struct Spare {
+    pid: i32,
+    pidfd: OwnedFd,
+    control: OwnedFd,
+}
+
+struct Busy {
+    pidfd: OwnedFd,
+    connection: OwnedFd,
+}
+
+struct Orphan {
+    pidfd: OwnedFd,
+    suspects: Suspects,
+}
+
+impl Parent {
+    pub(super) fn new(options: Options) -> io::Result<Self> {
+        sys::close_on_exec()?;
+        let listener = UnixListener::from(io::stdin().as_fd().try_clone_to_owned()?);
+        listener.set_nonblocking(true)?;
+        rustix::stdio::dup2_stdin(socketpair::null()?)?;
+        nix::sys::prctl::set_child_subreaper(true)?;
+        // What is buffered now would be written by every child.
+        io::stdout().flush()?;
+        let poll = Poll::new()?;
+        let source = listener.as_raw_fd();
+        poll.registry()
+            .register(&mut SourceFd(&source), LISTENER, Interest::READABLE)?;
+        Ok(Self {
+            options,
+            listener,
+            poll,
+            events: Events::with_capacity(256),
+            spares: Vec::new(),
+            busy: HashMap::new(),
+            orphans: HashMap::new(),
+            may_accept: true,
+            backoff: Backoff::new(BackoffConfig::default()),
+            retry_at: None,
+        })
+    }
+
+    /// Forks waiting children until there are enough. Takes the state by value, because the child
+    /// drops it.
+    pub(super) fn refill(mut self, handler: &impl Fn(&Request) -> Answer) -> io::Result<Self> {
+        if self.retry_at.is_some_and(|at| Instant::now() < at) {
+            return Ok(self);
+        }
+        self.retry_at = None;
+        while self.spares.len() < self.options.spare.max(1)
+            && self.spares.len() + self.busy.len() < self.options.max_children.max(1)
+        {
+            let parent = rustix::process::getpid();
+            let (control, theirs) = socketpair::datagram()?;
+            match sys::fork() {
+                Ok(Forked::Child) => {
+                    let max_body_size = self.options.max_body_size;
+                    drop(control);
+                    drop(self);
+                    child::main(theirs, Some(parent), max_body_size, handler)
+                }
+                Ok(Forked::Parent(pid)) => self.keep_spare(pid, control)?,
+                Err(error) if error.raw_os_error() == Some(nix::libc::EDEADLK) => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    let _ = writeln!(io::stderr(), "fork server: cannot fork: {error}");
+                    self.delay_next_fork();
+                    return Ok(self);
+                }
+            }
+        }
+        Ok(self)
+    }
+
+    fn keep_spare(&mut self, pid: i32, control: OwnedFd) -> io::Result<()> {
+        // The child does the same: whoever comes first, its group is there before it is needed.
+        let group = rustix::process::Pid::from_raw(pid);
+        let _ = rustix::process::setpgid(group, group);
+        let pidfd = children::pidfd(pid)?;
+        self.register(&pidfd, token_of(pid), Interest::READABLE)?;
+        self.spares.push(Spare {
+            pid,
+            pidfd,
+            control,
+        });
+        self.backoff.started(Instant::now());
+        Ok(())
+    }
+
+    fn delay_next_fork(&mut self) {
+        let now = Instant::now();
+        self.retry_at = Some(now + self.backoff.ended(now));
+    }
+
+    /// Waits for something to happen and handles it.
+    pub(super) fn step(&mut self) -> io::Result<()> {
+        self.accept()?;
+        let mut events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        match self.poll.poll(&mut events, self.timeout()) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
+            done => done?,
+        }
+        for event in &events {
+            match event.token() {
+                LISTENER => self.may_accept = true,
+                Token(token @ HANG_UP..) => self.handle_hang_up(token - HANG_UP),
+                Token(token) => self.handle_end(token)?,
+            }
+        }
+        if events.is_empty() && !(self.busy.is_empty() && self.orphans.is_empty()) {
+            self.sweep()?;
+        }
+        self.events = events;
+        Ok(())
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let has_room = self.spares.len() + self.busy.len() < self.options.max_children.max(1);
+        let retry = self
+            .retry_at
+            .map(|at| at.saturating_duration_since(Instant::now()));
+        // What may still be accepted could not be, for want of descriptors.
+        let sweep = !(self.busy.is_empty() && self.orphans.is_empty()) || self.may_accept;
+        match retry {
+            None if self.spares.len() < self.options.spare.max(1) && has_room => {
+                Some(Duration::ZERO)
+            }
+            None => sweep.then_some(SWEEP_INTERVAL),
+            Some(retry) if sweep => Some(retry.min(SWEEP_INTERVAL)),
+            Some(retry) => Some(retry),
+        }
+    }
+
+    /// Hands connections to waiting children, as long as there are both.
+    fn accept(&mut self) -> io::Result<()> {
+        while self.may_accept && !self.spares.is_empty() {
+            match self.listener.accept() {
+                Ok((connection, _)) => self.hand_over(connection.into())?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.may_accept = false,
+                // That one was gone before it was accepted; there may be others.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
+                    ) => {}
+                // Out of descriptors or memory: ends of children make room.
+                Err(error) if is_exhaustion(&error) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn hand_over(&mut self, connection: OwnedFd) -> io::Result<()> {
+        while let Some(spare) = self.spares.pop() {
+            let Spare {
+                pid,
+                pidfd,
+                control,
+            } = spare;
+            let sent = socketpair::send(&control, b"c", &[connection.as_fd()]);
+            if sent.is_ok() {
+                // No interest in data: what is always told is a peer that has closed altogether,
+                // and one that has only finished writing still waits for its answer.
+                self.register(&connection, HANG_UP + token_of(pid), Interest::PRIORITY)?;
+                self.busy.insert(pid, Busy { pidfd, connection });
+                return Ok(());
+            }
+            // It died waiting: its end is handled as that of any other child.
+            let connection = socketpair::null()?;
+            self.busy.insert(pid, Busy { pidfd, connection });
+        }
+        // None is left: the connection is closed, which its peer sees as a lost request.
+        Ok(())
+    }
+
+    /// Kills the child, with its group, whose peer does not wait any more.
+    fn handle_hang_up(&self, token: usize) {
+        if let Some(pid) = pid_of(token)
+            && self.busy.contains_key(&pid)
+        {
+            children::kill_group(pid);
+        }
+    }
+
+    /// Handles a pidfd that has become readable.
+    fn handle_end(&mut self, token: usize) -> io::Result<()> {
+        let Some(pid) = pid_of(token) else {
+            return Ok(());
+        };
+        if let Some(at) = self.spares.iter().position(|spare| spare.pid == pid) {
+            let spare = self.spares.swap_remove(at);
+            self.end(pid, &spare.pidfd)?;
+            self.delay_next_fork();
+        } else if let Some(busy) = self.busy.remove(&pid) {
+            let _ = self.deregister(&busy.connection);
+            self.end(pid, &busy.pidfd)?;
+            // The peer sees the end of its connection only now, after that of the group.
+            drop(busy);
+            self.sweep()?;
+        } else if let Some(orphan) = self.orphans.remove(&pid) {
+            self.deregister(&orphan.pidfd)?;
+            children::reap(&orphan.pidfd)?;
+            self.sweep()?;
+        }
+        Ok(())
+    }
+
+    /// Kills what is left of a dead child's group, then reaps it.
+    fn end(&self, pid: i32, pidfd: &OwnedFd) -> io::Result<()> {
+        children::kill_group(pid);
+        self.deregister(pidfd)?;
+        children::reap(pidfd)?;
+        Ok(())
+    }
+
+    /// Looks for processes that children have left behind in sessions of their own, and kills them
+    /// when no child is left that may be theirs.
+    fn sweep(&mut self) -> io::Result<()> {
+        for pid in children::children()? {
+            if self.busy.contains_key(&pid) || self.spares.iter().any(|spare| spare.pid == pid) {
+                continue;
+            }
+            if !self.orphans.contains_key(&pid) {
+                let pidfd = children::pidfd(pid)?;
+                self.register(&pidfd, token_of(pid), Interest::READABLE)?;
+                let suspects = Suspects::new(self.busy.keys().map(|&pid| job_of(pid)));
+                self.orphans.insert(pid, Orphan { pidfd, suspects });
+            }
+            let busy = &self.busy;
+            let Some(orphan) = self.orphans.get_mut(&pid) else {
+                continue;
+            };
+            if let Some(group) = children::group_of(pid)
+                && busy.contains_key(&group)
+            {
+                orphan.suspects = Suspects::new([job_of(group)]);
+            }
+            if orphan
+                .suspects
+                .retain(|job| busy.keys().any(|&pid| job_of(pid) == job))
+            {
+                children::kill(&orphan.pidfd);
+            }
+        }
+        Ok(())
+    }
+
+    fn register(&self, source: &OwnedFd, token: usize, interest: Interest) -> io::Result<()> {
+        self.poll
+            .registry()
+            .register(&mut SourceFd(&source.as_raw_fd()), Token(token), interest)
+    }
+
+    /// Closing alone does not end a registration: a child may hold a copy of the descriptor for a
+    /// moment longer, and a late event would meet the next owner of the process id.
+    fn deregister(&self, source: &OwnedFd) -> io::Result<()> {
+        self.poll
+            .registry()
+            .deregister(&mut SourceFd(&source.as_raw_fd()))
+    }
+}
+
+fn token_of(pid: i32) -> usize {
+    usize::try_from(pid).expect("process ids are positive")
+}
+
+fn pid_of(token: usize) -> Option<i32> {
+    i32::try_from(token).ok()
+}
+
+fn job_of(pid: i32) -> u64 {
+    u64::from(pid.unsigned_abs())
+}
+
+fn is_exhaustion(error: &io::Error) -> bool {
+    use nix::libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    matches!(
+        error.raw_os_error(),
+        Some(EMFILE | ENFILE | ENOBUFS | ENOMEM)
+    )
+}

@@ -1,0 +1,421 @@
+//! Long-running programs that are asked over a Unix socket: fork servers and workers.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
+use tokio::sync::watch;
+
+use crate::cgi::{self, AnswerDecoder, CgiError};
+use crate::stderr::Lines;
+use crate::supervisor::{Backoff, BackoffConfig};
+use crate::unix_path::{self, BoundListener};
+use crate::{Child, Environment, Failure, Identity, Job, Signal, Spawners, scgi, socketpair};
+
+/// A long-running program.
+#[derive(Clone, Debug)]
+pub struct ServiceCommand {
+    /// The program and its arguments.
+    pub argv: Vec<OsString>,
+    /// The whole environment.
+    pub env: Vec<(OsString, OsString)>,
+    /// The working directory; without one, the server's.
+    pub dir: Option<PathBuf>,
+    /// The user to run as; without one, the server's.
+    pub identity: Option<Identity>,
+}
+
+/// A program that is kept running and has a listening Unix socket as descriptor 0.
+///
+/// The socket belongs to the server and stays when the program ends: who connects meanwhile waits
+/// for the next one. A program that ends is restarted, with growing delays if it does not live
+/// long. What it writes to standard output and standard error goes to the log, line by line.
+///
+/// A handle; clones are the same service. It ends with the last one or with
+/// [`shutdown`](Self::shutdown).
+#[derive(Clone, Debug)]
+pub struct Service {
+    front: Arc<Front>,
+}
+
+impl Service {
+    /// Binds the socket, with mode 0600, and starts the program.
+    ///
+    /// A socket of the own user that is left at the path is replaced.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::CannotStart`] if the socket cannot be bound or the program cannot be started the
+    /// first time; later it is tried again and again.
+    pub async fn start(
+        spawners: &Spawners,
+        command: ServiceCommand,
+        socket_path: &Path,
+    ) -> Result<Self, Failure> {
+        let listener = BoundListener::bind(socket_path)
+            .map_err(|error| Failure::cannot_start(socket_path.display().to_string(), &error))?;
+        let shared = Arc::new(Shared {
+            listener,
+            closing: watch::Sender::new(false),
+            state: watch::Sender::new(State::default()),
+        });
+        let service = Self {
+            front: Arc::new(Front {
+                shared: Arc::clone(&shared),
+            }),
+        };
+        let mut state = shared.state.subscribe();
+        tokio::spawn(supervise(shared, spawners.clone(), command));
+        let started = state.wait_for(|state| state.phase != Phase::Starting).await;
+        match started.map(|state| state.phase.clone()) {
+            Ok(Phase::Running { .. }) => Ok(service),
+            Ok(Phase::Down(failure)) => Err(failure),
+            Ok(Phase::Starting | Phase::Ended) | Err(_) => Err(Failure::Cancelled),
+        }
+    }
+
+    /// The process id of the program; `None` while it does not run.
+    #[must_use]
+    pub fn pid(&self) -> Option<i32> {
+        match self.front.shared.state.borrow().phase {
+            Phase::Running { pid } => Some(pid),
+            _ => None,
+        }
+    }
+
+    /// How often it was restarted.
+    #[must_use]
+    pub fn restarts(&self) -> u64 {
+        self.front.shared.state.borrow().restarts
+    }
+
+    /// Where it is asked.
+    #[must_use]
+    pub fn socket_path(&self) -> &Path {
+        self.front.shared.listener.path()
+    }
+
+    /// Connects to the program. If it does not run at the moment, the connection waits to be
+    /// accepted by the next one.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::CannotStart`] if the last attempt to start it failed, or if the system refuses
+    /// the connection.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any time.
+    pub async fn connect(&self) -> Result<UnixStream, Failure> {
+        if let Phase::Down(failure @ Failure::CannotStart { .. }) =
+            &self.front.shared.state.borrow().phase
+        {
+            return Err(failure.clone());
+        }
+        let path = self.socket_path();
+        loop {
+            match unix_path::connect(path).await {
+                Ok(stream) => return Ok(stream),
+                // As many wait already as the kernel lets wait.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    tokio::time::sleep(FULL_BACKLOG_DELAY).await;
+                }
+                Err(error) => {
+                    return Err(Failure::cannot_start(path.display().to_string(), &error));
+                }
+            }
+        }
+    }
+
+    /// Ends the program, with `SIGTERM` first, and waits until it has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// The end is under way once the future has been polled; dropping it only stops the waiting.
+    pub async fn shutdown(&self) {
+        let shared = &self.front.shared;
+        shared.closing.send_replace(true);
+        let _ = shared
+            .state
+            .subscribe()
+            .wait_for(|state| state.phase == Phase::Ended)
+            .await;
+    }
+
+    /// Waits whether this life of the program ends, too; tells whether it does.
+    async fn ends_too(&self, life: u64) -> bool {
+        let mut state = self.front.shared.state.subscribe();
+        let is_over =
+            |state: &State| state.life != life || !matches!(state.phase, Phase::Running { .. });
+        tokio::time::timeout(LINGER, state.wait_for(is_over))
+            .await
+            .is_ok()
+    }
+}
+
+/// Asks a service one request and returns its answer, CGI headers included.
+///
+/// The answer must have a `Content-Length`: without one, an answer that was cut off when its
+/// process crashed could not be told from a whole one.
+///
+/// # Errors
+///
+/// - [`Failure::TimedOut`] after `timeout`. The connection is closed then, on which a fork server
+///   kills the child.
+/// - [`Failure::OutputTooLong`] if the body exceeds `max_output`.
+/// - [`Failure::BadAnswer`] if the answer is cut off or malformed.
+/// - [`Failure::Lost`] if the program ended with the request in its hands.
+/// - [`Failure::CannotStart`] as from [`Service::connect`].
+///
+/// # Cancel safety
+///
+/// Dropping the future closes the connection.
+pub async fn scgi_call(
+    service: &Service,
+    env: &Environment,
+    payload: &Bytes,
+    timeout: Duration,
+    max_output: usize,
+) -> Result<Vec<u8>, Failure> {
+    let life = service.front.shared.state.borrow().life;
+    let call = call(service, env, payload, max_output);
+    let answered = tokio::time::timeout(timeout, call).await;
+    match answered.unwrap_or(Err(Failure::TimedOut)) {
+        Err(Failure::BadAnswer(cut_off)) if is_cut_off(&cut_off) => {
+            if service.ends_too(life).await {
+                Err(Failure::Lost)
+            } else {
+                Err(Failure::BadAnswer(cut_off))
+            }
+        }
+        answer => answer,
+    }
+}
+
+/// How long after a connection the program itself may be seen to end.
+const LINGER: Duration = Duration::from_millis(100);
+
+/// How long the program may go on after `SIGTERM`.
+const TERM_GRACE: Duration = Duration::from_secs(2);
+
+/// When to try again if too many connections wait.
+const FULL_BACKLOG_DELAY: Duration = Duration::from_millis(5);
+
+async fn call(
+    service: &Service,
+    env: &Environment,
+    payload: &Bytes,
+    max_output: usize,
+) -> Result<Vec<u8>, Failure> {
+    let mut stream = service.connect().await?;
+    let head = scgi::encode_request(env, payload.len());
+    let (mut input, mut output) = stream.split();
+    let write = async {
+        // Who does not read to the end may answer all the same. Our direction is not shut down: to
+        // a peer that could mean that nobody waits.
+        if output.write_all(&head).await.is_ok() {
+            let _ = output.write_all(payload).await;
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        answer = read_answer(&mut input, max_output) => answer,
+        never = write => never,
+    }
+}
+
+async fn read_answer(
+    input: &mut (impl AsyncReadExt + Unpin),
+    max_output: usize,
+) -> Result<Vec<u8>, Failure> {
+    let too_long = || Failure::OutputTooLong { max: max_output };
+    let mut decoder = AnswerDecoder::new(max_output.saturating_add(cgi::MAX_HEAD_SIZE));
+    let mut buffer = vec![0; 8 * 1024];
+    loop {
+        // An error is an end: the process died with some of the request unread.
+        let len = input.read(&mut buffer).await.unwrap_or(0);
+        match decoder.feed(&buffer[..len]) {
+            Ok(false) if len > 0 => {}
+            Ok(_) => break,
+            Err(CgiError::TooLarge { .. }) => return Err(too_long()),
+            Err(error) => return Err(Failure::BadAnswer(error)),
+        }
+    }
+    let answer = decoder.finish().map_err(Failure::BadAnswer)?;
+    if answer.content_length().is_none() {
+        return Err(Failure::BadAnswer(CgiError::InvalidContentLength));
+    }
+    if answer.body().len() > max_output {
+        return Err(too_long());
+    }
+    Ok(decoder.into_bytes())
+}
+
+/// Whether the connection ended too early, rather than that something wrong was written.
+fn is_cut_off(error: &CgiError) -> bool {
+    matches!(
+        error,
+        CgiError::Empty | CgiError::HeadUnfinished | CgiError::BodyTooShort { .. }
+    )
+}
+
+/// Ends the service with the last handle.
+#[derive(Debug)]
+struct Front {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.shared.closing.send_replace(true);
+    }
+}
+
+/// What the handles and the supervising task have in common.
+#[derive(Debug)]
+struct Shared {
+    listener: BoundListener,
+    closing: watch::Sender<bool>,
+    state: watch::Sender<State>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct State {
+    phase: Phase,
+    /// Grows by one with each start.
+    life: u64,
+    restarts: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Starting,
+    Running {
+        pid: i32,
+    },
+    /// It ended or could not be started, and will be.
+    Down(Failure),
+    /// It will not be started again.
+    Ended,
+}
+
+/// Keeps the program running until the service is closed.
+async fn supervise(shared: Arc<Shared>, spawners: Spawners, command: ServiceCommand) {
+    let mut closing = shared.closing.subscribe();
+    let mut backoff = Backoff::new(BackoffConfig::default());
+    loop {
+        let Some(failure) = live(&shared, &spawners, &command, &mut backoff).await else {
+            break;
+        };
+        let delay = backoff.ended(Instant::now());
+        tracing::warn!(cause = %failure, ?delay, program = ?command.argv.first(), "service down");
+        shared
+            .state
+            .send_modify(|state| state.phase = Phase::Down(failure));
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = closed(&mut closing) => break,
+        }
+        shared.state.send_modify(|state| state.restarts += 1);
+    }
+    shared.state.send_modify(|state| state.phase = Phase::Ended);
+}
+
+/// One life of the program; `None` if it was ended because the service is closed.
+async fn live(
+    shared: &Shared,
+    spawners: &Spawners,
+    command: &ServiceCommand,
+    backoff: &mut Backoff,
+) -> Option<Failure> {
+    let mut closing = shared.closing.subscribe();
+    let job = match job(shared, command) {
+        Ok(job) => job,
+        Err(error) => return Some(Failure::cannot_start("service", &error)),
+    };
+    let (job, log) = job;
+    let mut child = tokio::select! {
+        child = spawners.spawn(job) => match child {
+            Ok(child) => child,
+            Err(failure) => return Some(failure),
+        },
+        () = closed(&mut closing) => return None,
+    };
+    let pid = child.pid();
+    // Ends by itself when the last process that can write to it has.
+    tokio::spawn(log_lines(log, pid));
+    backoff.started(Instant::now());
+    shared.state.send_modify(|state| {
+        state.phase = Phase::Running { pid };
+        state.life += 1;
+    });
+    tokio::select! {
+        ended = child.wait() => Some(match ended {
+            Ok(status) => failure_of(status),
+            Err(failure) => failure,
+        }),
+        () = closed(&mut closing) => {
+            terminate(child).await;
+            None
+        }
+    }
+}
+
+async fn closed(closing: &mut watch::Receiver<bool>) {
+    // The sender outlives the task that waits.
+    let _ = closing.wait_for(|&closing| closing).await;
+}
+
+async fn terminate(mut child: Child) {
+    child.signal_group(Signal::Terminate);
+    // If it does not end, the drop kills it.
+    let _ = tokio::time::timeout(TERM_GRACE, child.wait()).await;
+}
+
+fn job(shared: &Shared, command: &ServiceCommand) -> io::Result<(Job, pipe::Receiver)> {
+    let (log, stderr): (OwnedFd, OwnedFd) = socketpair::pipe()?;
+    let ServiceCommand {
+        argv,
+        env,
+        dir,
+        identity,
+    } = command.clone();
+    let job = Job {
+        argv,
+        env,
+        dir,
+        identity,
+        stdin: shared.listener.try_clone()?,
+        stdout: stderr.try_clone()?,
+        stderr,
+    };
+    Ok((job, pipe::Receiver::from_owned_fd(log)?))
+}
+
+fn failure_of(status: std::process::ExitStatus) -> Failure {
+    match status.code() {
+        Some(code) => Failure::Exited(code),
+        None => {
+            let signal = std::os::unix::process::ExitStatusExt::signal(&status);
+            Failure::Signaled(signal.unwrap_or(0))
+        }
+    }
+}
+
+async fn log_lines(mut log: pipe::Receiver, pid: i32) {
+    let mut lines = Lines::new(usize::MAX);
+    let mut each = |line: &str| tracing::warn!(worker.pid = pid, line, "service output");
+    let mut buffer = [0; 4 * 1024];
+    while let Ok(len @ 1..) = log.read(&mut buffer).await {
+        lines.feed(&buffer[..len], &mut each);
+    }
+    lines.finish(&mut each);
+}
