@@ -1,4 +1,56 @@
 //! Other processes: starting and supervising them, and the ways to talk with them.
+//!
+//! - [`Spawners`] start programs, so that the server itself never forks. [`exec::run`] runs one for
+//!   one message; a [`Service`] keeps one running, and [`scgi_call`] asks it.
+//! - [`forkserver::run`] makes a program a fork server: a closure answers each message in a process
+//!   of its own.
+//! - [`FifoDirectory`] makes named pipes that any program may write to, and [`RecordDecoder`] cuts
+//!   what they write into records.
+//! - [`Environment`], [`cgi`] and [`scgi`] are the contract with the application: pure codecs.
+//!
+//! It knows nothing of WebSocket, users or sessions: payloads are bytes here, ids are opaque.
+//!
+//! Whatever is started here ends here. A program has a process group of its own, which is killed
+//! before its leader's number may be given to others; what leaves the group is found as an orphan
+//! and killed too; every child is waited for by its own id. A process that dies takes with it what
+//! it was answerable for, and whoever waits for that is told.
+//!
+//! # Examples
+//!
+//! A program that starts its own executable again as its helper must lead there before it does
+//! anything else:
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use ws_ipc::exec::{self, AnswerChannel, Exec};
+//! use ws_ipc::{HelperCommand, Spawners, SpawnersConfig};
+//!
+//! # async fn serve() -> Result<(), Box<dyn std::error::Error>> {
+//! if std::env::args().nth(1).as_deref() == Some("__spawner") {
+//!     ws_ipc::spawner::main();
+//! }
+//! let helper = HelperCommand {
+//!     program: "/proc/self/exe".into(),
+//!     args: vec!["__spawner".into()],
+//! };
+//! let spawners = Spawners::start(helper, SpawnersConfig::default())?;
+//! let run = Exec {
+//!     argv: vec!["/usr/bin/rev".into()],
+//!     env: vec![],
+//!     dir: None,
+//!     identity: None,
+//!     payload: "hello".into(),
+//!     answer: AnswerChannel::Pipe,
+//!     timeout: Duration::from_secs(30),
+//!     max_output: 1 << 20,
+//! };
+//! let answer = exec::run(&spawners, run, &mut |line| tracing::warn!(line, "stderr")).await?;
+//! assert_eq!(answer, b"olleh");
+//! spawners.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod cgi;
 mod children;

@@ -108,16 +108,16 @@ impl Service {
     /// # Errors
     ///
     /// [`Failure::CannotStart`] if the last attempt to start it failed, or if the system refuses
-    /// the connection.
+    /// the connection; [`Failure::Cancelled`] after [`shutdown`](Self::shutdown).
     ///
     /// # Cancel safety
     ///
     /// May be dropped at any time.
     pub async fn connect(&self) -> Result<UnixStream, Failure> {
-        if let Phase::Down(failure @ Failure::CannotStart { .. }) =
-            &self.front.shared.state.borrow().phase
-        {
-            return Err(failure.clone());
+        match &self.front.shared.state.borrow().phase {
+            Phase::Down(failure @ Failure::CannotStart { .. }) => return Err(failure.clone()),
+            Phase::Ended => return Err(Failure::Cancelled),
+            Phase::Starting | Phase::Running { .. } | Phase::Down(_) => {}
         }
         let path = self.socket_path();
         loop {
@@ -172,7 +172,7 @@ impl Service {
 /// - [`Failure::OutputTooLong`] if the body exceeds `max_output`.
 /// - [`Failure::BadAnswer`] if the answer is cut off or malformed.
 /// - [`Failure::Lost`] if the program ended with the request in its hands.
-/// - [`Failure::CannotStart`] as from [`Service::connect`].
+/// - [`Failure::CannotStart`] and [`Failure::Cancelled`] as from [`Service::connect`].
 ///
 /// # Cancel safety
 ///
@@ -315,8 +315,16 @@ async fn supervise(shared: Arc<Shared>, spawners: Spawners, command: ServiceComm
         let Some(failure) = live(&shared, &spawners, &command, &mut backoff).await else {
             break;
         };
-        let delay = backoff.ended(Instant::now());
-        tracing::warn!(cause = %failure, ?delay, program = ?command.argv.first(), "service down");
+        let program = command.argv.first();
+        let delay = if failure == Failure::Exited(0) {
+            let delay = backoff.retired(Instant::now());
+            tracing::info!(?delay, ?program, "service ended");
+            delay
+        } else {
+            let delay = backoff.ended(Instant::now());
+            tracing::warn!(cause = %failure, ?delay, ?program, "service failed");
+            delay
+        };
         shared
             .state
             .send_modify(|state| state.phase = Phase::Down(failure));

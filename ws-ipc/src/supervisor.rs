@@ -60,6 +60,22 @@ impl Backoff {
         self.running_since = Some(now);
     }
 
+    /// Takes note that it ended of its own accord and without a fault, as a worker does that has
+    /// served its number of requests; returns the delay before the next start.
+    ///
+    /// There is none, unless it ended so soon that restarting it at once would be a loop.
+    pub fn retired(&mut self, now: Instant) -> Duration {
+        let lived = self
+            .running_since
+            .map(|since| now.saturating_duration_since(since));
+        if lived.is_none_or(|lived| lived < self.config.initial) {
+            return self.ended(now);
+        }
+        self.running_since = None;
+        self.short_lives = 0;
+        Duration::ZERO
+    }
+
     /// Takes note that it ended or could not be started; returns the delay before the next start.
     pub fn ended(&mut self, now: Instant) -> Duration {
         let lived = self
@@ -121,6 +137,21 @@ mod tests {
         backoff.started(start);
         assert_eq!(backoff.ended(start + config.stable_after), Duration::ZERO);
         assert_eq!(backoff.short_lives(), 1);
+    }
+
+    #[test]
+    fn retirement_is_no_fault_unless_it_comes_at_once() {
+        let config = BackoffConfig::default();
+        let start = Instant::now();
+        let mut backoff = Backoff::new(config);
+        for _ in 0..10 {
+            backoff.started(start);
+            assert_eq!(backoff.retired(start + config.initial), Duration::ZERO);
+        }
+        for expected in [Duration::ZERO, config.initial, 2 * config.initial] {
+            backoff.started(start);
+            assert_eq!(backoff.retired(start), expected);
+        }
     }
 
     proptest! {

@@ -285,3 +285,24 @@ async fn t60_worker_s_answers_are_checked() {
     assert_eq!(setup.ask("/whole").await.unwrap(), "whole");
     setup.end().await;
 }
+
+#[tokio::test]
+async fn nothing_is_asked_after_the_shutdown() {
+    let setup = Setup::new().await;
+    setup.service.shutdown().await;
+    assert_eq!(setup.ask("/pid").await, Err(Failure::Cancelled));
+    assert_eq!(setup.service.pid(), None);
+    setup.end().await;
+}
+
+#[tokio::test]
+async fn worker_that_ends_is_started_again_at_once() {
+    // It serves a single connection, so each call meets another life.
+    let once = WORKER.replace("while True:", "for _ in range(1):");
+    let setup = Setup::with("/usr/bin/env", &["python3", "-c", &once]).await;
+    for _ in 0..5 {
+        assert_eq!(setup.ask("/whole").await.unwrap(), "whole");
+    }
+    assert!(setup.service.restarts() >= 4);
+    setup.end().await;
+}
