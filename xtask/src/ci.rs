@@ -66,6 +66,8 @@ enum Step {
     Conformance,
     /// Python websockets, Node ws, curl
     Clients,
+    /// nginx, HAProxy and Apache in front
+    Proxies,
     /// The console page in Chromium
     Browser,
 }
@@ -115,8 +117,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             print!("{}", test_results(&read(&log)));
         }
         if matches!(outcome, Outcome::Failed(_)) {
-            println!("---- {name}, the end of {}:", log.display());
-            println!("{}\n----", server::tail(&read(&log), 80));
+            println!("---- {name}, from {}:", log.display());
+            println!("{}\n----", server::tail(&excerpt(&read(&log)), 200));
         }
         report(&mut rows, name, outcome, started);
     }
@@ -173,7 +175,9 @@ fn commands(step: Step, xtask: &Path, ws: Option<&Path>) -> Vec<Command> {
     let verb = |arguments: &[&str]| {
         let mut command = Command::new(xtask);
         command.args(arguments).current_dir(workspace::root());
-        if let (Some(ws), Step::Conformance | Step::Clients | Step::Browser) = (ws, step) {
+        if let (Some(ws), Step::Conformance | Step::Clients | Step::Proxies | Step::Browser) =
+            (ws, step)
+        {
             command.arg("--ws").arg(ws);
         }
         command
@@ -192,6 +196,7 @@ fn commands(step: Step, xtask: &Path, ws: Option<&Path>) -> Vec<Command> {
         Step::Tidy => vec![verb(&["tidy"])],
         Step::Clippy => vec![cargo(&[
             "clippy",
+            "--quiet",
             "--workspace",
             "--all-targets",
             "--locked",
@@ -214,12 +219,13 @@ fn commands(step: Step, xtask: &Path, ws: Option<&Path>) -> Vec<Command> {
             })
             .collect(),
         Step::Doc => {
-            let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--locked"]);
+            let mut doc = cargo(&["doc", "--quiet", "--workspace", "--no-deps", "--locked"]);
             doc.env("RUSTDOCFLAGS", "-D warnings");
             vec![doc]
         }
         Step::Build => vec![cargo(&[
             "build",
+            "--quiet",
             "--workspace",
             "--locked",
             "--bins",
@@ -236,6 +242,7 @@ fn commands(step: Step, xtask: &Path, ws: Option<&Path>) -> Vec<Command> {
         Step::Fuzz => vec![verb(&["fuzz"])],
         Step::Conformance => vec![verb(&["conformance"])],
         Step::Clients => vec![verb(&["clients"])],
+        Step::Proxies => vec![verb(&["proxies"])],
         Step::Browser => vec![verb(&["browser"])],
     }
 }
@@ -244,7 +251,7 @@ fn commands(step: Step, xtask: &Path, ws: Option<&Path>) -> Vec<Command> {
 fn limit(step: Step) -> Duration {
     Duration::from_secs(match step {
         Step::Fmt | Step::Layers | Step::Tidy => 120,
-        Step::Deny | Step::Clients | Step::Browser => 600,
+        Step::Deny | Step::Clients | Step::Proxies | Step::Browser => 600,
         Step::Clippy | Step::Crates | Step::Doc | Step::Build => 1200,
         Step::Test | Step::Fuzz | Step::Conformance => 1500,
     })
@@ -392,7 +399,12 @@ test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; 
             .collect();
         assert_eq!(
             steps,
-            BTreeSet::from([Step::Conformance, Step::Clients, Step::Browser])
+            BTreeSet::from([
+                Step::Conformance,
+                Step::Clients,
+                Step::Proxies,
+                Step::Browser
+            ])
         );
     }
 }

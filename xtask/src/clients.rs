@@ -67,6 +67,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 type Client = fn(ws: &Path, server: &Server) -> Result<()>;
 
 fn python_websockets(ws: &Path, server: &Server) -> Result<()> {
+    let mut command = Command::new(python_with_websockets()?);
+    command.arg("-B").arg(script("websockets_client.py"));
+    run_script(command, ws, server)
+}
+
+/// Finds a Python that has the package websockets.
+pub(crate) fn python_with_websockets() -> Result<PathBuf> {
     let missing = || Skipped("python has no package websockets".into());
     let python = workspace::python().ok_or_else(missing)?;
     let imports = Command::new(&python)
@@ -75,9 +82,7 @@ fn python_websockets(ws: &Path, server: &Server) -> Result<()> {
     if !imports?.status.success() {
         return Err(missing().into());
     }
-    let mut command = Command::new(python);
-    command.arg("-B").arg(script("websockets_client.py"));
-    run_script(command, ws, server)
+    Ok(python)
 }
 
 fn node_ws(ws: &Path, server: &Server) -> Result<()> {

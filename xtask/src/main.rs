@@ -18,6 +18,7 @@ mod fuzz;
 mod install;
 mod layers;
 mod process;
+mod proxies;
 mod server;
 mod tidy;
 mod verdict;
@@ -54,6 +55,8 @@ enum Verb {
     Conformance(conformance::Arguments),
     /// Lets real clients talk to the server: Python websockets, Node ws, curl
     Clients(clients::Arguments),
+    /// Puts nginx, HAProxy and Apache in front of the server
+    Proxies(proxies::Arguments),
     /// Drives the console page in Chromium
     Browser(browser::Arguments),
 }
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
         Verb::Fuzz(arguments) => fuzz::run(&arguments),
         Verb::Conformance(arguments) => conformance::run(&arguments),
         Verb::Clients(arguments) => clients::run(&arguments),
+        Verb::Proxies(arguments) => proxies::run(&arguments),
         Verb::Browser(arguments) => browser::run(&arguments),
     };
     match result {
