@@ -29,6 +29,7 @@ pub(crate) enum Verb {
     Run(RunArgs),
     Ls(ListArgs),
     Status(StatusArgs),
+    Connect(ConnectArgs),
     Config(ConfigArgs),
 }
 
@@ -140,6 +141,30 @@ pub(crate) struct ListArgs {
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) client: Client,
+}
+
+/// Connects as a client: a line of stdin is a message, a message is a line of stdout
+///
+/// At the end of stdin it waits until as many messages have come as were sent, at most --wait
+/// seconds, and closes. Binary messages are shown in hexadecimal.
+#[derive(Debug, clap::Args)]
+#[command(before_help = "Example: echo /time | ws connect ws://127.0.0.1:8888/")]
+pub(crate) struct ConnectArgs {
+    /// Send this header with the opening handshake; may be repeated
+    #[arg(long, value_name = "NAME: VALUE")]
+    pub(crate) header: Vec<String>,
+
+    /// Wait so long for answers when stdin has ended, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    pub(crate) wait: u64,
+
+    /// Print one JSON object per message
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Where to connect: ws://HOST:PORT/PATH
+    #[arg(value_name = "URL")]
+    pub(crate) url: String,
 }
 
 /// Checks or prints the configuration

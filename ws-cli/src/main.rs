@@ -1,4 +1,4 @@
-//! The `ws` command: serves, pushes, lists.
+//! The `ws` command: serves, pushes, lists, connects.
 //!
 //! `main` decides what is run, [`args`] what can be said on the command line, [`config`] where
 //! settings come from; each verb is a module of [`verb`]. Exit codes are those of [`failure`].
@@ -50,6 +50,7 @@ fn run(args: Args) -> Result<(), Failure> {
         Verb::Run(args) => verb::run::run(&args),
         Verb::Ls(args) => verb::ls::run(&args),
         Verb::Status(args) => verb::status::run(&args),
+        Verb::Connect(args) => verb::connect::run(&args),
         Verb::Config(args) => verb::config::run(&args),
     }
 }

@@ -1,6 +1,7 @@
 //! What each verb does.
 
 pub(crate) mod config;
+pub(crate) mod connect;
 pub(crate) mod ls;
 pub(crate) mod run;
 pub(crate) mod send;
