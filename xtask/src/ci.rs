@@ -102,6 +102,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         report(&mut rows, "install".into(), outcome, started);
     }
     let mut ws = None;
+    let mut is_broken = false;
     for step in selected(&arguments.only, &arguments.skip) {
         let name = name(step);
         let log = logs.join(format!("{name}.log"));
@@ -109,9 +110,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             fs::remove_file(&log)?;
         }
         let started = Instant::now();
-        let outcome = run_step(step, &xtask, ws.as_deref(), &log);
-        if step == Step::Build && matches!(outcome, Outcome::Passed(_)) {
-            ws = Some(Binary::built());
+        let outcome = if is_broken && (step == Step::Test || uses_server(step)) {
+            Outcome::Skipped("the build failed".into())
+        } else {
+            run_step(step, &xtask, ws.as_deref(), &log)
+        };
+        if step == Step::Build {
+            match outcome {
+                Outcome::Passed(_) => ws = Some(Binary::built()),
+                Outcome::Skipped(_) | Outcome::Failed(_) => is_broken = true,
+            }
         }
         if step == Step::Test {
             print!("{}", test_results(&read(&log)));
@@ -135,6 +143,14 @@ fn selected(only: &[Step], skip: &[Step]) -> Vec<Step> {
         .collect()
 }
 
+/// Whether a step is a verb that tests a running `ws`.
+fn uses_server(step: Step) -> bool {
+    matches!(
+        step,
+        Step::Conformance | Step::Clients | Step::Proxies | Step::Browser
+    )
+}
+
 fn name(step: Step) -> String {
     step.to_possible_value()
         .expect("no step is hidden")
@@ -142,8 +158,10 @@ fn name(step: Step) -> String {
         .to_owned()
 }
 
+/// Runs all commands of a step, whether or not one of them fails.
 fn run_step(step: Step, xtask: &Path, ws: Option<&Path>, log: &Path) -> Outcome {
     let mut note = String::new();
+    let mut failure = None;
     for mut command in commands(step, xtask, ws) {
         command.env("CARGO_TERM_COLOR", "never");
         match process::run_logged(&mut command, log, limit(step)) {
@@ -156,94 +174,65 @@ fn run_step(step: Step, xtask: &Path, ws: Option<&Path>, log: &Path) -> Outcome 
                 let line = last_line(&read(log));
                 return Outcome::Skipped(line.trim_start_matches("skipped: ").to_owned());
             }
-            Ok(status) => return Outcome::Failed(status.to_string()),
-            Err(error) => return Outcome::Failed(format!("{error:#}")),
+            Ok(status) => failure = Some(status.to_string()),
+            Err(error) => failure = Some(format!("{error:#}")),
         }
     }
     if step == Step::Test {
         note = count_tests(&read(log));
     }
-    Outcome::Passed(note)
+    failure.map_or(Outcome::Passed(note), Outcome::Failed)
 }
 
 fn commands(step: Step, xtask: &Path, ws: Option<&Path>) -> Vec<Command> {
-    let cargo = |arguments: &[&str]| {
+    let cargo = |line: &str| {
         let mut command = workspace::cargo();
-        command.args(arguments);
+        command.args(line.split(' '));
         command
     };
-    let verb = |arguments: &[&str]| {
+    let verb = |name: &str| {
         let mut command = Command::new(xtask);
-        command.args(arguments).current_dir(workspace::root());
-        if let (Some(ws), Step::Conformance | Step::Clients | Step::Proxies | Step::Browser) =
-            (ws, step)
-        {
+        command.arg(name).current_dir(workspace::root());
+        if let Some(ws) = ws.filter(|_| uses_server(step)) {
             command.arg("--ws").arg(ws);
         }
         command
     };
     match step {
         Step::Fmt => vec![
-            cargo(&["fmt", "--all", "--check"]),
-            cargo(&[
-                "fmt",
-                "--manifest-path",
-                "ws-proto/fuzz/Cargo.toml",
-                "--check",
-            ]),
+            cargo("fmt --all --check"),
+            cargo("fmt --manifest-path ws-proto/fuzz/Cargo.toml --check"),
         ],
-        Step::Layers => vec![verb(&["layers"])],
-        Step::Tidy => vec![verb(&["tidy"])],
-        Step::Clippy => vec![cargo(&[
-            "clippy",
-            "--quiet",
-            "--workspace",
-            "--all-targets",
-            "--locked",
-            "--",
-            "-D",
-            "warnings",
-        ])],
+        Step::Clippy => {
+            vec![cargo(
+                "clippy --quiet --workspace --all-targets --locked -- -D warnings",
+            )]
+        }
         Step::Crates => LIBRARIES
             .iter()
-            .map(|krate| {
-                cargo(&[
-                    "clippy",
-                    "--locked",
-                    "--package",
-                    krate,
-                    "--",
-                    "-D",
-                    "warnings",
-                ])
+            .map(|it| {
+                cargo(&format!(
+                    "clippy --quiet --locked --package {it} -- -D warnings"
+                ))
             })
             .collect(),
         Step::Doc => {
-            let mut doc = cargo(&["doc", "--quiet", "--workspace", "--no-deps", "--locked"]);
+            let mut doc = cargo("doc --quiet --workspace --no-deps --locked");
             doc.env("RUSTDOCFLAGS", "-D warnings");
             vec![doc]
         }
-        Step::Build => vec![cargo(&[
-            "build",
-            "--quiet",
-            "--workspace",
-            "--locked",
-            "--bins",
-            "--tests",
-            "--examples",
-        ])],
-        Step::Test => vec![cargo(&[
-            "test",
-            "--workspace",
-            "--locked",
-            "--no-fail-fast",
-        ])],
-        Step::Deny => vec![verb(&["deny"])],
-        Step::Fuzz => vec![verb(&["fuzz"])],
-        Step::Conformance => vec![verb(&["conformance"])],
-        Step::Clients => vec![verb(&["clients"])],
-        Step::Proxies => vec![verb(&["proxies"])],
-        Step::Browser => vec![verb(&["browser"])],
+        Step::Build => vec![cargo(
+            "build --quiet --workspace --locked --bins --tests --examples",
+        )],
+        Step::Test => vec![cargo("test --workspace --locked --no-fail-fast")],
+        Step::Layers
+        | Step::Tidy
+        | Step::Deny
+        | Step::Fuzz
+        | Step::Conformance
+        | Step::Clients
+        | Step::Proxies
+        | Step::Browser => vec![verb(&name(step))],
     }
 }
 
@@ -301,6 +290,28 @@ fn read(log: &Path) -> String {
         |_| String::new(),
         |it| String::from_utf8_lossy(&it).into_owned(),
     )
+}
+
+/// The part of a log that says what is wrong: the reports of failed tests, which may lie far above
+/// the end, and then the end.
+fn excerpt(log: &str) -> String {
+    let mut lines = Vec::new();
+    let mut is_report = false;
+    for line in log.lines() {
+        // The second heading of a binary lists names that its reports have already.
+        if line == "failures:" {
+            is_report = !is_report;
+        }
+        if line.starts_with("test result: ") {
+            is_report = false;
+        }
+        if is_report {
+            lines.push(line);
+        }
+    }
+    let end = server::tail(log, if lines.is_empty() { 80 } else { 20 });
+    lines.push(&end);
+    lines.join("\n")
 }
 
 fn last_line(text: &str) -> String {
@@ -371,6 +382,18 @@ test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; 
         assert_eq!(results.matches("test result: ").count(), 2);
         assert!(results.contains("Doc-tests ws_proto\ntest result: FAILED. 3 passed"));
         assert!(!results.contains("main.rs"));
+    }
+
+    #[test]
+    fn reports_of_failed_tests_are_shown_wherever_they_are() {
+        let log = format!(
+            "test a ... FAILED\n\nfailures:\n\n---- a stdout ----\nwhy\n\nfailures:\n    a\n\n\
+             test result: FAILED. 0 passed; 1 failed\n{}",
+            "test b ... ok\n".repeat(100)
+        );
+        let excerpt = excerpt(&log);
+        assert!(excerpt.contains("---- a stdout ----\nwhy"));
+        assert_eq!(excerpt.matches("test b ... ok").count(), 20);
     }
 
     #[test]
