@@ -35,6 +35,8 @@ pub(super) struct Parent {
     /// Children that serve, by process id.
     busy: HashMap<i32, Busy>,
     orphans: HashMap<i32, Orphan>,
+    /// Something ended since orphans were looked for.
+    sweep_is_due: bool,
     /// Readiness is told once (edge-triggered), so it is remembered until it is used up.
     may_accept: bool,
     backoff: Backoff,
@@ -79,6 +81,7 @@ impl Parent {
             spares: Vec::new(),
             busy: HashMap::new(),
             orphans: HashMap::new(),
+            sweep_is_due: false,
             may_accept: true,
             backoff: Backoff::new(BackoffConfig::default()),
             retry_at: None,
@@ -153,7 +156,7 @@ impl Parent {
                 Token(token) => self.handle_end(token)?,
             }
         }
-        if events.is_empty() && !(self.busy.is_empty() && self.orphans.is_empty()) {
+        if events.is_empty() || std::mem::take(&mut self.sweep_is_due) {
             self.sweep()?;
         }
         self.events = events;
@@ -243,11 +246,11 @@ impl Parent {
             self.end(pid, &busy.pidfd)?;
             // The peer sees the end of its connection only now, after that of the group.
             drop(busy);
-            self.sweep()?;
+            self.sweep_is_due = true;
         } else if let Some(orphan) = self.orphans.remove(&pid) {
             self.deregister(&orphan.pidfd)?;
             children::reap(&orphan.pidfd)?;
-            self.sweep()?;
+            self.sweep_is_due = true;
         }
         Ok(())
     }

@@ -3,18 +3,17 @@
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::io::{Interest, Ready};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::codec::{End, IN_MEMORY, Kind, Notice, Obstacle, Order, Request};
 use super::handle::{Child, Link, Shared};
-use super::{HelperCommand, Job, MAX_DATAGRAM_SIZE, Signal};
+use super::helper::{END_TIMEOUT, Helper, end_orphans, ends};
+use super::{MAX_DATAGRAM_SIZE, Signal};
 use crate::supervisor::Backoff;
 use crate::{Failure, children, socketpair, sys};
 
@@ -41,92 +40,6 @@ pub(super) enum Refusal {
     Unsent(Box<Spawn>),
     Failed(Failure),
 }
-
-/// A spawner's process, seen from here.
-#[derive(Debug)]
-pub(super) struct Helper {
-    pid: i32,
-    pidfd: OwnedFd,
-    control: OwnedFd,
-    /// Its child handle, if another spawner started it. Only kept: dropping it lets that one reap.
-    _child: Option<Child>,
-}
-
-impl Helper {
-    /// Starts a spawner as a child of this process.
-    pub(super) fn start_here(helper: &HelperCommand) -> io::Result<Self> {
-        let (control, theirs) = socketpair::datagram()?;
-        let child = std::process::Command::new(&helper.program)
-            .args(&helper.args)
-            .env(children::MARK, children::SPAWNER_MARK)
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .map_err(|error| {
-                let program = helper.program.display();
-                io::Error::new(
-                    error.kind(),
-                    format!("cannot start spawner {program}: {error}"),
-                )
-            })?;
-        let pid = i32::try_from(child.id()).expect("the kernel's process ids are positive i32");
-        Ok(Self {
-            pid,
-            pidfd: children::pidfd(pid)?,
-            control,
-            _child: None,
-        })
-    }
-
-    /// Has a living spawner start another one.
-    async fn start_by_sibling(shared: &Shared) -> Result<Self, Failure> {
-        let failed = |error: io::Error| Failure::cannot_start("spawner", &error);
-        let (control, stdin) = socketpair::datagram().map_err(failed)?;
-        let HelperCommand { program, args } = &shared.helper;
-        let argv = std::iter::once(program.clone().into()).chain(args.iter().cloned());
-        let job = Job {
-            argv: argv.collect(),
-            env: std::env::vars_os().collect(),
-            dir: None,
-            identity: None,
-            stdin,
-            stdout: socketpair::null().map_err(failed)?,
-            stderr: io::stderr().as_fd().try_clone_to_owned().map_err(failed)?,
-        };
-        let child = shared.spawn(job, Kind::Spawner).await?;
-        // The sibling keeps it at least as a zombie, so the number is still its own.
-        let pidfd = children::pidfd(child.pid()).map_err(failed)?;
-        Ok(Self {
-            pid: child.pid(),
-            pidfd,
-            control,
-            _child: Some(child),
-        })
-    }
-
-    /// Starts a spawner in whichever way there is.
-    async fn start(shared: &Shared) -> io::Result<Self> {
-        if shared.has_living() {
-            match tokio::time::timeout(SIBLING_TIMEOUT, Self::start_by_sibling(shared)).await {
-                Ok(Ok(helper)) => return Ok(helper),
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, "spawner not started by its sibling");
-                }
-                Err(_) => tracing::warn!("spawner not started by its sibling: timed out"),
-            }
-        }
-        tracing::warn!("no spawner lives: the server itself starts one");
-        Self::start_here(&shared.helper)
-    }
-}
-
-/// How long a living spawner may take to start another one.
-const SIBLING_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How long spawners may take to end what they run when the server shuts down: a little longer
-/// than they wait themselves.
-const END_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// Starts the task that drives a slot's spawners, one after the other.
 pub(super) fn drive_slot(shared: Arc<Shared>, index: usize, mut helper: Helper) {
@@ -254,50 +167,6 @@ async fn drive(
         Outcome::Closed
     } else {
         Outcome::Lost
-    }
-}
-
-/// Waits for the end of a process; tells whether it came in time.
-async fn ends(pidfd: &OwnedFd, timeout: Duration) -> bool {
-    let Ok(pidfd) = sys::register(pidfd.as_fd(), Interest::READABLE) else {
-        return false;
-    };
-    let ended = tokio::time::timeout(timeout, pidfd.readable()).await;
-    matches!(ended, Ok(Ok(_)))
-}
-
-/// Kills and reaps what a spawner that is gone left to us: the groups of its jobs and whatever
-/// carries one of its marks. Children of this process that are none of these are left alone.
-async fn end_orphans(leaders: &[i32], marks: &str) {
-    loop {
-        let mut orphans = Vec::new();
-        for pid in children::children().unwrap_or_default() {
-            let is_leader = leaders.contains(&pid);
-            let is_ours = is_leader
-                || children::mark_of(pid).is_some_and(|mark| mark.starts_with(marks))
-                || children::group_of(pid).is_some_and(|group| leaders.contains(&group));
-            if is_ours && let Ok(pidfd) = children::pidfd(pid) {
-                if is_leader {
-                    // It is an unreaped child of ours, so the group is still its own.
-                    children::kill_group(pid);
-                }
-                children::kill(&pidfd);
-                orphans.push((is_leader, pidfd));
-            }
-        }
-        // A leader that is a zombie keeps its number, so it is reaped after the others.
-        let others_remain = orphans.iter().any(|(is_leader, _)| !is_leader);
-        orphans.retain(|(is_leader, _)| !(*is_leader && others_remain));
-        if orphans.is_empty() {
-            return;
-        }
-        for (_, pidfd) in orphans {
-            if !ends(&pidfd, END_TIMEOUT).await {
-                tracing::error!("an orphan does not end after SIGKILL");
-                return;
-            }
-            let _ = children::reap(&pidfd);
-        }
     }
 }
 

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::codec::{End, Kind, Order};
-use super::driver::{self, Command, Helper, Refusal};
+use super::driver::{self, Command, Refusal};
+use super::helper::Helper;
 use super::{HelperCommand, Job, MAX_ORDER_SIZE, Signal};
 use crate::supervisor::BackoffConfig;
 use crate::{Failure, children};
@@ -192,6 +193,9 @@ pub(super) struct Slot {
 }
 
 /// The way to a living spawner.
+///
+/// The queue has no bound of its own: it holds at most one job and one release for each caller that
+/// waits, and a release comes from a drop, which cannot wait for room.
 #[derive(Clone, Debug)]
 pub(super) struct Link {
     pub(super) pid: i32,

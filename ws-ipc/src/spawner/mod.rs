@@ -13,6 +13,7 @@
 mod codec;
 mod driver;
 mod handle;
+mod helper;
 mod launch;
 mod process;
 

@@ -69,12 +69,17 @@ const REQUESTS_AT_ONCE: usize = 16;
 
 const CONTROL: Token = Token(0);
 
+/// The server counts jobs from 1.
+const NO_JOB: u64 = 0;
+
 struct Spawner {
     control: OwnedFd,
     poll: Poll,
     jobs: BTreeMap<u64, Running>,
     job_of_pid: HashMap<i32, u64>,
     orphans: HashMap<i32, Orphan>,
+    /// Something ended since orphans were looked for.
+    sweep_is_due: bool,
     buffer: Box<[u8]>,
     /// The limit of descriptors that was there before this process raised its own.
     descriptor_limit: Rlimit,
@@ -93,7 +98,19 @@ struct Running {
 /// A child that is no job.
 struct Orphan {
     pidfd: OwnedFd,
-    suspects: Suspects,
+    fate: Fate,
+}
+
+/// What becomes of an orphan.
+enum Fate {
+    /// It dies with the last of these, of which one is its own.
+    Suspected(Suspects),
+    /// It dies with this job.
+    Owned(u64),
+    /// It has been killed.
+    Killed,
+    /// It is another spawner and ends by itself.
+    Spared,
 }
 
 impl Spawner {
@@ -117,6 +134,7 @@ impl Spawner {
             jobs: BTreeMap::new(),
             job_of_pid: HashMap::new(),
             orphans: HashMap::new(),
+            sweep_is_due: false,
             buffer: vec![0; MAX_DATAGRAM_SIZE].into_boxed_slice(),
             descriptor_limit,
         })
@@ -135,7 +153,7 @@ impl Spawner {
             };
             self.wait(&mut events, timeout)?;
             if events.is_empty() && !control_is_readable {
-                self.sweep()?;
+                self.sweep_is_due = true;
             }
             for event in &events {
                 match event.token() {
@@ -149,6 +167,10 @@ impl Spawner {
                     Input::UsedUp => control_is_readable = false,
                     Input::End => return Ok(()),
                 }
+            }
+            // Once for everything that came together: a sweep takes time with each orphan.
+            if std::mem::take(&mut self.sweep_is_due) {
+                self.sweep()?;
             }
         }
     }
@@ -252,7 +274,8 @@ impl Spawner {
         if children::reap(&running.pidfd)? {
             self.forget(job);
         }
-        self.sweep()
+        self.sweep_is_due = true;
+        Ok(())
     }
 
     fn forget(&mut self, job: u64) {
@@ -272,7 +295,7 @@ impl Spawner {
         {
             self.orphans.remove(&pid);
             // Its children are ours now.
-            self.sweep()?;
+            self.sweep_is_due = true;
         }
         Ok(())
     }
@@ -285,7 +308,8 @@ impl Spawner {
         if running.released {
             children::reap(&running.pidfd)?;
             self.forget(job);
-            return self.sweep();
+            self.sweep_is_due = true;
+            return Ok(());
         }
         if running.kind == Kind::Spawner {
             // What it ran is ours now; the server counts it as lost.
@@ -307,7 +331,13 @@ impl Spawner {
                 let pidfd = children::pidfd(pid)?;
                 self.watch(&pidfd, pid)?;
                 let suspects = Suspects::new(self.unreleased().map(|(job, _)| job));
-                self.orphans.insert(pid, Orphan { pidfd, suspects });
+                self.orphans.insert(
+                    pid,
+                    Orphan {
+                        pidfd,
+                        fate: Fate::Suspected(suspects),
+                    },
+                );
             }
             self.judge(pid);
         }
@@ -316,30 +346,40 @@ impl Spawner {
 
     /// Kills an orphan that belongs to no job any more.
     fn judge(&mut self, pid: i32) {
-        let owner = match children::mark_of(pid) {
-            Some(mark) if mark == SPAWNER_MARK => return,
-            Some(mark) => Some(
-                self.unreleased()
-                    .find_map(|(job, running)| (running.mark == mark).then_some(job)),
-            ),
-            // In the middle of an exec the environment cannot be read, so this is asked anew
-            // each time.
-            None => children::group_of(pid)
-                .and_then(|group| self.job_of_pid.get(&group))
-                .filter(|job| !self.jobs[job].released)
-                .map(|&job| Some(job)),
-        };
-        let jobs = &self.jobs;
-        let is_there = |job: u64| jobs.get(&job).is_some_and(|running| !running.released);
-        let Some(orphan) = self.orphans.get_mut(&pid) else {
+        let Some(mut orphan) = self.orphans.remove(&pid) else {
             return;
         };
-        if let Some(owner) = owner {
-            orphan.suspects = Suspects::new(owner);
+        if let Fate::Suspected(_) = orphan.fate
+            && let Some(fate) = self.fate_of(pid)
+        {
+            orphan.fate = fate;
         }
-        if orphan.suspects.retain(is_there) {
+        let is_there = |job| self.jobs.get(&job).is_some_and(|running| !running.released);
+        let is_due = match &mut orphan.fate {
+            Fate::Suspected(suspects) => suspects.retain(is_there),
+            Fate::Owned(job) => !is_there(*job),
+            Fate::Killed | Fate::Spared => false,
+        };
+        if is_due {
             children::kill(&orphan.pidfd);
+            orphan.fate = Fate::Killed;
         }
+        self.orphans.insert(pid, orphan);
+    }
+
+    /// Whose an orphan is; `None` if that cannot be told. In the middle of an exec, for one, there
+    /// is no environment to read.
+    fn fate_of(&self, pid: i32) -> Option<Fate> {
+        if let Some(mark) = children::mark_of(pid) {
+            if mark == SPAWNER_MARK {
+                return Some(Fate::Spared);
+            }
+            let owner = self.jobs.iter().find(|(_, running)| running.mark == mark);
+            // The job of a mark that is not known here has ended, maybe with another spawner.
+            return Some(Fate::Owned(owner.map_or(NO_JOB, |(&job, _)| job)));
+        }
+        let job = self.job_of_pid.get(&children::group_of(pid)?)?;
+        Some(Fate::Owned(*job))
     }
 
     fn unreleased(&self) -> impl Iterator<Item = (u64, &Running)> {

@@ -110,7 +110,7 @@ async fn t61_sleeper_is_terminated_at_its_deadline() {
     assert_eq!(run(&spawners, exec).await, Err(Failure::TimedOut));
     let took = begun.elapsed();
     assert!(
-        took >= Duration::from_millis(200) && took < Duration::from_millis(700),
+        took >= Duration::from_millis(200) && took < Duration::from_millis(1200),
         "{took:?}"
     );
     spawners.shutdown().await;
@@ -128,7 +128,7 @@ async fn t61_program_that_ignores_sigterm_is_killed_2_s_later() {
     assert_eq!(run(&spawners, exec).await, Err(Failure::TimedOut));
     let took = begun.elapsed();
     assert!(
-        took >= Duration::from_millis(2200) && took < Duration::from_secs(4),
+        took >= Duration::from_millis(2200) && took < Duration::from_secs(10),
         "{took:?}"
     );
     eventually("it is dead", || processes_with(&mark).is_empty()).await;
