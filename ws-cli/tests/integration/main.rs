@@ -1,5 +1,8 @@
 //! The program as its users meet it: a real `ws` process, real sockets, real callbacks.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 mod echo;
+mod examples;
