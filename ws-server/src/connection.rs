@@ -234,6 +234,33 @@ impl Connection {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         loop {
+            self.take_turns(state, shard, now);
+            let was_over_limit = state.outbound.is_over_limit();
+            self.settle_drain(state, shard, now);
+            state.flush(counters);
+            state.transmit();
+            state.flush(counters);
+            // What was held back for a full queue goes on as soon as the kernel takes it: nothing
+            // else would wake us.
+            if !was_over_limit || state.outbound.is_over_limit() {
+                break;
+            }
+        }
+        state.linger_once_closed(now);
+        if state.turns.has_room() && self.waiting_runs.get() > 0 {
+            self.room.notify_one();
+        }
+        if !state.is_open() {
+            self.tell_ended();
+        }
+        state.plan(now)
+    }
+
+    /// Queues the answers that are due, starts the callbacks that may run, and takes in what was
+    /// read before there was room for it.
+    fn take_turns(self: &Rc<Self>, state: &mut Inner, shard: &Rc<Shard>, now: Instant) {
+        let counters = &shard.server.hub.counters;
+        loop {
             while let Some((id, answer)) = state.turns.next_answer() {
                 if let Some(reply) = &answer.reply {
                     state.reply(reply, counters);
@@ -251,24 +278,12 @@ impl Connection {
                 state.runs.insert(id, run);
             }
             if state.unread.is_empty() || !state.may_take() {
-                break;
+                return;
             }
             let mut bytes = std::mem::take(&mut state.unread);
             let mut write = shard.scratch.borrow_mut();
             state.take_in(&mut bytes, shard, &mut write.write, now);
         }
-        self.settle_drain(state, shard, now);
-        state.flush(counters);
-        state.transmit();
-        state.flush(counters);
-        state.linger_once_closed(now);
-        if state.turns.has_room() && self.waiting_runs.get() > 0 {
-            self.room.notify_one();
-        }
-        if !state.is_open() {
-            self.tell_ended();
-        }
-        state.plan(now)
     }
 
     /// Lets those who wait for room, or for the end, see that this is it.
