@@ -4,5 +4,8 @@
 
 mod support;
 
+mod callbacks;
 mod echo;
 mod examples;
+mod helpers;
+mod validation;

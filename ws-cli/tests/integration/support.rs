@@ -44,6 +44,8 @@ pub(crate) struct Setup {
     args: Vec<String>,
     env: Vec<(String, String)>,
     command: Vec<String>,
+    /// The file mode creation mask of the server, in octal; `None`: that of the tests.
+    umask: Option<&'static str>,
 }
 
 impl Setup {
@@ -54,7 +56,24 @@ impl Setup {
             args: vec!["serve".into(), "--listen".into(), "127.0.0.1:0".into()],
             env: Vec::new(),
             command: Vec::new(),
+            umask: None,
         }
+    }
+
+    /// Starts the server under this umask, written in octal.
+    pub(crate) fn umask(mut self, umask: &'static str) -> Self {
+        self.umask = Some(umask);
+        self
+    }
+
+    /// The program with everything that stands before its arguments.
+    fn program(&self) -> Command {
+        let Some(umask) = self.umask else {
+            return Command::new(WS);
+        };
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("umask {umask}; exec \"$0\" \"$@\""), WS]);
+        shell
     }
 
     /// Adds a flag or an argument.
@@ -67,6 +86,19 @@ impl Setup {
     pub(crate) fn set(mut self, path: &str, value: impl Into<String>) -> Self {
         let name = format!("WS__{}", path.to_uppercase().replace('.', "__"));
         self.env.push((name, value.into()));
+        self
+    }
+
+    /// Sets a variable of the server's own environment.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Makes this command the application, run once for each message.
+    pub(crate) fn command(mut self, command: &[&str]) -> Self {
+        let words = command.iter().map(|word| (*word).to_owned());
+        self.command = std::iter::once("--".to_owned()).chain(words).collect();
         self
     }
 
@@ -106,7 +138,7 @@ impl Setup {
 
     /// Starts the server and waits for its ready line.
     pub(crate) fn start(self) -> Server {
-        let mut command = Command::new(WS);
+        let mut command = self.program();
         command
             .args(&self.args)
             .args(&self.command)
@@ -171,6 +203,26 @@ fn lines(source: impl Read + Send + 'static) -> mpsc::Receiver<String> {
         }
     });
     receiver
+}
+
+/// Holds callbacks back until the test lets them go, without a clock: a script that does
+/// `read _ < NAME` goes on when it gets one of the lines that [`open`](Self::open) writes.
+pub(crate) struct Gate(std::fs::File);
+
+impl Gate {
+    /// A gate in a server's directory, closed.
+    pub(crate) fn new(dir: &Path, name: &str) -> Self {
+        let path = dir.join(name);
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        // Open for both, so that neither side ever waits for the other to come.
+        let file = std::fs::File::options().read(true).write(true).open(path);
+        Self(file.unwrap())
+    }
+
+    /// Lets this many callbacks through.
+    pub(crate) fn open(&mut self, count: usize) {
+        self.0.write_all(&vec![b'\n'; count]).unwrap();
+    }
 }
 
 /// A running server. End it with [`finish`](Self::finish).
@@ -307,12 +359,49 @@ impl Server {
         processes_in(self.dir(), self.pid())
     }
 
+    /// The processes beside the server that were started with this argument, `__spawner` say.
+    pub(crate) fn helpers(&self, name: &str) -> Vec<i32> {
+        let processes = self.processes().into_iter();
+        let helpers = processes.filter(|(_, command)| command.contains(name));
+        helpers.map(|(pid, _)| pid).collect()
+    }
+
+    /// Processes that have ended and wait for the server or one of its helpers to take note.
+    pub(crate) fn zombies(&self) -> Vec<i32> {
+        let mut family = self.helpers("__spawner");
+        family.extend(self.helpers("__forkserver"));
+        family.push(self.pid());
+        let mut zombies = Vec::new();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            if let Some(pid) = pid
+                && state_of(pid).is_some_and(|(state, parent)| state == 'Z' && family.contains(&parent))
+            {
+                zombies.push(pid);
+            }
+        }
+        zombies
+    }
+
     /// Ends the server as an operator does, and checks what must hold after every test: the laws
     /// between the figures, one record for each connection, nothing left behind.
     pub(crate) fn finish(self) -> String {
         self.check_laws();
         self.signal(Signal::SIGTERM);
         self.check_end()
+    }
+
+    /// Kills the server, waits until nothing that it started is left, and returns a setup for
+    /// another one in the same directory, with what it left there.
+    pub(crate) fn kill(mut self) -> Setup {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        eventually("no process is left", || self.processes().is_empty());
+        let other = TempDir::new().unwrap();
+        Setup {
+            dir: std::mem::replace(&mut self.dir, other),
+            ..Setup::new()
+        }
     }
 
     /// Waits until nothing is under way, then checks INV-03, 10, 18 and 19.
@@ -449,6 +538,53 @@ fn processes_in(dir: &Path, except: i32) -> Vec<(i32, String)> {
         }
     }
     found
+}
+
+/// A process's state and its parent (proc(5), stat).
+pub(crate) fn state_of(pid: i32) -> Option<(char, i32)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before may hold anything, parentheses too.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+/// System calls of other processes that fail, by strace.
+pub(crate) struct Injection(Child);
+
+impl Injection {
+    /// Begins; `rule` is what strace's `inject=` takes. `None` if there is no strace or it may not.
+    pub(crate) fn start(pids: &[i32], rule: &str) -> Option<Self> {
+        let calls = rule.split(':').next().unwrap_or_default();
+        let mut command = Command::new("strace");
+        command.args(["-qq", "-o", "/dev/null", "-e", &format!("trace={calls}")]);
+        command.args(["-e", &format!("inject={rule}")]);
+        command.args(pids.iter().flat_map(|pid| ["-p".to_owned(), pid.to_string()]));
+        let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn();
+        let mut injection = Self(child.ok()?);
+        let is_traced = |pid: &i32| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            !status.contains("TracerPid:\t0\n")
+        };
+        let mut is_over = false;
+        eventually("strace is attached, or has given up", || {
+            is_over = injection.0.try_wait().unwrap().is_some();
+            is_over || pids.iter().all(is_traced)
+        });
+        (!is_over).then_some(injection)
+    }
+
+    /// Ends it: strace lets go.
+    pub(crate) fn end(mut self) {
+        kill(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), Signal::SIGTERM).unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Injection {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// A figure of a status, by its path.

@@ -1,0 +1,37 @@
+//! The application callback: what it is given, what becomes of what it writes, and what it can
+//! never do to anybody else.
+
+mod answers;
+mod contract;
+mod disconnects;
+mod failures;
+mod isolation;
+mod order;
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::*;
+
+/// The lines that callbacks have written to a file of the server's directory.
+fn lines_of(dir: &Path, name: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(dir.join(name)).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+/// The records of a log with this message.
+fn records(log: &str, message: &str) -> Vec<Value> {
+    let records = log
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    records
+        .filter(|record| record["message"] == message)
+        .collect()
+}
+
+/// Waits until a callback has failed for this cause so many times, and nothing else has.
+fn until_failed(server: &Server, cause: &str, count: u64) {
+    server.until(&format!("callbacks.failed_by.{cause}"), count);
+    assert_eq!(server.figure("callbacks.failed"), count, "{cause}");
+}
