@@ -36,6 +36,12 @@ use crate::visitor::Visitor;
 
 use self::state::{Inner, Phase, Plan};
 
+/// Bytes that a connection may have processed before the worker's others get their turn: a peer
+/// that sends without a pause would hold them up otherwise.
+const FAIR_SHARE: usize = 256 * 1024;
+/// What a turn counts for besides its bytes.
+const TURN_COST: usize = 4 * 1024;
+
 /// The connection has ended or accepts nothing more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ended;
@@ -110,6 +116,7 @@ impl Connection {
     pub(crate) async fn drive(self: Rc<Self>, shard: &Rc<Shard>) {
         let mut timer = pin!(sleep_until(self.opened.into()));
         let mut armed = None;
+        let mut spent = 0;
         while let Some(plan) = self.settle(shard) {
             // A timer that fires early costs one more turn of this loop; one that is moved with
             // every message would cost more.
@@ -121,7 +128,13 @@ impl Connection {
             }
             tokio::select! {
                 ready = plan.stream.readable(), if plan.read => match ready {
-                    Ok(()) => self.read(shard, &plan.stream),
+                    Ok(()) => {
+                        spent += TURN_COST + self.read(shard, &plan.stream);
+                        if spent >= FAIR_SHARE {
+                            spent = 0;
+                            tokio::task::yield_now().await;
+                        }
+                    }
                     Err(_) => self.end(CloseCause::Vanished),
                 },
                 ready = plan.stream.writable(), if plan.write => {
@@ -308,14 +321,17 @@ impl Connection {
         }
     }
 
-    fn read(&self, shard: &Rc<Shard>, stream: &Stream) {
+    /// Processes what has arrived, one buffer at most, and returns how many bytes that were.
+    fn read(&self, shard: &Rc<Shard>, stream: &Stream) -> usize {
         let mut scratch = shard.scratch.borrow_mut();
         let scratch = &mut *scratch;
         let read = match stream.try_read(&mut scratch.read) {
-            Ok(0) => return self.end(CloseCause::Vanished),
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            Err(_) => return self.end(CloseCause::Vanished),
+            Ok(read) if read > 0 => read,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return 0,
+            Ok(_) | Err(_) => {
+                self.end(CloseCause::Vanished);
+                return 0;
+            }
         };
         let mut state = self.state.borrow_mut();
         state.take_in(
@@ -324,6 +340,7 @@ impl Connection {
             &mut scratch.write,
             Instant::now(),
         );
+        read
     }
 
     fn handle_timeout(&self) {

@@ -436,6 +436,8 @@ async fn answer_and_close(stream: &Stream, mut response: &[u8]) {
         let mut discarded = [0; 1024];
         loop {
             stream.readable().await?;
+            // Whoever goes on sending does not hold up the others, nor the end of this.
+            tokio::task::coop::consume_budget().await;
             match stream.try_read(&mut discarded) {
                 Ok(0) => return Ok(()),
                 Ok(_) => {}
