@@ -255,7 +255,10 @@ impl Connection {
             state.flush(counters);
             // What was held back for a full queue goes on as soon as the kernel takes it: nothing
             // else would wake us.
-            if !was_over_limit || state.outbound.is_over_limit() {
+            let has_room_again = was_over_limit && !state.outbound.is_over_limit();
+            // A connection that closes for the drain looks for the peer's close frame.
+            let has_unread = !state.unread.is_empty() && state.may_take();
+            if !has_room_again && !has_unread {
                 break;
             }
         }

@@ -1,5 +1,6 @@
 //! The opening handshake: who is there, may it come in, and who is it.
 
+use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -26,6 +27,7 @@ use crate::visitor::{Arrival, Visitor};
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// What a visitor who is turned away for want of room is told to wait, in seconds.
 const RETRY_AFTER: &str = "1";
+const GOING_DOWN: &str = "the server is going down";
 
 /// A handshake that does not become a connection.
 struct Refused {
@@ -69,8 +71,15 @@ pub(crate) async fn serve(shard: Rc<Shard>, socket: Accepted, accepted_at: Insta
         id,
         peer,
         local,
+        has_spoken: Cell::new(false),
     };
-    match opening.run(accepted_at).await {
+    let mut draining = shard.server.draining.clone();
+    let outcome = tokio::select! {
+        biased;
+        outcome = opening.run(accepted_at) => outcome,
+        _ = draining.wait_for(|draining| *draining) => Err(opening.abandon()),
+    };
+    match outcome {
         Ok(Wish::Page(page)) => {
             counters.pages_served.increment();
             answer_and_close(&stream, &page).await;
@@ -145,9 +154,21 @@ struct Opening<'a> {
     id: ConnectionId,
     peer: Option<SocketAddr>,
     local: Option<SocketAddr>,
+    /// Whether anything was read from the peer.
+    has_spoken: Cell<bool>,
 }
 
 impl Opening<'_> {
+    /// Gives up because the server is going down. A peer that has not asked for anything, such as
+    /// a browser's spare connection, is not answered.
+    fn abandon(&self) -> Refused {
+        let mut refused = busy(Refusal::Draining, GOING_DOWN);
+        if !self.has_spoken.get() {
+            refused.response.clear();
+        }
+        refused
+    }
+
     async fn run(&self, accepted_at: Instant) -> Result<Wish, Refused> {
         let server = &self.shard.server;
         let deadline = accepted_at + server.config.limits().handshake_timeout;
@@ -170,7 +191,7 @@ impl Opening<'_> {
         }
         let upgrade = Upgrade::new(&head)?;
         if self.shard.is_draining() {
-            return Err(busy(Refusal::Draining, "the server is going down"));
+            return Err(busy(Refusal::Draining, GOING_DOWN));
         }
         if server.hub.registry().count() >= server.config.limits().max_connections.get() {
             return Err(busy(
@@ -194,6 +215,7 @@ impl Opening<'_> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(error) => return Err(gone(error)),
             };
+            self.has_spoken.set(true);
             if let Some(head) = reader.read(&scratch.read[..read])? {
                 return Ok(head);
             }
