@@ -3,9 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
+mod wire;
 
 mod callbacks;
 mod echo;
 mod examples;
+mod frames;
+mod handshake;
 mod helpers;
+mod life;
 mod validation;
