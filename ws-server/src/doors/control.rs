@@ -1,13 +1,17 @@
 //! The control socket: HTTP/1.1 over a Unix socket, the door that answers.
 
+use std::fmt::Display;
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::body::HttpBody;
+use axum::extract::{FromRequest, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
@@ -28,14 +32,15 @@ use crate::application::Source;
 use crate::core::uri::Uri;
 use crate::shared::Shared;
 
-/// Room for a message of `limits.max_message_size` in base64 and the JSON around it.
+/// Room for the JSON around a message.
 const ENVELOPE_SIZE: usize = 64 * 1024;
+/// What the shortest character may become in JSON: `\u0001`. Base64 takes less.
+const MAX_ESCAPE: usize = 6;
 /// Between two attempts to accept when descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Answers requests until the task is dropped.
 pub(crate) async fn serve_control(listener: Listener, server: Arc<Shared>, ready: Arc<AtomicBool>) {
-    let max_body = server.config.limits().max_message_size.saturating_mul(4) / 3 + ENVELOPE_SIZE;
     let router = Router::new()
         .route("/v1/send", post(send))
         .route("/v1/run", post(run))
@@ -47,7 +52,6 @@ pub(crate) async fn serve_control(listener: Listener, server: Arc<Shared>, ready
         .method_not_allowed_fallback(|| async {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "not with this method")
         })
-        .layer(DefaultBodyLimit::max(max_body))
         .layer(middleware::from_fn(refuse_browsers))
         .with_state(Api { server, ready });
     // It accepts for ever, so there is no end to look at.
@@ -106,6 +110,11 @@ impl ApiError {
 
     fn bad(text: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, text)
+    }
+
+    fn too_large(what: impl Display, max: usize) -> Self {
+        let text = format!("the message has {what} bytes, limits.max_message_size is {max}");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, text)
     }
 
     fn stopped() -> Self {
@@ -197,8 +206,10 @@ enum RunSource {
     Cli,
 }
 
-async fn send(State(api): State<Api>, body: Bytes) -> Result<Json<Value>, ApiError> {
-    let request: SendRequest = parse(&body)?;
+async fn send(
+    State(api): State<Api>,
+    Body(request): Body<SendRequest>,
+) -> Result<Json<Value>, ApiError> {
     let target = request.to.target()?;
     let message = match (request.text, request.base64) {
         (Some(text), None) => EncodedMessage::new(MessageKind::Text, text.as_bytes()),
@@ -211,11 +222,7 @@ async fn send(State(api): State<Api>, body: Bytes) -> Result<Json<Value>, ApiErr
     };
     let max = api.server.config.limits().max_message_size;
     if message.payload_len() > max {
-        let text = format!(
-            "the message has {} bytes, limits.max_message_size is {max}",
-            message.payload_len()
-        );
-        return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, text));
+        return Err(ApiError::too_large(message.payload_len(), max));
     }
     let receipt = api
         .server
@@ -226,8 +233,10 @@ async fn send(State(api): State<Api>, body: Bytes) -> Result<Json<Value>, ApiErr
     Ok(Json(json!(receipt)))
 }
 
-async fn run(State(api): State<Api>, body: Bytes) -> Result<Json<Value>, ApiError> {
-    let request: RunRequest = parse(&body)?;
+async fn run(
+    State(api): State<Api>,
+    Body(request): Body<RunRequest>,
+) -> Result<Json<Value>, ApiError> {
     let target = request.to.target()?;
     if Uri::parse(request.uri.as_bytes()).is_none() {
         return Err(ApiError::bad(
@@ -296,6 +305,37 @@ async fn refuse_browsers(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, ApiError> {
-    serde_json::from_slice(body).map_err(|error| ApiError::bad(error.to_string()))
+/// The body of a request, which is JSON whatever its content type says.
+struct Body<T>(T);
+
+impl<T: DeserializeOwned> FromRequest<Api> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
+        let max = api.server.config.limits().max_message_size;
+        let max_size = max.saturating_mul(MAX_ESCAPE) + ENVELOPE_SIZE;
+        let mut body = request.into_body();
+        let (mut bytes, mut size) = (Vec::new(), 0);
+        while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+            let frame = frame.map_err(|error| ApiError::bad(error.to_string()))?;
+            let data = frame.into_data().unwrap_or_default();
+            size += data.len();
+            // What is too much is read all the same, and forgotten: whoever is cut off while it
+            // writes does not hear why.
+            if size <= max_size {
+                bytes.extend_from_slice(&data);
+            } else {
+                bytes = Vec::new();
+            }
+        }
+        if size > max_size {
+            return Err(ApiError::too_large(format_args!("over {max}"), max));
+        }
+        let mut json = serde_json::Deserializer::from_slice(&bytes);
+        let value = serde_path_to_error::deserialize(&mut json)
+            .map_err(|error| ApiError::bad(error.to_string()))?;
+        json.end()
+            .map_err(|error| ApiError::bad(error.to_string()))?;
+        Ok(Self(value))
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 use ws_ipc::{Fifo, FifoDirectory, Framing, Record, RecordDecoder};
@@ -138,31 +138,29 @@ struct Reader {
     /// When the record began whose end has not come.
     partial_since: Option<Instant>,
     changed: Arc<Notify>,
-    watch: Arc<FifoWatch>,
-    draining: watch::Receiver<bool>,
+    server: Arc<Shared>,
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.watch.forget(self.fifo.name());
+        self.server.fifo_watch.forget(self.fifo.name());
     }
 }
 
 impl Reader {
-    fn new(fifo: Fifo, server: &Shared, read_size: usize) -> Self {
-        let config = server.config.fifo();
-        let framing = match &config.framing {
-            FifoFraming::Lines => Framing::Lines,
-            FifoFraming::Delimiter(delimiter) => Framing::Delimiter(delimiter.clone()),
-        };
+    fn new(fifo: Fifo, server: &Arc<Shared>, read_size: usize) -> Self {
+        let changed = server.fifo_watch.expect(fifo.name());
+        if !fifo.is_intact() {
+            // It vanished before there was anybody to tell.
+            changed.notify_one();
+        }
         Self {
-            decoder: RecordDecoder::new(framing, config.max_record),
+            decoder: decoder(server),
             buffer: vec![0; read_size].into_boxed_slice(),
             records: VecDeque::new(),
             partial_since: None,
-            changed: server.fifo_watch.expect(fifo.name()),
-            watch: Arc::clone(&server.fifo_watch),
-            draining: server.draining.clone(),
+            changed,
+            server: Arc::clone(server),
             fifo,
         }
     }
@@ -170,7 +168,7 @@ impl Reader {
     /// The next whole record; `None` when the server goes down and everything that was read is
     /// taken. What is refused is counted and passed over.
     async fn next(&mut self, counters: &Counters) -> Option<Bytes> {
-        let mut draining = self.draining.clone();
+        let mut draining = self.server.draining.clone();
         loop {
             if let Some(record) = self.records.pop_front() {
                 counters.fifo_records.increment();
@@ -196,41 +194,16 @@ impl Reader {
     async fn fill(&mut self, counters: &Counters) {
         let partial_deadline = self.partial_since.unwrap_or_else(Instant::now) + PARTIAL_TIMEOUT;
         let read = tokio::select! {
+            // A record whose rest is there already is not unfinished, however late it is read.
+            biased;
+            () = self.changed.notified() => return self.renew(counters).await,
             read = self.fifo.read(&mut self.buffer) => read,
-            () = self.changed.notified() => return self.renew().await,
             () = sleep_until(partial_deadline), if self.decoder.has_partial() => {
-                self.partial_since = None;
-                if let Some(size) = self.decoder.expire() {
-                    let refusal = RecordRefusal::Partial;
-                    warn!(fifo = %self.fifo.path().display(), reason = refusal.as_str(), size, "a record was dropped");
-                    counters.record_refused(refusal);
-                }
-                return;
+                return self.drop_partial(counters);
             }
         };
         match read {
-            Ok(read) => {
-                let records = &mut self.records;
-                let path = self.fifo.path();
-                let mut began_anew = self.partial_since.is_none();
-                self.decoder.feed(&self.buffer[..read], &mut |record| {
-                    began_anew = true;
-                    match record {
-                        Record::Whole(record) => records.push_back(Bytes::copy_from_slice(record)),
-                        Record::TooLong(size) => {
-                            let refusal = RecordRefusal::TooLong;
-                            warn!(fifo = %path.display(), reason = refusal.as_str(), size, "a record was dropped");
-                            counters.record_refused(refusal);
-                        }
-                    }
-                });
-                if !self.decoder.has_partial() {
-                    self.partial_since = None;
-                } else if began_anew {
-                    // More bytes of the same record do not buy it more time.
-                    self.partial_since = Some(Instant::now());
-                }
-            }
+            Ok(read) => self.take(read, counters),
             Err(error) => {
                 warn!(fifo = %self.fifo.path().display(), %error, "cannot read a FIFO");
                 tokio::time::sleep(RENEWAL_INTERVAL).await;
@@ -238,11 +211,54 @@ impl Reader {
         }
     }
 
+    /// Takes the records from the bytes in the buffer.
+    fn take(&mut self, read: usize, counters: &Counters) {
+        let records = &mut self.records;
+        let path = self.fifo.path();
+        let mut began_anew = self.partial_since.is_none();
+        self.decoder.feed(&self.buffer[..read], &mut |record| {
+            began_anew = true;
+            match record {
+                Record::Whole(record) => records.push_back(Bytes::copy_from_slice(record)),
+                Record::TooLong(size) => {
+                    let refusal = RecordRefusal::TooLong;
+                    warn!(fifo = %path.display(), reason = refusal.as_str(), size, "a record was dropped");
+                    counters.record_refused(refusal);
+                }
+            }
+        });
+        if !self.decoder.has_partial() {
+            self.partial_since = None;
+        } else if began_anew {
+            // More bytes of the same record do not buy it more time.
+            self.partial_since = Some(Instant::now());
+        }
+    }
+
+    fn drop_partial(&mut self, counters: &Counters) {
+        self.partial_since = None;
+        if let Some(size) = self.decoder.expire() {
+            let refusal = RecordRefusal::Partial;
+            warn!(fifo = %self.fifo.path().display(), reason = refusal.as_str(), size, "a record was dropped");
+            counters.record_refused(refusal);
+        }
+    }
+
     /// Makes a FIFO anew if it was removed or replaced.
-    async fn renew(&mut self) {
+    async fn renew(&mut self, counters: &Counters) {
         if self.fifo.is_intact() {
             return;
         }
+        // What was written before its name went counts; a writer that goes on is not waited for.
+        for _ in 0..READ_SIZE.div_ceil(self.buffer.len()) {
+            match self.fifo.try_read(&mut self.buffer) {
+                Ok(read) if read > 0 => self.take(read, counters),
+                Ok(_) | Err(_) => break,
+            }
+        }
+        // Its rest cannot come any more, and what comes through the new one is no rest of it.
+        self.drop_partial(counters);
+        self.decoder = decoder(&self.server);
         match self.fifo.renew() {
             Ok(()) => {
                 warn!(fifo = %self.fifo.path().display(), "a FIFO had vanished and was made anew")
@@ -254,4 +270,13 @@ impl Reader {
             }
         }
     }
+}
+
+fn decoder(server: &Shared) -> RecordDecoder {
+    let config = server.config.fifo();
+    let framing = match &config.framing {
+        FifoFraming::Lines => Framing::Lines,
+        FifoFraming::Delimiter(delimiter) => Framing::Delimiter(delimiter.clone()),
+    };
+    RecordDecoder::new(framing, config.max_record)
 }
