@@ -349,7 +349,7 @@ impl Connection {
     fn handle_timeout(&self) {
         let now = Instant::now();
         let mut state = self.state.borrow_mut();
-        if let Phase::Lingering { until } = state.phase
+        if let Phase::Lingering { until, .. } = state.phase
             && until <= now
         {
             state.phase = Phase::Ended;

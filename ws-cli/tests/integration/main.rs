@@ -12,4 +12,5 @@ mod frames;
 mod handshake;
 mod helpers;
 mod life;
+mod stalled;
 mod validation;

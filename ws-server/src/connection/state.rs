@@ -41,10 +41,12 @@ pub(super) struct Inner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Open,
-    /// The closing handshake is complete and our direction shut down; what still comes is
-    /// discarded until the peer closes too, so that no reset overtakes our last bytes.
+    /// The closing handshake is complete. What is queued still leaves, then our direction is shut
+    /// down; what comes is discarded until the peer closes too, so that no reset overtakes our last
+    /// bytes. A peer that does not take them, or does not close, is not waited for beyond `until`.
     Lingering {
         until: Instant,
+        is_shut_down: bool,
     },
     Ended,
 }
@@ -90,8 +92,9 @@ impl Inner {
         let mut input = Input::new(bytes);
         while self.may_take() {
             // Echoes and pongs that wait in `out` count as queued: a flood of them is not read on.
-            if self.outbound.len_bytes() + out.bytes.len() > server.config.limits().send_queue_size
-            {
+            let is_over_limit = self.outbound.len_bytes() + out.bytes.len()
+                > server.config.limits().send_queue_size;
+            if is_over_limit && !out.bytes.is_empty() {
                 self.write_through(out, counters);
                 continue;
             }
@@ -254,8 +257,22 @@ impl Inner {
 
     /// RFC 6455 §7.1.1: the server closes the TCP connection first, once both close frames are out.
     pub(super) fn linger_once_closed(&mut self, now: Instant) {
-        let is_done = self.protocol.state() == State::Closed && self.outbound.is_empty();
-        if self.phase != Phase::Open || !is_done {
+        let until = now + self.protocol.config().close_timeout();
+        if self.phase == Phase::Open && self.protocol.state() == State::Closed {
+            self.unread = Vec::new();
+            self.phase = Phase::Lingering {
+                until,
+                is_shut_down: false,
+            };
+        }
+        let waits_for_our_end = matches!(
+            self.phase,
+            Phase::Lingering {
+                is_shut_down: false,
+                ..
+            }
+        );
+        if !waits_for_our_end || !self.outbound.is_empty() {
             return;
         }
         let shut_down = self
@@ -264,7 +281,8 @@ impl Inner {
             .is_some_and(|stream| stream.shutdown_write().is_ok());
         self.phase = match shut_down {
             true => Phase::Lingering {
-                until: now + self.protocol.config().close_timeout(),
+                until,
+                is_shut_down: true,
             },
             false => Phase::Ended,
         };
@@ -284,10 +302,11 @@ impl Inner {
             }
         }
         let lingering = match self.phase {
-            Phase::Lingering { until } => Some(until),
+            Phase::Lingering { until, .. } => Some(until),
             Phase::Open | Phase::Ended => None,
         };
-        let drain_turn = self.drain_turn.filter(|_| self.is_open());
+        // One that has passed has nothing to wait for but the end of what was accepted since.
+        let drain_turn = self.drain_turn.filter(|turn| *turn > now && self.is_open());
         let deadline = [lingering, drain_turn, self.protocol.poll_timeout()]
             .into_iter()
             .flatten()
