@@ -442,6 +442,8 @@ impl Connection {
         let unsent = state.outbound.clear() as u64;
         counters.messages_dropped.add(unsent);
         let cause = state.cause.unwrap_or(CloseCause::Vanished);
+        // RFC 6455 §7.4.1: 1005 is a close frame without a code, 1006 no close frame at all.
+        let no_code = if cause == CloseCause::Peer { 1005 } else { 1006 };
         counters.closed(cause);
         if server.config.app().on_disconnect == OnDisconnect::Cancel {
             for (_, run) in state.runs.drain() {
@@ -451,7 +453,7 @@ impl Connection {
         info!(
             parent: &self.span,
             cause = cause.as_str(),
-            close.code = state.close_code.map_or(1006, CloseCode::as_u16),
+            close.code = state.close_code.map_or(no_code, CloseCode::as_u16),
             elapsed = ?self.opened.elapsed(),
             received = state.received,
             sent = state.sent,

@@ -19,3 +19,11 @@ async fn text_and_binary_come_back_as_they_went() {
     bye(client).await;
     server.finish();
 }
+
+#[tokio::test]
+async fn close_frame_without_a_code_is_recorded_as_1005() {
+    let server = Setup::new().arg("--echo").start();
+    bye(server.connect().await).await;
+    let log = server.finish();
+    assert!(log.contains(r#""cause":"peer","close.code":1005"#), "{log}");
+}
