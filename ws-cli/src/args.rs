@@ -148,7 +148,7 @@ pub(crate) struct StatusArgs {
 /// At the end of stdin it waits until as many messages have come as were sent, at most --wait
 /// seconds, and closes. Binary messages are shown in hexadecimal.
 #[derive(Debug, clap::Args)]
-#[command(before_help = "Example: echo /time | ws connect ws://127.0.0.1:8888/")]
+#[command(before_help = "Example: ws connect ws://127.0.0.1:8888/")]
 pub(crate) struct ConnectArgs {
     /// Send this header with the opening handshake; may be repeated
     #[arg(long, value_name = "NAME: VALUE")]

@@ -1,8 +1,8 @@
 //! Sends every byte back. Try it with `nc 127.0.0.1 7777`.
 //!
 //! ```sh
-//! cargo run -p ws-transport --example echo -- 127.0.0.1:7777
-//! cargo run -p ws-transport --example echo -- unix:/tmp/echo.sock
+//! cargo run -p ws-transport --example tcp_echo -- 127.0.0.1:7777
+//! cargo run -p ws-transport --example tcp_echo -- unix:/tmp/echo.sock
 //! ```
 
 use std::error::Error;
