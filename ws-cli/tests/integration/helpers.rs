@@ -1,5 +1,6 @@
 //! The processes beside the server: what dies with one of them, and what does not.
 
+use std::io::Read;
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
@@ -238,6 +239,46 @@ async fn spawners_that_die_again_and_again_are_replaced() {
     server.finish();
 }
 
+/// A job that was given up before its spawner came to it does not run afterwards.
+#[tokio::test]
+async fn a_spawner_that_hangs_costs_the_time_of_the_message_only() {
+    let setup = Setup::new();
+    let _gate = Gate::new(setup.dir(), "gate");
+    let server = setup
+        .set("app.timeout", "2s")
+        .set("app.error_reply", "failed")
+        .app(
+            r#"message=$(cat); test "$message" = "given up" && read _ < gate
+echo "$message" >> ran; echo "$message""#,
+        )
+        .start();
+    let mut client = server.connect().await;
+    assert_eq!(ask(&mut client, "before").await, "before");
+    let spawners = server.helpers("__spawner");
+    let signal = |signal| {
+        for pid in &spawners {
+            kill(Pid::from_raw(*pid), signal).unwrap();
+        }
+    };
+    signal(Signal::SIGSTOP);
+    assert_eq!(ask(&mut client, "given up").await, "failed");
+    server.until("callbacks.failed_by.timeout", 1);
+    signal(Signal::SIGCONT);
+    assert_eq!(ask(&mut client, "after").await, "after");
+    assert_eq!(server.helpers("__spawner"), spawners);
+    let is_helper = |command: &str| command.contains("__spawner");
+    eventually("it is not there any more", || {
+        server
+            .processes()
+            .iter()
+            .all(|(_, command)| is_helper(command))
+    });
+    let ran = std::fs::read_to_string(server.dir().join("ran")).unwrap();
+    assert_eq!(ran, "before\nafter\n");
+    bye(client).await;
+    server.finish();
+}
+
 #[tokio::test]
 async fn a_validation_under_way_is_refused_with_its_spawner() {
     let setup = Setup::new()
@@ -363,6 +404,30 @@ async fn a_drain_waits_for_callbacks_and_delivers_their_replies() {
     drop((clients, idle));
     let log = server.check_end();
     assert!(!log.contains("drain cut short"), "{log}");
+}
+
+#[tokio::test]
+async fn a_drain_finishes_what_was_accepted_from_those_who_left() {
+    let (server, mut gate, mut clients) = with_callbacks_at_the_gate(2).await;
+    for client in &mut clients {
+        say(client, "and one more").await;
+    }
+    server.until("callbacks.accepted", 4);
+    drop(clients);
+    server.until("connections.open", 0);
+    server.signal(Signal::SIGTERM);
+    eventually("the drain has begun", || {
+        std::net::TcpStream::connect(server.addr).is_err()
+    });
+    let began = server.dir().join("began");
+    gate.open(4);
+    // The directory goes with the server, so its file is kept open.
+    let mut began = std::fs::File::open(began).unwrap();
+    let log = server.check_end();
+    assert!(!log.contains("drain cut short"), "{log}");
+    let mut text = String::new();
+    began.read_to_string(&mut text).unwrap();
+    assert_eq!(text.lines().count(), 4, "{text}");
 }
 
 #[tokio::test]

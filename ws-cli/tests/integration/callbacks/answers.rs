@@ -3,7 +3,7 @@
 use futures_util::SinkExt;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::until_failed;
+use super::{lines_of, until_failed};
 use crate::support::*;
 
 /// Writes what the message says, with the escapes of printf.
@@ -142,6 +142,31 @@ async fn cgi_output_closes_the_connection_behind_its_reply() {
     }
     bye(client).await;
     server.until("connections.closed_by.application", 1);
+    server.finish();
+}
+
+/// What was accepted before the close still runs, and there is nobody to send its replies to.
+#[tokio::test]
+async fn messages_behind_one_that_closes_run_and_their_replies_are_dropped() {
+    let setup = Setup::new();
+    let mut gate = Gate::new(setup.dir(), "gate");
+    let server = setup
+        .set("app.output", "cgi")
+        .app("read _ < gate; echo run >> ran; cat")
+        .start();
+    let mut client = server.connect().await;
+    say(&mut client, "X-WS-Close: 4001\n\nlast").await;
+    say(&mut client, "X-WS-Type: text\n\nnever seen").await;
+    say(&mut client, "X-WS-Close: 4002\n\nnever seen").await;
+    server.until("callbacks.accepted", 3);
+    gate.open(1);
+    assert_eq!(hear(&mut client).await, "last");
+    assert_eq!(close_code(&mut client).await, 4001);
+    gate.open(2);
+    bye(client).await;
+    server.until("callbacks.finished", 3);
+    server.until("callbacks.replies_dropped", 2);
+    assert_eq!(lines_of(server.dir(), "ran").len(), 3);
     server.finish();
 }
 

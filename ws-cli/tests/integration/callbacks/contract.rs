@@ -1,10 +1,12 @@
 //! What a callback is given (DESIGN 3.3): the variables, the payload, the request.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
 
 use futures_util::SinkExt;
 use tokio_tungstenite::tungstenite::Message;
 
+use super::installed;
 use crate::support::*;
 
 /// Prints the environment that the program was started with, before a shell adds to it.
@@ -212,6 +214,33 @@ async fn t52_t53_a_uri_is_a_get_of_it_and_anything_else_a_post_to_the_handshakes
 }
 
 #[tokio::test]
+async fn variables_hold_bytes_that_are_not_utf8() {
+    let server = Setup::new()
+        .app(r#"printf '%s' "$PATH_INFO$HTTP_X_LATIN""#)
+        .start();
+    let mut stream = server.raw_stream();
+    stream
+        .write_all(
+            b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nX-Latin: \xe9\r\n\r\n",
+        )
+        .unwrap();
+    let mut head = [0; 1];
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut head).unwrap();
+        seen.extend(head);
+    }
+    // The text message `/%fc` under a mask of zeros.
+    stream.write_all(b"\x81\x84\0\0\0\0/%fc").unwrap();
+    let mut reply = [0; 5];
+    stream.read_exact(&mut reply).unwrap();
+    assert_eq!(reply, *b"\x82\x03/\xfc\xe9");
+    drop(stream);
+    server.finish();
+}
+
+#[tokio::test]
 async fn payload_arrives_byte_for_byte() {
     let server = Setup::new()
         .set("app.trim", "none")
@@ -246,6 +275,9 @@ async fn program_that_reads_nothing_of_a_large_payload_answers_all_the_same() {
 
 #[tokio::test]
 async fn python_is_an_application() {
+    if installed("python3").is_none() {
+        return;
+    }
     let script = r#"#!/usr/bin/env python3
 import os, sys
 message = sys.stdin.buffer.read()
@@ -261,8 +293,7 @@ sys.stdout.write(f"{os.environ['REQUEST_METHOD']} {os.environ['PATH_INFO']} {mes
 
 #[tokio::test]
 async fn php_is_an_application() {
-    if !std::path::Path::new("/usr/bin/php").exists() {
-        eprintln!("skipped: there is no php");
+    if installed("php").is_none() {
         return;
     }
     let script = r#"#!/usr/bin/env php

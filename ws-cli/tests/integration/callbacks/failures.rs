@@ -259,6 +259,85 @@ async fn t57_a_descendant_that_holds_the_output_does_not_hold_the_reply() {
     server.finish();
 }
 
+/// INV-05: half of the load is hostile; the other half does not notice.
+#[tokio::test]
+async fn inv05_hostile_callbacks_are_their_own_connections_affair() {
+    let server = obedient()
+        .set("app.timeout", "500ms")
+        .set("app.max_output", "64KiB")
+        .set("app.concurrency", "32")
+        .app(r#"case "$(cat)" in crash) kill -9 $$;; flood) yes;; hang) exec sleep 600;; exit) echo x; exit 9;; spin) while :; do :; done;; leave) setsid sleep 600 & ;; *) echo "$PATH_INFO";; esac"#)
+        .start();
+    let acts = ["crash", "flood", "hang", "exit", "spin", "leave"];
+    let mut hostile = Vec::new();
+    for act in acts {
+        let mut client = server.connect().await;
+        for _ in 0..4 {
+            say(&mut client, act).await;
+        }
+        hostile.push(client);
+    }
+    let mut clean = server.connect().await;
+    // Under such a load a clean one may take its time, but it has no fault of its own.
+    for n in 0..10 {
+        let path = format!("/clean/{n}");
+        let answer = ask(&mut clean, &path).await;
+        assert!(answer == path || answer == "failed", "{answer}");
+    }
+    // The one that leaves somebody behind has no reply, the others fail four times each.
+    for client in &mut hostile[..5] {
+        for _ in 0..4 {
+            assert_eq!(hear(client).await, "failed");
+        }
+    }
+    for client in hostile {
+        bye(client).await;
+    }
+    assert_eq!(ask(&mut clean, "/last").await, "/last");
+    bye(clean).await;
+    server.finish();
+}
+
+/// T63: without a descriptor to be had no callback starts, and no connection is lost.
+#[tokio::test]
+async fn t63_without_descriptors_to_be_had_messages_fail_and_the_connection_stays() {
+    let server = obedient().start();
+    let mut client = server.connect().await;
+    assert_eq!(ask(&mut client, "echo before").await, "before");
+    server.until("connections.open", 1);
+    let pid = server.pid().to_string();
+    let limit = |soft: &str| {
+        let limit = format!("--nofile={soft}:");
+        let prlimit = std::process::Command::new("prlimit")
+            .args(["--pid", &pid, &limit])
+            .status();
+        prlimit.is_ok_and(|status| status.success())
+    };
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"))
+        .unwrap();
+    let before = line.split_whitespace().nth(3).unwrap();
+    if !limit("3") {
+        eprintln!("skipped: there is no prlimit");
+        drop(client);
+        server.finish();
+        return;
+    }
+    for _ in 0..3 {
+        assert_eq!(ask(&mut client, "echo during").await, "failed");
+    }
+    assert!(limit(before));
+    until_failed(&server, "cannot_start", 3);
+    assert_eq!(ask(&mut client, "echo after").await, "after");
+    let mut other = server.connect().await;
+    assert_eq!(ask(&mut other, "echo other").await, "other");
+    bye(client).await;
+    bye(other).await;
+    assert_eq!(causes(&server.finish()), ["cannot_start"; 3]);
+}
+
 /// T63: without resources for one more process, exactly those messages fail.
 #[tokio::test]
 async fn t63_without_processes_to_be_had_messages_fail_and_the_connection_stays() {

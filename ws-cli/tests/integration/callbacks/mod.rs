@@ -8,7 +8,7 @@ mod failures;
 mod isolation;
 mod order;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -18,6 +18,20 @@ use crate::support::*;
 fn lines_of(dir: &Path, name: &str) -> Vec<String> {
     let text = std::fs::read_to_string(dir.join(name)).unwrap_or_default();
     text.lines().map(str::to_owned).collect()
+}
+
+/// Where a program is among those that callbacks find; says so if it is nowhere.
+#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+fn installed(program: &str) -> Option<PathBuf> {
+    let dirs = ["/usr/local/bin", "/usr/bin", "/bin"].map(Path::new);
+    let found = dirs
+        .map(|dir| dir.join(program))
+        .into_iter()
+        .find(|path| path.exists());
+    if found.is_none() {
+        eprintln!("skipped: there is no {program}");
+    }
+    found
 }
 
 /// The records of a log with this message.
