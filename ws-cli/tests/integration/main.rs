@@ -3,14 +3,19 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
-mod wire;
 
 mod callbacks;
+mod carbonphp;
+mod control;
+mod crowd;
 mod echo;
 mod examples;
+mod fifo;
 mod frames;
 mod handshake;
 mod helpers;
 mod life;
 mod stalled;
 mod validation;
+mod verbs;
+mod wire;

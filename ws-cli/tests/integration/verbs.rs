@@ -1,0 +1,449 @@
+//! The client verbs: what they print, what they exit with, and how they find the server (DESIGN 3.1).
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::*;
+
+/// A verb, run in a directory with this on its stdin.
+fn ws_in(dir: &Path, args: &[&OsStr], stdin: &[u8], env: &[(&str, &str)]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ws"))
+        .args(args)
+        .current_dir(dir)
+        .env_remove("WS_CONTROL_SOCKET")
+        .envs(env.iter().copied())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command line that is refused is not read from.
+    let _ = child.stdin.take().unwrap().write_all(stdin);
+    child.wait_with_output().unwrap()
+}
+
+fn ws(dir: &Path, args: &[&str]) -> Output {
+    let args: Vec<_> = args.iter().map(OsStr::new).collect();
+    ws_in(dir, &args, b"", &[])
+}
+
+/// Exit code, stdout and stderr.
+fn told(output: &Output) -> (i32, String, String) {
+    (
+        output.status.code().unwrap(),
+        String::from_utf8(output.stdout.clone()).unwrap(),
+        String::from_utf8(output.stderr.clone()).unwrap(),
+    )
+}
+
+/// It went well, and this is what it printed.
+#[track_caller]
+fn printed(output: &Output) -> String {
+    let (code, stdout, stderr) = told(output);
+    assert_eq!((code, &*stderr), (0, ""), "{stdout}");
+    stdout
+}
+
+/// It failed with this code, printed nothing, and said why in one line.
+#[track_caller]
+fn refused(output: &Output, expected: i32) -> String {
+    let (code, stdout, stderr) = told(output);
+    assert_eq!((code, &*stdout), (expected, ""), "{stderr}");
+    assert!(stderr.starts_with("ws: "), "{stderr}");
+    stderr
+}
+
+const USER_BY_PATH: &str = r#"printf %s "${PATH_INFO#/}""#;
+
+#[tokio::test]
+async fn send_pushes_text_and_prints_how_many_it_reached() {
+    let setup = Setup::new().arg("--echo").validate(USER_BY_PATH);
+    let server = setup.start();
+    let mut alice = server.connect_with("/alice", &[]).await.unwrap();
+    let mut bob = server.connect_with("/bob", &[]).await.unwrap();
+    let of = |name: &str, key: &str| {
+        let connections = server.connections();
+        let entry = connections.iter().find(|entry| entry["user"] == name);
+        entry.unwrap()[key].as_str().unwrap().to_owned()
+    };
+    assert_eq!(printed(&server.ws(&["send", "--all", "to all"])), "2\n");
+    assert_eq!(hear(&mut bob).await, "to all");
+    assert_eq!(hear(&mut alice).await, "to all");
+    for (flag, id) in [
+        ("--user", "alice".to_owned()),
+        ("--session", of("alice", "session")),
+        ("--connection", of("alice", "id")),
+    ] {
+        let output = server.ws(&["send", flag, &id, flag.trim_start_matches('-')]);
+        assert_eq!(printed(&output), "1\n", "{flag}");
+        assert_eq!(hear(&mut alice).await, flag.trim_start_matches('-'));
+    }
+    // From stdin it is the whole of it, with its newline; `--` lets a text begin with dashes.
+    let stdin = |args: &[&str], stdin: &[u8]| {
+        let args: Vec<_> = args.iter().map(OsStr::new).collect();
+        ws_in(server.dir(), &args, stdin, &[])
+    };
+    let all_args: [&[&str]; 2] = [&["send", "--all", "-"], &["send", "--all"]];
+    for args in all_args {
+        let output = stdin(args, "zwei\nZeilen: ünï\n".as_bytes());
+        assert_eq!(printed(&output), "2\n");
+        assert_eq!(hear(&mut alice).await, "zwei\nZeilen: ünï\n");
+        assert_eq!(hear(&mut bob).await, "zwei\nZeilen: ünï\n");
+    }
+    printed(&server.ws(&["send", "--user", "bob", "--", "--all"]));
+    assert_eq!(hear(&mut bob).await, "--all");
+    printed(&server.ws(&["send", "--user", "bob", ""]));
+    assert_eq!(hear(&mut bob).await, "");
+    let output = stdin(&["send", "--user", "bob", "--binary", "-"], &[0, 255, 10]);
+    assert_eq!(printed(&output), "1\n");
+    assert_eq!(next(&mut bob).await, Message::binary(vec![0, 255, 10]));
+    let output = printed(&server.ws(&["send", "--user", "bob", "--json", "x"]));
+    assert_eq!(hear(&mut bob).await, "x");
+    let receipt: Value = serde_json::from_str(&output).unwrap();
+    let expected = json!({ "connections": 1, "written": 1, "queued": 0, "dropped": 0 });
+    assert_eq!(receipt, expected);
+    for client in [&mut alice, &mut bob] {
+        assert_eq!(ask(client, "nothing else").await, "nothing else");
+    }
+    bye(alice).await;
+    bye(bob).await;
+    server.finish();
+}
+
+#[tokio::test]
+async fn who_reaches_nobody_exits_with_75() {
+    let server = Setup::new().app("true").start();
+    for args in [
+        ["send", "--all", "x"].as_slice(),
+        &["send", "--user", "nobody", "x"],
+        &["run", "--user", "nobody", "/x"],
+    ] {
+        let (code, stdout, stderr) = told(&server.ws(args));
+        assert_eq!((code, &*stdout), (75, "0\n"), "{args:?}: {stderr}");
+        assert_eq!(stderr, "ws: nobody was reached\n");
+    }
+    let (code, stdout, _) = told(&server.ws(&["send", "--all", "--json", "x"]));
+    let receipt: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((code, &receipt["connections"]), (75, &json!(0)));
+    server.finish();
+}
+
+#[tokio::test]
+async fn send_refuses_what_the_server_would_not_take() {
+    let setup = Setup::new().arg("--echo");
+    let server = setup.set("limits.max_message_size", "1000").start();
+    let args = ["send", "--all", "-"].map(OsStr::new);
+    let error = refused(&ws_in(server.dir(), &args, b"\xff", &[]), 2);
+    assert!(error.contains("--binary"), "{error}");
+    let text = OsStr::from_bytes(b"\xff");
+    let args = [OsStr::new("send"), OsStr::new("--all"), text];
+    refused(&ws_in(server.dir(), &args, b"", &[]), 2);
+    let args = ["send", "--all"].map(OsStr::new);
+    for size in [1001, 10_000_000] {
+        let error = refused(&ws_in(server.dir(), &args, &vec![b'x'; size], &[]), 1);
+        assert!(error.contains("limits.max_message_size"), "{error}");
+    }
+    let error = refused(&server.ws(&["send", "--user", "a b", "x"]), 1);
+    assert!(error.contains("to.user"), "{error}");
+    server.finish();
+}
+
+#[tokio::test]
+async fn run_runs_as_the_user_and_answers_the_browser() {
+    let setup = Setup::new().app(r#"echo "$WS_USER_ID $WS_SOURCE $REQUEST_URI""#);
+    let server = setup.validate(USER_BY_PATH).start();
+    let mut first = server.connect_with("/alice", &[]).await.unwrap();
+    let mut second = server.connect_with("/alice", &[]).await.unwrap();
+    let output = server.ws(&["run", "--user", "alice", "/a?b=c"]);
+    assert_eq!(printed(&output), "2\n");
+    for client in [&mut first, &mut second] {
+        assert_eq!(hear(client).await, "alice cli /a?b=c");
+    }
+    let id = server.connections()[0]["id"].as_str().unwrap().to_owned();
+    let output = printed(&server.ws(&["run", "--connection", &id, "/b", "--json"]));
+    let receipt: Value = serde_json::from_str(&output).unwrap();
+    assert_eq!(receipt["queued"], 1);
+    let error = refused(&server.ws(&["run", "--user", "alice", "no path"]), 1);
+    assert!(error.contains("uri"), "{error}");
+    server.until("callbacks.finished", 3);
+    for client in [first, second] {
+        bye(client).await;
+    }
+    server.finish();
+}
+
+#[tokio::test]
+async fn ls_and_status_show_what_is() {
+    let setup = Setup::new().app("true").validate(USER_BY_PATH);
+    let server = setup.start();
+    assert_eq!(printed(&server.ws(&["ls"])), "", "nothing to say");
+    let empty = printed(&server.ws(&["ls", "--json"]));
+    let empty: Value = serde_json::from_str(&empty).unwrap();
+    assert_eq!(empty, json!({ "connections": [] }));
+    let client = server.connect_with("/alice", &[]).await.unwrap();
+    let shown = printed(&server.ws(&["ls"]));
+    let lines: Vec<&str> = shown.lines().collect();
+    assert_eq!(lines.len(), 2, "{shown}");
+    assert!(lines[0].starts_with("CONNECTION"), "{shown}");
+    let entry = server.connections().remove(0);
+    for key in ["id", "user", "session", "uri", "fifo"] {
+        let value = entry[key].as_str().unwrap();
+        let cells: Vec<&str> = lines[1].split_whitespace().collect();
+        assert!(cells.contains(&value), "{key}: {shown}");
+    }
+    let listed = printed(&server.ws(&["ls", "--json"]));
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed["connections"][0], entry);
+    let shown = printed(&server.ws(&["status"]));
+    let open = shown
+        .lines()
+        .find(|line| line.starts_with("connections.open "));
+    assert!(open.unwrap().ends_with(" 1"), "{shown}");
+    let status = printed(&server.ws(&["status", "--json"]));
+    let status: Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(figure(&status, "connections.open"), 1);
+    bye(client).await;
+    server.finish();
+}
+
+#[test]
+fn the_server_is_found_by_flag_variable_configuration_and_place() {
+    let server = Setup::new().arg("--echo").start();
+    let socket = server.state("control.sock");
+    let socket = socket.to_str().unwrap();
+    let elsewhere = TempDir::new().unwrap();
+    let dir = elsewhere.path();
+    let ls = |args: &[&str], env: &[(&str, &str)]| {
+        let args: Vec<_> = ["ls"].iter().chain(args).map(OsStr::new).collect();
+        ws_in(dir, &args, b"", env)
+    };
+    let error = refused(&ls(&[], &[]), 69);
+    let tried = [
+        dir.canonicalize().unwrap().join("tmp/control.sock"),
+        "/run/ws/control.sock".into(),
+    ];
+    for path in tried {
+        assert!(error.contains(path.to_str().unwrap()), "{error}");
+    }
+    assert_eq!(printed(&ls(&["--control", socket], &[])), "");
+    assert_eq!(printed(&ls(&[], &[("WS_CONTROL_SOCKET", socket)])), "");
+    // The flag stands above the variable, and neither looks elsewhere.
+    let error = refused(
+        &ls(&["--control", "nowhere"], &[("WS_CONTROL_SOCKET", socket)]),
+        69,
+    );
+    assert!(
+        error.contains("nowhere") && !error.contains(socket),
+        "{error}"
+    );
+    refused(&ls(&[], &[("WS_CONTROL_SOCKET", "nowhere")]), 69);
+    // The configuration: of a file named, of the file here, of a variable.
+    let state = server.state("");
+    let state = state.to_str().unwrap().trim_end_matches('/');
+    let file = format!("[server]\nstate_dir = {state:?}\n");
+    fs::write(dir.join("other.toml"), &file).unwrap();
+    assert_eq!(printed(&ls(&["--config", "other.toml"], &[])), "");
+    assert_eq!(printed(&ls(&[], &[("WS__SERVER__STATE_DIR", state)])), "");
+    fs::write(dir.join("ws.toml"), &file).unwrap();
+    assert_eq!(printed(&ls(&[], &[])), "");
+    // ./tmp is looked at last, wherever the configuration points.
+    fs::write(dir.join("ws.toml"), "[server]\nstate_dir = 'void'\n").unwrap();
+    let error = refused(&ls(&[], &[]), 69);
+    assert!(error.contains("void/control.sock"), "{error}");
+    symlink(state, dir.join("tmp")).unwrap();
+    assert_eq!(printed(&ls(&[], &[])), "");
+    server.finish();
+    // A socket that nobody listens on is like none.
+    let dead = dir.join("dead.sock");
+    drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
+    refused(&ls(&["--control", "dead.sock"], &[]), 69);
+}
+
+#[tokio::test]
+async fn a_state_directory_may_have_a_path_longer_than_a_socket_address() {
+    let deep = format!("{0}/{0}/{0}", "d".repeat(60));
+    let setup = Setup::new().arg("--state-dir").arg(&deep);
+    // The checks look at ./tmp.
+    symlink(&deep, setup.dir().join("tmp")).unwrap();
+    let server = setup.app("echo \"$WS_CONTROL_SOCKET\"").start();
+    let mut client = server.connect().await;
+    let socket = server.dir().canonicalize().unwrap().join(&deep);
+    let socket = socket.join("control.sock");
+    let socket = socket.to_str().unwrap();
+    assert!(socket.len() > 107);
+    assert_eq!(
+        Path::new(&ask(&mut client, "/").await)
+            .canonicalize()
+            .unwrap(),
+        Path::new(socket)
+    );
+    let elsewhere = TempDir::new().unwrap();
+    let output = ws(
+        elsewhere.path(),
+        &["send", "--control", socket, "--all", "far"],
+    );
+    assert_eq!(printed(&output), "1\n");
+    assert_eq!(hear(&mut client).await, "far");
+    let config = elsewhere.path().join("ws.toml");
+    let state = Path::new(socket).parent().unwrap();
+    fs::write(config, format!("[server]\nstate_dir = {state:?}\n")).unwrap();
+    assert_eq!(
+        printed(&ws(elsewhere.path(), &["send", "--all", "so"])),
+        "1\n"
+    );
+    assert_eq!(hear(&mut client).await, "so");
+    bye(client).await;
+    server.finish();
+
+    // The demo has a socket of its own there.
+    let setup = Setup::new().arg("--state-dir").arg(&deep);
+    symlink(&deep, setup.dir().join("tmp")).unwrap();
+    let server = setup.start();
+    let mut client = server.connect().await;
+    assert_eq!(ask(&mut client, "/echo/deep").await, "deep");
+    bye(client).await;
+    server.finish();
+}
+
+#[test]
+fn wrong_command_lines_exit_with_2_and_name_the_help() {
+    let dir = TempDir::new().unwrap();
+    for args in [
+        ["send", "x"].as_slice(),
+        &["send", "--all", "--user", "u", "x"],
+        &["send", "--all", "x", "y"],
+        &["send", "--user"],
+        &["send", "--all", "--bogus"],
+        &["run", "--user", "u"],
+        &["run", "--all", "/x"],
+        &["ls", "x"],
+        &["config"],
+        &["config", "print", "--default", "--config", "f"],
+        &["nonsense"],
+        &["serve", "stray"],
+        &["serve", "--echo", "--", "cat"],
+    ] {
+        let (code, stdout, stderr) = told(&ws(dir.path(), args));
+        assert_eq!((code, &*stdout), (2, ""), "{args:?}: {stderr}");
+        assert!(stderr.contains("--help"), "{args:?}: {stderr}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn every_help_shows_an_example() {
+    let dir = TempDir::new().unwrap();
+    let verbs: [&[&str]; 9] = [
+        &[],
+        &["serve"],
+        &["send"],
+        &["run"],
+        &["ls"],
+        &["status"],
+        &["config"],
+        &["config", "check"],
+        &["config", "print"],
+    ];
+    for verb in verbs {
+        for flag in ["--help", "-h"] {
+            let args: Vec<&str> = verb.iter().copied().chain([flag]).collect();
+            let help = printed(&ws(dir.path(), &args));
+            let example = help.lines().find(|line| line.contains("Example"));
+            let example = example.unwrap_or_else(|| panic!("{args:?}: {help}"));
+            let line: Vec<&str> = ["ws"].iter().chain(verb).copied().collect();
+            assert!(example.contains(&line.join(" ")), "{example}");
+        }
+    }
+    let version = printed(&ws(dir.path(), &["--version"]));
+    assert_eq!(version, format!("ws {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn config_check_says_everything_that_is_wrong_and_nothing_else() {
+    let dir = TempDir::new().unwrap();
+    let check = |args: &[&str]| {
+        let args: Vec<&str> = ["config", "check"].iter().chain(args).copied().collect();
+        ws(dir.path(), &args)
+    };
+    assert_eq!(printed(&check(&[])), "");
+    let file = dir.path().join("ws.toml");
+    let right = "[server]\nlisten = ['127.0.0.1:0']\n[app]\ncommand = 'cat'\n";
+    fs::write(&file, right).unwrap();
+    assert_eq!(printed(&check(&[])), "");
+    let valid = printed(&check(&["--json"]));
+    let valid: Value = serde_json::from_str(&valid).unwrap();
+    assert_eq!(valid, json!({ "valid": true, "faults": [] }));
+    let wrong = "[server]\nlistn = ['127.0.0.1:0']\n[limits]\nmax_message_size = 'big'\n\
+                 [fifo]\nmode = '0666'\n";
+    fs::write(&file, wrong).unwrap();
+    let error = refused(&check(&[]), 78);
+    for part in [
+        "ws.toml",
+        "server.listn",
+        "server.listen",
+        "limits.max_message_size",
+        "fifo.mode",
+    ] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    let (code, stdout, _) = told(&check(&["--json"]));
+    let report: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(code, 78);
+    assert_eq!(report["valid"], false);
+    assert_eq!(report["faults"].as_array().unwrap().len(), 3, "{report}");
+    let env = [("WS__LOG__LEVL", "x")];
+    let args = ["config", "check"].map(OsStr::new);
+    fs::write(&file, right).unwrap();
+    let error = refused(&ws_in(dir.path(), &args, b"", &env), 78);
+    assert!(
+        error.contains("WS__LOG__LEVL") && error.contains("log.level"),
+        "{error}"
+    );
+    for broken in ["[server", "\u{0}", "x = 1\nx = 2\n"] {
+        fs::write(&file, broken).unwrap();
+        let error = refused(&check(&[]), 78);
+        assert!(error.contains("ws.toml"), "{error}");
+    }
+    refused(&check(&["--config", "missing.toml"]), 78);
+    // And the server does not start with it, nor does a verb guess.
+    for args in [["serve"].as_slice(), &["ls"]] {
+        refused(&ws(dir.path(), args), 78);
+    }
+}
+
+#[test]
+fn config_print_can_be_read_again() {
+    let dir = TempDir::new().unwrap();
+    let print = |args: &[&str]| {
+        let args: Vec<&str> = ["config", "print"].iter().chain(args).copied().collect();
+        printed(&ws(dir.path(), &args))
+    };
+    let defaults = print(&["--default"]);
+    assert!(defaults.contains("[fifo]") && defaults.contains("# "));
+    fs::write(dir.path().join("defaults.toml"), &defaults).unwrap();
+    let checked = ws(
+        dir.path(),
+        &["config", "check", "--config", "defaults.toml"],
+    );
+    assert_eq!(printed(&checked), "");
+    fs::write(
+        dir.path().join("ws.toml"),
+        "[limits]\nmax_message_size = '7KiB'\n",
+    )
+    .unwrap();
+    let own = print(&[]);
+    fs::write(dir.path().join("again.toml"), &own).unwrap();
+    assert_eq!(print(&["--config", "again.toml"]), own);
+    let json: Value = serde_json::from_str(&print(&["--json"])).unwrap();
+    assert_eq!(json["limits"]["max_message_size"], "7KiB");
+    assert_eq!(json["app"]["queue"], 16);
+}
