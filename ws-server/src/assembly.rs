@@ -48,7 +48,12 @@ pub(crate) fn share(
         .then(|| Page::new(backend_name(&config)));
     Ok(Shared {
         protocol: Arc::new(protocol),
-        hub: Hub::new(shards, sessions, u64::from_ne_bytes(seed)),
+        hub: Hub::new(
+            shards,
+            sessions,
+            limits.max_connections.get(),
+            u64::from_ne_bytes(seed),
+        ),
         application: application(&config, helpers),
         validation: validation(&config, helpers),
         fifos,

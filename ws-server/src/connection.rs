@@ -19,7 +19,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::sleep_until;
-use tracing::{Span, info, warn};
+use tracing::{info, warn};
 use ws_proto::{CloseCode, CloseFrame, EncodedMessage, Event};
 use ws_session::{ConnectionId, Outbound};
 use ws_transport::Stream;
@@ -30,8 +30,9 @@ use crate::core::answer::Answer;
 use crate::core::failure::RunFailure;
 use crate::core::turns::{MessageId, TurnLimits, Turns};
 use crate::counters::{CloseCause, Counters};
-use crate::hub::Receipt;
+use crate::hub::{Place, Receipt};
 use crate::shard::Shard;
+use crate::span::ConnectionLabel;
 use crate::visitor::Visitor;
 
 use self::state::{Inner, Phase, Plan};
@@ -51,7 +52,7 @@ pub(crate) struct Ended;
 pub(crate) struct Connection {
     pub(crate) id: ConnectionId,
     visitor: Visitor,
-    span: Span,
+    label: ConnectionLabel,
     opened: Instant,
     state: RefCell<Inner>,
     /// Wakes the driver: something happened that is not on the stream.
@@ -70,7 +71,8 @@ impl Connection {
         stream: Stream,
         visitor: Visitor,
         response: Vec<u8>,
-        span: Span,
+        place: Place,
+        label: ConnectionLabel,
         now: Instant,
     ) -> Self {
         let server = &shard.server;
@@ -87,7 +89,7 @@ impl Connection {
         Self {
             id: visitor.connection,
             visitor,
-            span,
+            label,
             opened: now,
             state: RefCell::new(Inner {
                 stream: Some(Rc::new(stream)),
@@ -97,6 +99,9 @@ impl Connection {
                 runs: HashMap::new(),
                 unread: Vec::new(),
                 phase: Phase::Open,
+                place: Some(place),
+                was_door: false,
+                is_doors_turn: false,
                 is_paused: false,
                 is_draining: shard.is_draining(),
                 drain_turn: None,
@@ -151,6 +156,7 @@ impl Connection {
         }
         self.leave(shard);
         self.finish_turns(shard).await;
+        self.state.borrow_mut().place = None;
     }
 
     /// Closes the connection when everything accepted is done with; accepts nothing more.
@@ -210,7 +216,7 @@ impl Connection {
     ///
     /// [`Ended`] if the connection ends before there is room.
     pub(crate) async fn admit(&self, counters: &Counters, question: Question) -> Result<(), Ended> {
-        let _waiting = WaitingRun::new(&self.waiting_runs);
+        let _waiting = WaitingRun::new(self);
         loop {
             {
                 let mut state = self.state.borrow_mut();
@@ -220,6 +226,8 @@ impl Connection {
                 if state.turns.has_room() {
                     counters.callbacks_accepted.increment();
                     state.turns.accept(question);
+                    state.was_door = true;
+                    state.is_doors_turn = false;
                     self.changed.notify_one();
                     return Ok(());
                 }
@@ -293,6 +301,9 @@ impl Connection {
                 let run = self.start_run(shard, id, question);
                 state.runs.insert(id, run);
             }
+            // When both wait for room, the client and the doors take turns.
+            let door_waits = state.turns.has_room() && self.waiting_runs.get() > 0;
+            state.is_doors_turn = door_waits && !state.was_door;
             if state.unread.is_empty() || !state.may_take() {
                 return;
             }
@@ -415,7 +426,7 @@ impl Connection {
                 let cause = failure.cause();
                 counters.callback_failed(cause);
                 warn!(
-                    parent: &self.span,
+                    parent: &self.label.span(),
                     message.id = id, cause = cause.as_str(), error = %failure, "callback failed"
                 );
                 server
@@ -432,10 +443,13 @@ impl Connection {
     /// Takes the connection out of everything and writes its one record.
     fn leave(&self, shard: &Shard) {
         let server = &shard.server;
+        let mut state = self.state.borrow_mut();
+        if state.turns.is_idle() {
+            state.place = None;
+        }
         server.hub.remove(self.id);
         shard.remove(self.id);
         let counters = &server.hub.counters;
-        let mut state = self.state.borrow_mut();
         state.phase = Phase::Ended;
         state.stream = None;
         state.unread = Vec::new();
@@ -451,7 +465,7 @@ impl Connection {
             }
         }
         info!(
-            parent: &self.span,
+            parent: &self.label.span(),
             cause = cause.as_str(),
             close.code = state.close_code.map_or(no_code, CloseCode::as_u16),
             elapsed = ?self.opened.elapsed(),
@@ -494,18 +508,22 @@ impl Connection {
 }
 
 /// Counts a run that waits for room.
-struct WaitingRun<'a>(&'a Cell<usize>);
+struct WaitingRun<'a>(&'a Connection);
 
 impl<'a> WaitingRun<'a> {
-    fn new(count: &'a Cell<usize>) -> Self {
+    fn new(connection: &'a Connection) -> Self {
+        let count = &connection.waiting_runs;
         count.set(count.get() + 1);
-        Self(count)
+        Self(connection)
     }
 }
 
 impl Drop for WaitingRun<'_> {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        let count = &self.0.waiting_runs;
+        count.set(count.get() - 1);
+        // The client may have been waiting for it.
+        self.0.changed.notify_one();
     }
 }
 

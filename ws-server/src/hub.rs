@@ -4,12 +4,12 @@
 //! push takes its targets and its place in every worker's queue under one lock, so that all
 //! receivers see two pushes in the same order; the workers write it to their own connections.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use serde::Serialize;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use ws_proto::EncodedMessage;
 use ws_session::{Binding, ConnectionId, ConnectionIds, Registry, Sessions, Target};
 
@@ -57,6 +57,10 @@ impl Receipt {
     }
 }
 
+/// The right to be one of `limits.max_connections`. A connection keeps it until everything that it
+/// had accepted is done with: those who send and leave at once do not pile up beyond the limit.
+pub(crate) type Place = OwnedSemaphorePermit;
+
 /// Which of a worker's connections a command is for.
 #[derive(Clone, Debug)]
 pub(crate) enum Recipients {
@@ -78,6 +82,7 @@ pub(crate) struct Hub {
     pushes: Semaphore,
     /// The same for runs, apart from pushes because a run waits for a full queue.
     runs: Semaphore,
+    places: Arc<Semaphore>,
     drain_pace: Mutex<Pace>,
     pub(crate) counters: Counters,
 }
@@ -86,6 +91,7 @@ impl Hub {
     pub(crate) fn new(
         shards: Box<[mpsc::UnboundedSender<Command>]>,
         sessions: Sessions,
+        max_connections: usize,
         seed: u64,
     ) -> Self {
         Self {
@@ -95,6 +101,7 @@ impl Hub {
             shards,
             pushes: Semaphore::new(MAX_UNDER_WAY),
             runs: Semaphore::new(MAX_UNDER_WAY),
+            places: Arc::new(Semaphore::new(max_connections)),
             drain_pace: Mutex::new(Pace::per_second(DRAIN_RATE)),
             counters: Counters::default(),
         }
@@ -114,6 +121,16 @@ impl Hub {
 
     pub(crate) fn sessions(&self) -> MutexGuard<'_, Sessions> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether one more connection may come.
+    pub(crate) fn has_place(&self) -> bool {
+        self.places.available_permits() > 0
+    }
+
+    /// Takes the place of one connection, if there is one.
+    pub(crate) fn take_place(&self) -> Option<Place> {
+        Arc::clone(&self.places).try_acquire_owned().ok()
     }
 
     /// Makes a connection known: from here on it is reached by pushes.

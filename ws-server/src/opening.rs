@@ -19,7 +19,7 @@ use crate::core::cookie;
 use crate::core::origin::{Provenance, is_allowed, is_loopback_host};
 use crate::counters::Refusal;
 use crate::doors;
-use crate::hub::Entry;
+use crate::hub::{Entry, Place};
 use crate::shard::Shard;
 use crate::visitor::{Arrival, Visitor};
 
@@ -44,6 +44,7 @@ struct Admitted {
     session: SessionId,
     fifo: Option<Fifo>,
     response: Vec<u8>,
+    place: Place,
 }
 
 /// What a socket turned out to want.
@@ -103,6 +104,7 @@ async fn connect(shard: Rc<Shard>, stream: Stream, admitted: Admitted, peer: Opt
         session,
         fifo,
         response,
+        place,
     } = admitted;
     let id = visitor.connection;
     let span = connection_span(id, peer, &session, &user);
@@ -116,7 +118,7 @@ async fn connect(shard: Rc<Shard>, stream: Stream, admitted: Admitted, peer: Opt
     };
     let now = Instant::now();
     let connection = Rc::new(Connection::new(
-        &shard, stream, visitor, response, span, now,
+        &shard, stream, visitor, response, place, span, now,
     ));
     // The 101 is queued already, so a push that comes from here on stands behind it.
     shard.insert(Rc::clone(&connection));
@@ -193,11 +195,8 @@ impl Opening<'_> {
         if self.shard.is_draining() {
             return Err(busy(Refusal::Draining, GOING_DOWN));
         }
-        if server.hub.registry().count() >= server.config.limits().max_connections.get() {
-            return Err(busy(
-                Refusal::MaxConnections,
-                "limits.max_connections is reached",
-            ));
+        if !server.hub.has_place() {
+            return Err(full());
         }
         self.check_origin(&head)?;
         let admitted = self.identify(&head, &upgrade).await?;
@@ -316,6 +315,8 @@ impl Opening<'_> {
                 cookies: Vec::new(),
             },
         };
+        // Whoever is only being validated has no place, and may find all of them taken now.
+        let place = server.hub.take_place().ok_or_else(full)?;
         let fifo = self.make_fifo(&user)?;
         let fifo_path = fifo
             .as_ref()
@@ -337,6 +338,7 @@ impl Opening<'_> {
             session: *session,
             fifo,
             response,
+            place,
         })
     }
 
@@ -486,6 +488,10 @@ fn busy(refusal: Refusal, text: &str) -> Refused {
         response: response(503, &[("Retry-After", RETRY_AFTER)], text),
         cause: text.to_owned(),
     }
+}
+
+fn full() -> Refused {
+    busy(Refusal::MaxConnections, "limits.max_connections is reached")
 }
 
 /// The cause goes to the log, not to the peer.

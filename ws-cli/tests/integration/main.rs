@@ -15,6 +15,7 @@ mod frames;
 mod handshake;
 mod helpers;
 mod life;
+mod places;
 mod stalled;
 mod validation;
 mod verbs;

@@ -15,6 +15,7 @@ use crate::application::{Question, Source};
 use crate::core::answer::{Answer, Reply};
 use crate::core::turns::{MessageId, Turns};
 use crate::counters::{CloseCause, Counters};
+use crate::hub::Place;
 use crate::shard::{Frames, Shard};
 
 #[derive(Debug)]
@@ -28,6 +29,12 @@ pub(super) struct Inner {
     /// Read, but not processed for want of room.
     pub(super) unread: Vec<u8>,
     pub(super) phase: Phase,
+    /// `None` once nothing is left to do.
+    pub(super) place: Option<Place>,
+    /// Whether the run accepted last came through a door rather than from the client.
+    pub(super) was_door: bool,
+    /// The next free turn is for a run that waits at a door.
+    pub(super) is_doors_turn: bool,
     pub(super) is_paused: bool,
     pub(super) is_draining: bool,
     /// When this connection may close for the drain.
@@ -68,7 +75,10 @@ impl Inner {
     pub(super) fn may_take(&self) -> bool {
         match self.protocol.state() {
             State::Open => {
-                !self.is_draining && self.turns.has_room() && !self.outbound.is_over_limit()
+                !self.is_draining
+                    && !self.is_doors_turn
+                    && self.turns.has_room()
+                    && !self.outbound.is_over_limit()
             }
             // Only the peer's close frame, or the end of the stream, is looked for.
             State::Closing | State::Closed => true,
@@ -115,6 +125,7 @@ impl Inner {
                         out.end(true);
                     } else {
                         counters.callbacks_accepted.increment();
+                        self.was_door = false;
                         self.turns.accept(Question {
                             source: Source::Client,
                             kind: message.kind,
