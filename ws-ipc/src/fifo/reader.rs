@@ -67,12 +67,35 @@ impl Fifo {
     /// Cancel safe: nothing was read if it did not return.
     pub async fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
         loop {
-            self.node.file.readable().await?;
-            match self.node.file.try_read(buf) {
+            self.readable().await?;
+            match self.read_ready(buf) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return result,
             }
         }
+    }
+
+    /// Waits until there seem to be bytes: a reader that lends its buffer to many waits here and
+    /// then calls [`read_ready`](Self::read_ready).
+    ///
+    /// # Errors
+    ///
+    /// Whatever the system says; none is known to occur.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.node.file.readable().await
+    }
+
+    /// Reads what [`readable`](Self::readable) has seen.
+    ///
+    /// # Errors
+    ///
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if there is nothing after all: wait again.
+    pub fn read_ready(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.node.file.try_read(buf)
     }
 
     /// Reads the bytes that are there, whether the runtime knows of them yet or not.

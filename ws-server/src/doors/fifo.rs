@@ -1,6 +1,8 @@
 //! FIFOs: a shell's way to push.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -129,11 +131,16 @@ impl FifoWatch {
     }
 }
 
+thread_local! {
+    /// Where a thread's FIFOs are read, one at a time; one that waits holds no buffer.
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_SIZE].into_boxed_slice());
+}
+
 /// The records of one FIFO.
 struct Reader {
     fifo: Fifo,
     decoder: RecordDecoder,
-    buffer: Box<[u8]>,
+    read_size: usize,
     records: VecDeque<Bytes>,
     /// When the record began whose end has not come.
     partial_since: Option<Instant>,
@@ -156,7 +163,7 @@ impl Reader {
         }
         Self {
             decoder: decoder(server),
-            buffer: vec![0; read_size].into_boxed_slice(),
+            read_size,
             records: VecDeque::new(),
             partial_since: None,
             changed,
@@ -193,17 +200,18 @@ impl Reader {
 
     async fn fill(&mut self, counters: &Counters) {
         let partial_deadline = self.partial_since.unwrap_or_else(Instant::now) + PARTIAL_TIMEOUT;
-        let read = tokio::select! {
+        let ready = tokio::select! {
             // A record whose rest is there already is not unfinished, however late it is read.
             biased;
             () = self.changed.notified() => return self.renew(counters).await,
-            read = self.fifo.read(&mut self.buffer) => read,
+            ready = self.fifo.readable() => ready,
             () = sleep_until(partial_deadline), if self.decoder.has_partial() => {
                 return self.drop_partial(counters);
             }
         };
-        match read {
-            Ok(read) => self.take(read, counters),
+        match ready.and_then(|()| self.read_by(Fifo::read_ready, counters)) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => {
                 warn!(fifo = %self.fifo.path().display(), %error, "cannot read a FIFO");
                 tokio::time::sleep(RENEWAL_INTERVAL).await;
@@ -211,12 +219,26 @@ impl Reader {
         }
     }
 
-    /// Takes the records from the bytes in the buffer.
-    fn take(&mut self, read: usize, counters: &Counters) {
+    /// Reads once, in one of the two ways of a FIFO, and takes the records from what came. Says how
+    /// many bytes came.
+    fn read_by(
+        &mut self,
+        read: fn(&Fifo, &mut [u8]) -> io::Result<usize>,
+        counters: &Counters,
+    ) -> io::Result<usize> {
+        BUFFER.with_borrow_mut(|buffer| {
+            let read = read(&self.fifo, &mut buffer[..self.read_size])?;
+            self.take(&buffer[..read], counters);
+            Ok(read)
+        })
+    }
+
+    /// Takes the records from bytes that were read.
+    fn take(&mut self, bytes: &[u8], counters: &Counters) {
         let records = &mut self.records;
         let path = self.fifo.path();
         let mut began_anew = self.partial_since.is_none();
-        self.decoder.feed(&self.buffer[..read], &mut |record| {
+        self.decoder.feed(bytes, &mut |record| {
             began_anew = true;
             match record {
                 Record::Whole(record) => records.push_back(Bytes::copy_from_slice(record)),
@@ -250,9 +272,9 @@ impl Reader {
             return;
         }
         // What was written before its name went counts; a writer that goes on is not waited for.
-        for _ in 0..READ_SIZE.div_ceil(self.buffer.len()) {
-            match self.fifo.try_read(&mut self.buffer) {
-                Ok(read) if read > 0 => self.take(read, counters),
+        for _ in 0..READ_SIZE.div_ceil(self.read_size) {
+            match self.read_by(Fifo::try_read, counters) {
+                Ok(read) if read > 0 => {}
                 Ok(_) | Err(_) => break,
             }
         }
