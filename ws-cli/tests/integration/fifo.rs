@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
@@ -735,4 +736,125 @@ async fn t42_hostile_user_ids_stay_inside_and_apart() {
         bye(client).await;
     }
     server.finish();
+}
+
+#[tokio::test]
+async fn without_a_port_the_connection_id_stands_in_the_name() {
+    let setup = Setup::new().app(WHO).validate("echo alice");
+    let server = setup.arg("--listen").arg("unix:ws.sock").start();
+    let stream = tokio::net::UnixStream::connect(server.dir().join("ws.sock"));
+    let connecting = tokio_tungstenite::client_async("ws://localhost/", stream.await.unwrap());
+    let (mut client, _) = connecting.await.unwrap();
+    let entry = server.connections().remove(0);
+    assert!(entry["port"].is_null() && entry["ip"].is_null());
+    let fifo = PathBuf::from(entry["fifo"].as_str().unwrap());
+    let name = format!("alice:local:{}.fifo", entry["id"].as_str().unwrap());
+    assert_eq!(fifo.file_name().unwrap().to_str(), Some(&*name));
+    write(&fifo, "/a\n");
+    let answer = client.next().await.unwrap().unwrap();
+    assert_eq!(answer.into_text().unwrap().as_str(), "alice fifo GET /a");
+    client.close(None).await.unwrap();
+    while let Some(Ok(_)) = client.next().await {}
+    drop(client);
+    server.finish();
+}
+
+#[tokio::test]
+async fn a_callback_pushes_through_the_doors_it_is_told_of() {
+    let setup = Setup::new().app(
+        r#"case $REQUEST_URI in
+               /own) echo /again > "$WS_FIFO" ;;
+               /all) echo "to all" > "$WS_GLOBAL_FIFO" ;;
+           esac
+           echo "did $REQUEST_URI""#,
+    );
+    let server = setup.start();
+    let mut client = server.connect().await;
+    let mut other = server.connect().await;
+    say(&mut client, "/own").await;
+    assert_eq!(hear(&mut client).await, "did /own");
+    assert_eq!(hear(&mut client).await, "did /again");
+    say(&mut client, "/all").await;
+    let mut heard = [hear(&mut client).await, hear(&mut client).await];
+    heard.sort();
+    assert_eq!(heard, ["did /all", "to all"]);
+    assert_eq!(hear(&mut other).await, "to all");
+    bye(client).await;
+    bye(other).await;
+    server.finish();
+}
+
+#[tokio::test]
+async fn inv11_records_that_were_read_are_run_before_the_drain_ends() {
+    let setup = Setup::new()
+        .app("read _ < gate; echo \"$REQUEST_URI\"")
+        .set("app.queue", "1");
+    let mut gate = Gate::new(setup.dir(), "gate");
+    let server = setup.start();
+    let mut client = server.connect().await;
+    write(&fifo_of(&server, &client), "/1\n/2\n/3\n/4\n/5\n");
+    server.until("callbacks.accepted", 2);
+    server.signal(Signal::SIGTERM);
+    eventually("it drains", || server.control("GET", "/ready", "").0 == 503);
+    gate.open(5);
+    for uri in ["/1", "/2", "/3", "/4", "/5"] {
+        assert_eq!(hear(&mut client).await, uri);
+    }
+    assert_eq!(close_code(&mut client).await, 1001);
+    bye(client).await;
+    server.check_end();
+}
+
+#[tokio::test]
+async fn t41_what_is_planted_while_the_server_runs_is_not_touched_and_outlasted() {
+    let server = Setup::new().app(WHO).validate("echo alice").start();
+    let mut client = server.connect().await;
+    let (global, own) = (server.state(GLOBAL), fifo_of(&server, &client));
+    let target = server.dir().join("target");
+    fs::write(&target, "precious").unwrap();
+    for path in [&global, &own] {
+        fs::remove_file(path).unwrap();
+        // Between the removal and this, the server may have been faster.
+        let planted = path.with_extension("planted");
+        symlink(&target, &planted).unwrap();
+        fs::rename(&planted, path).unwrap();
+    }
+    // One door that is shut is no reason to shut another.
+    assert_eq!(ask(&mut client, "/x").await, "alice client GET /x");
+    server.send(json!({ "all": true }), "by another door");
+    assert_eq!(hear(&mut client).await, "by another door");
+    for path in [&global, &own] {
+        assert!(fs::symlink_metadata(path).unwrap().is_symlink());
+        fs::remove_file(path).unwrap();
+        eventually("ours again", || is_ready(path));
+    }
+    write(&global, "a\n");
+    assert_eq!(hear(&mut client).await, "a");
+    write(&own, "/a\n");
+    assert_eq!(hear(&mut client).await, "alice fifo GET /a");
+    assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+    bye(client).await;
+    server.finish();
+}
+
+#[tokio::test]
+async fn t40_who_may_write_is_configured_and_everybody_only_in_as_many_words() {
+    let output = Setup::new().app(WHO).set("fifo.mode", "0622").fail();
+    assert_eq!(output.status.code(), Some(78));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("insecure_world_writable"), "{error}");
+    for (mode_set, insecure) in [("0600", "false"), ("0660", "false"), ("0622", "true")] {
+        let server = Setup::new()
+            .app(WHO)
+            .umask("077")
+            .set("fifo.mode", mode_set)
+            .set("fifo.insecure_world_writable", insecure)
+            .start();
+        let client = server.connect().await;
+        let expected = u32::from_str_radix(mode_set, 8).unwrap();
+        assert_eq!(mode(&server.state(GLOBAL)), expected);
+        assert_eq!(mode(&fifo_of(&server, &client)), expected);
+        bye(client).await;
+        server.finish();
+    }
 }

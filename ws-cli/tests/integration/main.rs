@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
+mod wire;
 
 mod callbacks;
 mod carbonphp;
@@ -19,4 +20,3 @@ mod places;
 mod stalled;
 mod validation;
 mod verbs;
-mod wire;

@@ -218,6 +218,7 @@ async fn ls_and_status_show_what_is() {
 #[test]
 fn the_server_is_found_by_flag_variable_configuration_and_place() {
     let server = Setup::new().arg("--echo").start();
+    assert_eq!(server.url, format!("ws://{}/", server.addr));
     let socket = server.state("control.sock");
     let socket = socket.to_str().unwrap();
     let elsewhere = TempDir::new().unwrap();
