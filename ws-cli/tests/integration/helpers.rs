@@ -1,8 +1,11 @@
 //! The processes beside the server: what dies with one of them, and what does not.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures_util::future::join_all;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -239,6 +242,64 @@ async fn spawners_that_die_again_and_again_are_replaced() {
     server.finish();
 }
 
+/// INV-18: whatever dies under them, messages run at most once and each has its one end, in order.
+#[tokio::test]
+async fn inv18_messages_run_at_most_once_while_spawners_die() {
+    const CLIENTS: usize = 12;
+    const MESSAGES: usize = 12;
+    let server = Setup::new()
+        .set("app.error_reply", "failed")
+        .app(r#"read -r id latency; echo "$id" >> ran; sleep "$latency"; echo "$id""#)
+        .start();
+    let deaths = AtomicUsize::new(0);
+    let visits = (0..CLIENTS).map(|client| {
+        let (server, deaths) = (&server, &deaths);
+        async move {
+            let mut connection = server.connect().await;
+            for n in 0..MESSAGES {
+                let latency = (client * 7 + n * 3) % 10;
+                say(&mut connection, &format!("{client}.{n} 0.0{latency}")).await;
+            }
+            let mut answered = Vec::new();
+            for n in 0..MESSAGES {
+                let id = format!("{client}.{n}");
+                let reply = hear(&mut connection).await;
+                assert!(reply == id || reply == "failed", "{reply} to {id}");
+                if reply == id {
+                    answered.push(id);
+                }
+                // Now and then one dies, sometimes all.
+                if n % 4 == client % 4 {
+                    let spawners = server.helpers("__spawner");
+                    let count = deaths.fetch_add(1, Ordering::Relaxed) % 3;
+                    for pid in spawners.iter().take(count) {
+                        let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+                    }
+                }
+            }
+            bye(connection).await;
+            answered
+        }
+    });
+    let answered = join_all(visits).await.concat();
+    let ran = std::fs::read_to_string(server.dir().join("ran")).unwrap();
+    let once: BTreeSet<&str> = ran.lines().collect();
+    assert_eq!(once.len(), ran.lines().count(), "none ran twice");
+    assert!(
+        answered.iter().all(|id| once.contains(&**id)),
+        "none was made up"
+    );
+    let status = server.status();
+    let failed = figure(&status, "callbacks.failed");
+    assert_eq!(
+        figure(&status, "callbacks.failed_by.lost"),
+        failed,
+        "{status:#}"
+    );
+    assert_eq!(answered.len() as u64 + failed, (CLIENTS * MESSAGES) as u64);
+    server.finish();
+}
+
 /// A job that was given up before its spawner came to it does not run afterwards.
 #[tokio::test]
 async fn a_spawner_that_hangs_costs_the_time_of_the_message_only() {
@@ -369,6 +430,38 @@ async fn a_killed_fork_server_costs_what_it_had_in_hand() {
     for client in clients {
         bye(client).await;
     }
+    server.finish();
+}
+
+#[tokio::test]
+async fn a_fork_server_that_hangs_costs_the_time_of_the_message_only() {
+    let server = Setup::new()
+        .set("app.timeout", "2s")
+        .set("app.error_reply", "failed")
+        .start();
+    let mut client = server.connect().await;
+    assert_eq!(ask(&mut client, "/echo/before").await, "before");
+    let family = server.helpers("__forkserver");
+    for pid in &family {
+        let _ = kill(Pid::from_raw(*pid), Signal::SIGSTOP);
+    }
+    assert_eq!(ask(&mut client, "/echo/given up").await, "failed");
+    server.until("callbacks.failed_by.timeout", 1);
+    for pid in &family {
+        let _ = kill(Pid::from_raw(*pid), Signal::SIGCONT);
+    }
+    assert_eq!(ask(&mut client, "/echo/after").await, "after");
+    bye(client).await;
+    server.finish();
+}
+
+#[tokio::test]
+async fn the_demo_takes_the_largest_message() {
+    let server = Setup::new().start();
+    let mut client = server.connect().await;
+    let text = "é".repeat((1024 * 1024 - "/echo/".len()) / 2);
+    assert!(ask(&mut client, &format!("/echo/{text}")).await == text);
+    bye(client).await;
     server.finish();
 }
 

@@ -20,7 +20,7 @@ fn lines_of(dir: &Path, name: &str) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-/// Where a program is among those that callbacks find; says so if it is nowhere.
+/// Where a program is among those that callbacks find. Says so if it is nowhere; in CI that fails.
 #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 fn installed(program: &str) -> Option<PathBuf> {
     let dirs = ["/usr/local/bin", "/usr/bin", "/bin"].map(Path::new);
@@ -29,6 +29,8 @@ fn installed(program: &str) -> Option<PathBuf> {
         .into_iter()
         .find(|path| path.exists());
     if found.is_none() {
+        let is_ci = std::env::var("CI").as_deref() == Ok("true");
+        assert!(!is_ci, "{program} is not installed");
         eprintln!("skipped: there is no {program}");
     }
     found
