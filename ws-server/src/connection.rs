@@ -457,7 +457,11 @@ impl Connection {
         counters.messages_dropped.add(unsent);
         let cause = state.cause.unwrap_or(CloseCause::Vanished);
         // RFC 6455 §7.4.1: 1005 is a close frame without a code, 1006 no close frame at all.
-        let no_code = if cause == CloseCause::Peer { 1005 } else { 1006 };
+        let no_code = if cause == CloseCause::Peer {
+            1005
+        } else {
+            1006
+        };
         counters.closed(cause);
         if server.config.app().on_disconnect == OnDisconnect::Cancel {
             for (_, run) in state.runs.drain() {
