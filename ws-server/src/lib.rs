@@ -31,6 +31,7 @@ mod server;
 mod shard;
 mod shared;
 mod signals;
+mod span;
 mod status;
 mod visitor;
 

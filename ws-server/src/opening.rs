@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::time::{timeout, timeout_at};
-use tracing::{Span, debug, info, info_span, warn};
+use tracing::{debug, info, warn};
 use ws_ipc::{EnvironmentError, Fifo, FifoError, encode_name};
 use ws_proto::handshake::{HeadLimits, HeadReader, Rejection, RequestHead, Upgrade, response};
 use ws_session::{Binding, ConnectionId, SessionId, SessionToken, UserId};
@@ -21,6 +21,7 @@ use crate::counters::Refusal;
 use crate::doors;
 use crate::hub::{Entry, Place};
 use crate::shard::Shard;
+use crate::span::ConnectionLabel;
 use crate::visitor::{Arrival, Visitor};
 
 /// How long a refused peer may take to close its side, so that no reset overtakes the refusal.
@@ -85,7 +86,7 @@ pub(crate) async fn serve(shard: Rc<Shard>, socket: Accepted, accepted_at: Insta
             counters.pages_served.increment();
             answer_and_close(&stream, &page).await;
         }
-        Ok(Wish::Connect(admitted)) => connect(shard, stream, *admitted, peer).await,
+        Ok(Wish::Connect(admitted)) => connect(&shard, stream, *admitted, peer),
         Err(refused) => {
             counters.refused(refused.refusal);
             debug!(
@@ -97,7 +98,7 @@ pub(crate) async fn serve(shard: Rc<Shard>, socket: Accepted, accepted_at: Insta
     }
 }
 
-async fn connect(shard: Rc<Shard>, stream: Stream, admitted: Admitted, peer: Option<SocketAddr>) {
+fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted, peer: Option<SocketAddr>) {
     let Admitted {
         visitor,
         user,
@@ -107,8 +108,13 @@ async fn connect(shard: Rc<Shard>, stream: Stream, admitted: Admitted, peer: Opt
         place,
     } = admitted;
     let id = visitor.connection;
-    let span = connection_span(id, peer, &session, &user);
-    info!(parent: &span, uri = &*visitor.target, "connection opened");
+    let label = ConnectionLabel {
+        id,
+        peer,
+        session,
+        user: user.clone(),
+    };
+    info!(parent: &label.span(), uri = &*visitor.target, "connection opened");
     let entry = Entry {
         shard: shard.index,
         addr: peer,
@@ -118,7 +124,7 @@ async fn connect(shard: Rc<Shard>, stream: Stream, admitted: Admitted, peer: Opt
     };
     let now = Instant::now();
     let connection = Rc::new(Connection::new(
-        &shard, stream, visitor, response, place, span, now,
+        shard, stream, visitor, response, place, label, now,
     ));
     // The 101 is queued already, so a push that comes from here on stands behind it.
     shard.insert(Rc::clone(&connection));
@@ -128,25 +134,15 @@ async fn connect(shard: Rc<Shard>, stream: Stream, admitted: Admitted, peer: Opt
         .insert(id, Binding { user, session }, entry);
     if let Some(fifo) = fifo {
         shard.spawn(doors::serve_connection(
-            Rc::clone(&shard),
+            Rc::clone(shard),
             Rc::clone(&connection),
             fifo,
         ));
     }
-    connection.drive(&shard).await;
-}
-
-fn connection_span(
-    id: ConnectionId,
-    peer: Option<SocketAddr>,
-    session: &SessionId,
-    user: &UserId,
-) -> Span {
-    info_span!(
-        "connection",
-        conn.id = %id, peer.addr = peer.map(tracing::field::display),
-        session.id = %session, user.id = %user
-    )
+    // A task of its own, and a small one: that of the handshake ends here, and a connection is
+    // long.
+    let owner = Rc::clone(shard);
+    shard.spawn(async move { connection.drive(&owner).await });
 }
 
 /// One opening handshake under way.
