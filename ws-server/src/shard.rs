@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::LocalSet;
+use tokio::task::{JoinSet, LocalSet};
 use tokio::time::timeout;
 use ws_proto::EncodedMessage;
 use ws_session::ConnectionId;
@@ -239,39 +239,50 @@ impl Shard {
         recipients: &Recipients,
         uri: &Bytes,
         source: Source,
-        receipt: oneshot::Sender<Receipt>,
+        mut answer: oneshot::Sender<Receipt>,
     ) {
-        let missing = match recipients {
+        let mut receipt = match recipients {
             Recipients::All => Receipt::default(),
             Recipients::Some(ids) => self.missing(ids),
         };
-        let answer = Rc::new(RunAnswer {
-            receipt: Cell::new(missing),
-            sender: Cell::new(Some(receipt)),
-        });
         let question = Question {
             source,
             kind: ws_proto::MessageKind::Text,
             payload: uri.clone(),
         };
-        // One full queue does not hold up the other connections.
-        for connection in self.select(recipients) {
-            let (shard, answer, question) = (Rc::clone(self), Rc::clone(&answer), question.clone());
-            self.spawn(async move {
-                let admitted = connection
-                    .admit(&shard.server.hub.counters, question)
-                    .await
-                    .is_ok();
-                let mut receipt = answer.receipt.get();
+        let connections = self.select(recipients);
+        let server = Arc::clone(&self.server);
+        self.spawn(async move {
+            // One full queue does not hold up the other connections.
+            let mut admissions = JoinSet::new();
+            for connection in connections {
+                let (server, question) = (Arc::clone(&server), question.clone());
+                admissions.spawn_local(async move {
+                    let admitted = connection.admit(&server.hub.counters, question).await;
+                    admitted.is_ok()
+                });
+            }
+            loop {
+                let admitted = tokio::select! {
+                    biased;
+                    admission = admissions.join_next() => match admission {
+                        Some(admitted) => admitted.unwrap_or(false),
+                        None => break,
+                    },
+                    // Whoever asked has given up. What still waits would pile up behind a queue
+                    // that stays full, and is withdrawn.
+                    () = answer.closed() => return,
+                };
                 receipt.add(Receipt {
                     connections: 1,
                     queued: admitted.into(),
                     dropped: (!admitted).into(),
                     written: 0,
                 });
-                answer.receipt.set(receipt);
-            });
-        }
+            }
+            // The caller may have given up this very moment.
+            let _ = answer.send(receipt);
+        });
     }
 
     fn select(&self, recipients: &Recipients) -> Vec<Rc<Connection>> {
@@ -296,21 +307,6 @@ impl Shard {
             connections: missing,
             dropped: missing,
             ..Receipt::default()
-        }
-    }
-}
-
-/// The answer to a run for several connections: given when the last of them has been asked.
-struct RunAnswer {
-    receipt: Cell<Receipt>,
-    sender: Cell<Option<oneshot::Sender<Receipt>>>,
-}
-
-impl Drop for RunAnswer {
-    fn drop(&mut self) {
-        if let Some(sender) = self.sender.take() {
-            // The caller may have given up.
-            let _ = sender.send(self.receipt.get());
         }
     }
 }

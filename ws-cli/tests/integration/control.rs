@@ -333,7 +333,8 @@ async fn a_run_that_waits_is_dropped_with_its_connection_and_says_so() {
     let setup = Setup::new()
         .app("read _ < gate")
         .set("app.queue", "1")
-        .set("app.on_disconnect", "cancel");
+        .set("app.on_disconnect", "cancel")
+        .set("limits.send_queue_size", "1KiB");
     let _gate = Gate::new(setup.dir(), "gate");
     let server = setup.start();
     let mut client = server.connect().await;
@@ -345,8 +346,13 @@ async fn a_run_that_waits_is_dropped_with_its_connection_and_says_so() {
         let body = json!({ "to": { "all": true }, "uri": "/3" }).to_string();
         control(&socket, "POST", "/v1/run", &body).unwrap()
     });
-    // That the run waits cannot be seen from outside; either way it has one end.
-    bye(client).await;
+    // That the run waits cannot be seen from outside; either way it has one end. The client does
+    // not read, and is closed for it.
+    let push = "x".repeat(1 << 20);
+    eventually("the queue overflows", || {
+        figure(&server.send(json!({ "all": true }), &push), "dropped") == 1
+    });
+    drop(client);
     let (_, receipt) = run.join().unwrap();
     let receipt: Value = serde_json::from_str(&receipt).unwrap();
     assert_eq!(receipt["queued"], 0, "{receipt}");
@@ -421,5 +427,49 @@ async fn t30_an_empty_queue_takes_one_message_of_any_size() {
         });
     }
     bye(client).await;
+    server.finish();
+}
+
+#[tokio::test]
+async fn a_run_that_waits_is_withdrawn_when_whoever_asked_gives_up() {
+    let setup = Setup::new()
+        .app(r#"[ "$REQUEST_URI" = /free ] || read _ < gate; echo "$REQUEST_URI""#)
+        .set("server.threads", "1")
+        .set("app.queue", "1");
+    let mut gate = Gate::new(setup.dir(), "gate");
+    let server = setup.start();
+    let mut busy = server.connect().await;
+    let mut free = server.connect().await;
+    say(&mut busy, "/1").await;
+    say(&mut busy, "/2").await;
+    server.until("callbacks.accepted", 2);
+    let descriptors = || {
+        let all = std::fs::read_dir(format!("/proc/{}/fd", server.pid()));
+        all.unwrap().count()
+    };
+    let before = descriptors();
+    let mut asking = UnixStream::connect(server.state("control.sock")).unwrap();
+    let body = json!({ "to": { "all": true }, "uri": "/free" }).to_string();
+    let length = body.len();
+    write!(
+        asking,
+        "POST /v1/run HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
+    // The one is asked, so the other waits.
+    assert_eq!(hear(&mut free).await, "/free");
+    drop(asking);
+    eventually("the server sees it go", || descriptors() <= before);
+    // The worker does one thing after another: what comes now comes behind the withdrawal.
+    server.send(json!({ "all": true }), "after");
+    assert_eq!(hear(&mut free).await, "after");
+    assert_eq!(hear(&mut busy).await, "after");
+    gate.open(2);
+    assert_eq!(hear(&mut busy).await, "/1");
+    assert_eq!(hear(&mut busy).await, "/2");
+    assert_eq!(ask(&mut busy, "/free").await, "/free");
+    bye(free).await;
+    bye(busy).await;
+    assert_eq!(server.figure("callbacks.accepted"), 4);
     server.finish();
 }
