@@ -180,8 +180,7 @@ impl Opening<'_> {
                 ));
             }
         };
-        let host = head.header("Host").unwrap_or_default();
-        if server.config.is_local_only() && !is_loopback_host(host) {
+        if server.config.is_local_only() && !asks_for_this_host(&head) {
             return Err(refused(Refusal::Host, 421, "only localhost is served here"));
         }
         if let Some(page) = server.page.as_ref().and_then(|page| page.answer(&head)) {
@@ -436,6 +435,13 @@ fn fifo_ip(ip: IpAddr) -> String {
         IpAddr::V4(ip) => ip.to_string(),
         IpAddr::V6(ip) => format!("[{ip}]"),
     }
+}
+
+/// Whether the browser called this host by a name that only this host can mean. A proxy that
+/// replaces `Host` says in `X-Forwarded-Host` what it was.
+fn asks_for_this_host(head: &RequestHead) -> bool {
+    let host = head.header("Host").unwrap_or_default();
+    is_loopback_host(host) && head.header("X-Forwarded-Host").is_none_or(is_loopback_host)
 }
 
 /// Writes a whole response, shuts our side down and waits for the peer's.

@@ -483,6 +483,10 @@ fn demo_serves_its_page_to_this_host_only() {
         let page = request("GET / HTTP/1.1", &[&host]);
         assert_eq!(status(&server, page), 421, "{host}");
         assert_eq!(status(&server, head_but("Host", &[&host])), 421, "{host}");
+        // Apache's rewrite rule puts its own name for the server into Host.
+        let forwarded = format!("X-Forwarded-{host}");
+        let page = request("GET / HTTP/1.1", &["Host: 127.0.0.1", &forwarded]);
+        assert_eq!(status(&server, page), 421, "{forwarded}");
     }
     let page = exchange(&server, request("GET / HTTP/1.1", &["Host: localhost"]));
     let page = Response::parse(&page);
