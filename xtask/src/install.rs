@@ -25,6 +25,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("npm", "npm"),
     ("php", "php-cli"),
     ("python3", "python3"),
+    ("strace", "strace"),
 ];
 
 const NPM: &[&str] = &["playwright-core@1.65.1", "ws@8.23.0"];
