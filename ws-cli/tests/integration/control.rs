@@ -473,3 +473,40 @@ async fn a_run_that_waits_is_withdrawn_when_whoever_asked_gives_up() {
     assert_eq!(server.figure("callbacks.accepted"), 4);
     server.finish();
 }
+
+#[tokio::test]
+async fn inv11_a_run_that_waits_when_the_drain_begins_is_made_and_answered() {
+    let setup = Setup::new()
+        .app(r#"[ "$REQUEST_URI" = /free ] || read _ < gate; echo "$REQUEST_URI""#)
+        .set("app.queue", "1");
+    let mut gate = Gate::new(setup.dir(), "gate");
+    let server = setup.start();
+    let mut busy = server.connect_with("/busy", &[]).await.unwrap();
+    let mut free = server.connect_with("/free", &[]).await.unwrap();
+    say(&mut busy, "/1").await;
+    say(&mut busy, "/2").await;
+    server.until("callbacks.accepted", 2);
+    let socket = server.state("control.sock");
+    // Somebody who only holds a connection to the control socket holds nothing up.
+    let _idle = UnixStream::connect(&socket).unwrap();
+    let run = std::thread::spawn(move || {
+        let body = json!({ "to": { "all": true }, "uri": "/free" }).to_string();
+        control(&socket, "POST", "/v1/run", &body).unwrap()
+    });
+    assert_eq!(hear(&mut free).await, "/free");
+    server.signal(Signal::SIGTERM);
+    eventually("it drains", || server.control("GET", "/ready", "").0 == 503);
+    gate.open(2);
+    for answer in ["/1", "/2", "/free"] {
+        assert_eq!(hear(&mut busy).await, answer);
+    }
+    assert_eq!(close_code(&mut busy).await, 1001);
+    assert_eq!(close_code(&mut free).await, 1001);
+    bye(busy).await;
+    bye(free).await;
+    let (status, receipt) = run.join().unwrap();
+    let receipt: Value = serde_json::from_str(&receipt).unwrap();
+    let expected = json!({ "connections": 2, "written": 0, "queued": 2, "dropped": 0 });
+    assert_eq!((status, receipt), (200, expected));
+    server.check_end();
+}

@@ -322,6 +322,44 @@ async fn t43_records_of_eight_writers_are_neither_torn_nor_lost() {
 }
 
 #[tokio::test]
+async fn t43_of_long_records_of_several_writers_nothing_over_the_limit_gets_through() {
+    let setup = Setup::new().arg("--echo");
+    let server = setup.set("limits.send_queue_size", "64MiB").start();
+    let mut client = server.connect().await;
+    for size in [5000, 12_288, 100_000] {
+        let writers: Vec<_> = (0..4_u8)
+            .map(|writer| {
+                let global = server.state(GLOBAL);
+                std::thread::spawn(move || {
+                    let mut fifo = File::options().write(true).open(global).unwrap();
+                    let mut record = vec![b'a' + writer; size];
+                    record[size - 1] = b'\n';
+                    for _ in 0..30 {
+                        fifo.write_all(&record).unwrap();
+                    }
+                })
+            })
+            .collect();
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        let end = format!("after {size}");
+        write(&server.state(GLOBAL), format!("{end}\n"));
+        // Fragments may look like records, as the documentation says; long ones do not.
+        loop {
+            let heard = hear(&mut client).await;
+            assert!(heard.len() < 4096, "{}", heard.len());
+            if heard == end {
+                break;
+            }
+        }
+    }
+    assert!(server.figure("fifo.refused_by.too_long") > 0);
+    bye(client).await;
+    server.finish();
+}
+
+#[tokio::test]
 async fn t44_the_last_writer_leaves_and_the_server_rests() {
     let server = Setup::new().app(WHO).validate("echo alice").start();
     let mut client = server.connect().await;
