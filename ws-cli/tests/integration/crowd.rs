@@ -1,10 +1,13 @@
 //! Many connections at once, and hostile ones beside clean ones (INV-01 to INV-06, INV-18, INV-19).
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::sync::Barrier;
@@ -43,6 +46,8 @@ enum Fate {
 
 const MESSAGES: usize = 3;
 const BROADCASTS: usize = 20;
+/// To every so many, somebody writes through its FIFO.
+const FIFO_EVERY: usize = 10;
 
 /// Asks its questions, and hears its own answers and every push, in order.
 async fn one_of_the_crowd(
@@ -76,8 +81,9 @@ async fn one_of_the_crowd(
         say(&mut client, &format!("{nonce} {latency} {code}")).await;
         questions.push((nonce, crashes));
     }
-    let (mut answers, mut broadcasts, mut own_pushes) = (0, 0, 0);
-    while answers < MESSAGES || broadcasts < BROADCASTS || own_pushes < 1 {
+    let (mut answers, mut broadcasts, mut own_pushes, mut own_runs) = (0, 0, 0, 0);
+    let runs = usize::from(number % FIFO_EVERY == 0);
+    while answers < MESSAGES || broadcasts < BROADCASTS || own_pushes < 1 || own_runs < runs {
         let heard = hear(&mut client).await;
         if let Some(broadcast) = heard.strip_prefix("to all ") {
             assert_eq!(broadcast.parse(), Ok(broadcasts), "INV-03: {number}");
@@ -85,6 +91,9 @@ async fn one_of_the_crowd(
         } else if let Some(user) = heard.strip_prefix("to user ") {
             assert_eq!(user.parse(), Ok(number), "INV-04: {number}");
             own_pushes += 1;
+        } else if let Some(run) = heard.strip_prefix("/run/") {
+            assert_eq!(run.parse(), Ok(number), "INV-04: {number}");
+            own_runs += 1;
         } else {
             let (nonce, crashes) = &questions[answers];
             let expected = if *crashes { "crashed" } else { nonce };
@@ -108,11 +117,10 @@ async fn inv01_inv04_a_thousand_connections_get_their_own_answers_in_order() {
     let setup = Setup::new()
         .app(
             r#"read -r nonce latency code
-               [ "$latency" = 0 ] || sleep "$latency"
+               [ "${latency:-0}" = 0 ] || sleep "$latency"
                echo "$nonce"
-               exit "$code""#,
+               exit "${code:-0}""#,
         )
-        .set("identity.require_cookie", "false")
         .set("app.concurrency", "32")
         .set("app.error_reply", "crashed")
         .set("log.level", "error");
@@ -140,31 +148,43 @@ async fn inv01_inv04_a_thousand_connections_get_their_own_answers_in_order() {
         )));
     }
     assert_eq!(server.figure("connections.open"), CLIENTS as u64);
-    let users: Vec<(String, String)> = server
+    let users: Vec<(String, String, String)> = server
         .connections()
         .iter()
         .map(|entry| {
             let text = |key: &str| entry[key].as_str().unwrap().to_owned();
-            (text("user"), text("uri"))
+            (text("user"), text("uri"), text("fifo"))
         })
         .collect();
-    let distinct: HashSet<_> = users.iter().map(|(user, _)| user).collect();
+    let distinct: HashSet<_> = users.iter().map(|(user, ..)| user).collect();
     assert_eq!(distinct.len(), CLIENTS);
     connected.wait().await;
-    // Meanwhile others push: to all through the FIFO, to each by the control socket.
+    // Meanwhile others push: to all through the FIFO, to each by the control socket, and some
+    // are run for through their own FIFOs.
     let (global, socket) = (
         server.state("fifo/global_pipe.fifo"),
         server.state("control.sock"),
     );
     let broadcaster = std::thread::spawn(move || {
-        let mut fifo = std::fs::File::options().write(true).open(global).unwrap();
+        let mut fifo = File::options().write(true).open(global).unwrap();
         for number in 0..BROADCASTS {
             writeln!(fifo, "to all {number}").unwrap();
         }
     });
     let pusher = std::thread::spawn(move || {
-        for (user, uri) in users {
-            let text = format!("to user {}", uri.trim_start_matches('/'));
+        for (user, uri, fifo) in users {
+            let number = uri.trim_start_matches('/');
+            if number.parse::<usize>().unwrap() % FIFO_EVERY == 0 {
+                // Unless its client has gone, and the FIFO with it.
+                let opened = File::options()
+                    .write(true)
+                    .custom_flags(OFlag::O_NONBLOCK.bits())
+                    .open(fifo);
+                if let Ok(mut fifo) = opened {
+                    let _ = writeln!(fifo, "/run/{number}");
+                }
+            }
+            let text = format!("to user {number}");
             let body = json!({ "to": { "user": user }, "text": text }).to_string();
             let (status, answer) = control(&socket, "POST", "/v1/send", &body).unwrap();
             assert_eq!(status, 200, "{answer}");
@@ -178,7 +198,11 @@ async fn inv01_inv04_a_thousand_connections_get_their_own_answers_in_order() {
     pusher.join().unwrap();
     server.until("connections.open", 0);
     let status = server.status();
-    assert_eq!(figure(&status, "fifo.records"), BROADCASTS as u64);
+    assert!(figure(&status, "fifo.records") > (BROADCASTS + CLIENTS / FIFO_EVERY / 2) as u64);
+    assert_eq!(
+        figure(&status, "pushes.accepted"),
+        (BROADCASTS + CLIENTS) as u64
+    );
     assert_eq!(figure(&status, "connections.opened"), CLIENTS as u64);
     for cause in ["signal", "timeout", "output", "cannot_start", "lost"] {
         let path = format!("callbacks.failed_by.{cause}");
@@ -211,7 +235,7 @@ async fn inv02_all_connections_see_two_publishers_in_the_same_order() {
     };
     let global = server.state("fifo/global_pipe.fifo");
     let fifo = std::thread::spawn(move || {
-        let mut fifo = std::fs::File::options().write(true).open(global).unwrap();
+        let mut fifo = File::options().write(true).open(global).unwrap();
         for number in 0..MESSAGES {
             writeln!(fifo, "fifo {number}").unwrap();
         }
