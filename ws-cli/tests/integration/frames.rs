@@ -731,3 +731,70 @@ fn b12_dead_sockets_keep_nothing_busy() {
     idle.bye();
     server.finish();
 }
+
+#[test]
+fn client_that_answers_no_ping_is_let_go_and_one_that_does_stays() {
+    let server = echo()
+        .set("limits.ping_interval", "100ms")
+        .set("limits.pong_timeout", "300ms")
+        .start();
+    let mut silent = Wire::open(&server);
+    let mut alive = Wire::open(&server);
+    let mut pings = 0;
+    while pings < 10 {
+        let ping = alive.frame().unwrap();
+        assert_eq!(ping.opcode, 9);
+        alive.send(frame(0x8A, ping.payload));
+        pings += 1;
+    }
+    let end = loop {
+        match silent.frame().unwrap() {
+            Frame { opcode: 9, .. } => {}
+            end => break end,
+        }
+    };
+    assert_eq!(end.payload[..2], 1011_u16.to_be_bytes());
+    server.until("connections.closed_by.pong_timeout", 1);
+    assert_eq!(server.figure("connections.open"), 1);
+    drop((silent, alive));
+    server.finish();
+}
+
+#[test]
+fn client_that_is_not_read_is_not_blamed_for_its_silence() {
+    let setup = Setup::new();
+    let mut gate = Gate::new(setup.dir(), "gate");
+    let server = setup
+        .app("read _ < gate; cat")
+        .set("app.queue", "1")
+        .set("limits.ping_interval", "100ms")
+        .set("limits.pong_timeout", "200ms")
+        .start();
+    let mut wire = Wire::open(&server);
+    for index in 0..20 {
+        wire.say(&index.to_string());
+    }
+    server.until("callbacks.accepted", 2);
+    // Several times as long as a pong may take.
+    wire.stream()
+        .set_read_timeout(Some(Duration::from_millis(1000)))
+        .unwrap();
+    while let Ok(read) = wire.stream().peek(&mut [0]) {
+        assert!(read > 0, "the connection was ended");
+        assert_eq!(wire.frame().unwrap().opcode, 9);
+    }
+    wire.stream().set_read_timeout(Some(PATIENCE)).unwrap();
+    gate.open(20);
+    let mut answered = 0;
+    while answered < 20 {
+        match wire.frame().unwrap() {
+            Frame { opcode: 9, payload } => wire.send(frame(0x8A, payload)),
+            reply => {
+                assert_eq!(reply, Frame::text(&answered.to_string()));
+                answered += 1;
+            }
+        }
+    }
+    drop(wire);
+    server.finish();
+}

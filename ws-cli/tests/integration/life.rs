@@ -22,13 +22,13 @@ fn echo() -> Setup {
 /// An idle server ends within two seconds, says the contract; a loaded machine takes longer.
 const PROMPT: Duration = Duration::from_secs(4);
 
-/// Sends TERM and waits until the server takes nothing new.
-fn begin_drain(server: &Server) {
+/// Sends TERM, and waits until an idle connection is told: from then on the thread that serves it
+/// accepts nothing more.
+fn begin_drain(server: &Server, mut idle: Wire) {
     server.signal(Signal::SIGTERM);
-    eventually("the server drains", || {
-        control(&server.state("control.sock"), "GET", "/ready", "")
-            .is_ok_and(|(status, _)| status != 200)
-    });
+    assert_eq!(idle.close_code(), 1001);
+    idle.send(close_frame(1001, ""));
+    assert_eq!(idle.frame(), None);
 }
 
 /// Values of a field in the log's records with a message.
@@ -69,7 +69,10 @@ fn b15_term_and_int_end_an_idle_server() {
 fn inv11_accepted_messages_are_finished_and_their_replies_delivered() {
     let setup = Setup::new();
     let mut gate = Gate::new(setup.dir(), "gate");
-    let server = setup.app("read _ < gate; cat").start();
+    let server = setup
+        .app("read _ < gate; cat")
+        .set("server.threads", "1")
+        .start();
     let mut wires = [Wire::open(&server), Wire::open(&server)];
     // Of each connection one message runs and two wait.
     for wire in &mut wires {
@@ -77,12 +80,8 @@ fn inv11_accepted_messages_are_finished_and_their_replies_delivered() {
             wire.say(text);
         }
     }
-    let mut idle = Wire::open(&server);
     server.until("callbacks.accepted", 6);
-    begin_drain(&server);
-    assert_eq!(idle.close_code(), 1001);
-    idle.send(close_frame(1001, ""));
-    assert_eq!(idle.frame(), None);
+    begin_drain(&server, Wire::open(&server));
     // Nobody new comes in, and what is said now is not accepted.
     let refused = TcpStream::connect(server.addr);
     assert!(refused.is_err(), "{refused:?}");
@@ -111,6 +110,7 @@ fn inv11_drain_ends_though_more_was_sent_than_accepted() {
     let server = setup
         .app("read _ < gate; cat")
         .set("app.queue", "1")
+        .set("server.threads", "1")
         .set("limits.close_timeout", "30s")
         .start();
     let mut wire = Wire::open(&server);
@@ -118,7 +118,7 @@ fn inv11_drain_ends_though_more_was_sent_than_accepted() {
         wire.say(&index.to_string());
     }
     server.until("callbacks.accepted", 2);
-    begin_drain(&server);
+    begin_drain(&server, Wire::open(&server));
     gate.open(2);
     assert_eq!((wire.hear(), wire.hear()), ("0".into(), "1".into()));
     assert_eq!(wire.close_code(), 1001);
@@ -163,7 +163,8 @@ fn inv11_handshakes_under_way_do_not_hold_up_the_drain() {
 #[test]
 fn second_signal_ends_at_once() {
     for second in [Signal::SIGTERM, Signal::SIGINT] {
-        let mut server = Setup::new().app("sleep 600").start();
+        let setup = Setup::new().app("sleep 600");
+        let mut server = setup.set("server.threads", "1").start();
         let mut wire = Wire::open(&server);
         wire.say("one");
         wire.say("two");
@@ -174,14 +175,15 @@ fn second_signal_ends_at_once() {
                 .iter()
                 .any(|(_, command)| command.contains("sleep 600"))
         });
-        begin_drain(&server);
+        begin_drain(&server, Wire::open(&server));
         let begun = Instant::now();
         server.signal(second);
         // No process, FIFO or socket is left.
         let (status, log) = server.wait();
         assert!(begun.elapsed() < PROMPT, "{:?}", begun.elapsed());
         assert!(status.success(), "{status}");
-        assert_eq!(logged(&log, "connection closed", "cause"), ["stopped"]);
+        let causes = logged(&log, "connection closed", "cause");
+        assert_eq!(causes, ["drain", "stopped"]);
         assert_eq!(logged(&log, "counters", "callbacks.failed"), ["1"]);
         // It does not look like a good end to the client.
         assert_eq!(wire.frame(), None);
@@ -222,7 +224,7 @@ fn inv11_large_reply_reaches_a_slow_reader_before_the_close() {
     let large = vec![0x5A; 24 << 20];
     wire.send(frame(0x82, &large));
     server.until("messages.received", 1);
-    begin_drain(&server);
+    server.signal(Signal::SIGTERM);
     assert!(wire.frame().unwrap().payload == large);
     assert_eq!(wire.close_code(), 1001);
     wire.send(close_frame(1001, ""));

@@ -484,10 +484,16 @@ impl Server {
 }
 
 impl Drop for Server {
+    #[expect(clippy::print_stderr, reason = "a test that fails shows the log")]
     fn drop(&mut self) {
         // A test that failed leaves nothing running.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking()
+            && let Some(log) = self.stderr.take()
+        {
+            eprintln!("the server's log:\n{}", log.join().unwrap_or_default());
+        }
     }
 }
 
