@@ -206,8 +206,7 @@ async fn t11_a_page_in_a_browser_is_refused() {
         let mut stream = UnixStream::connect(server.state("control.sock")).unwrap();
         // In one piece: it is answered before its body is asked for.
         let length = body.len();
-        let request =
-            format!("{head}Connection: close\r\nContent-Length: {length}\r\n\r\n{body}");
+        let request = format!("{head}Connection: close\r\nContent-Length: {length}\r\n\r\n{body}");
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
