@@ -173,6 +173,8 @@ pub(crate) struct Counters {
     pub(crate) replies_dropped: Counter,
     failures: Tally<{ CallbackFailure::NAMES.len() }>,
     pub(crate) validations_started: Counter,
+    /// Of these, those that named a user.
+    pub(crate) validations_accepted: Counter,
 
     pub(crate) pushes: Counter,
     pub(crate) push_targets: Counter,
@@ -244,6 +246,7 @@ impl Counters {
                 "cancelled": self.callbacks_cancelled.get(),
                 "replies_dropped": self.replies_dropped.get(),
                 "validations": self.validations_started.get(),
+                "validations_accepted": self.validations_accepted.get(),
             },
             "pushes": {
                 "accepted": self.pushes.get(),

@@ -349,7 +349,10 @@ impl Opening<'_> {
             early = self.early_data() => return Err(early),
         };
         match verdict {
-            Verdict::Accepted(identity) => Ok(identity),
+            Verdict::Accepted(identity) => {
+                server.hub.counters.validations_accepted.increment();
+                Ok(identity)
+            }
             Verdict::Refused { status, cause } => {
                 let refusal = match status {
                     401 | 403 => Refusal::Validation,

@@ -404,7 +404,7 @@ impl Server {
         }
     }
 
-    /// Waits until nothing is under way, then checks INV-03, 10, 18 and 19.
+    /// Waits until nothing is under way, then checks INV-03, 09, 10, 18 and 19.
     fn check_laws(&self) {
         self.until("connections.open", 0);
         let is_settled = |status: &Value| {
@@ -437,6 +437,11 @@ impl Server {
             get("callbacks.started") <= get("callbacks.accepted"),
             "INV-18: {status:#}"
         );
+        if get("callbacks.validations") > 0 {
+            // Where there is validation, nobody comes in without a yes of its own.
+            let accepted = get("callbacks.validations_accepted");
+            assert!(get("connections.opened") <= accepted, "INV-09: {status:#}");
+        }
         eventually("INV-19: descriptors are as before", || {
             self.descriptor_count() <= self.descriptors
         });
