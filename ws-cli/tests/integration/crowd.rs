@@ -82,7 +82,7 @@ async fn one_of_the_crowd(
         questions.push((nonce, crashes));
     }
     let (mut answers, mut broadcasts, mut own_pushes, mut own_runs) = (0, 0, 0, 0);
-    let runs = usize::from(number % FIFO_EVERY == 0);
+    let runs = usize::from(number.is_multiple_of(FIFO_EVERY));
     while answers < MESSAGES || broadcasts < BROADCASTS || own_pushes < 1 || own_runs < runs {
         let heard = hear(&mut client).await;
         if let Some(broadcast) = heard.strip_prefix("to all ") {
@@ -174,7 +174,7 @@ async fn inv01_inv04_a_thousand_connections_get_their_own_answers_in_order() {
     let pusher = std::thread::spawn(move || {
         for (user, uri, fifo) in users {
             let number = uri.trim_start_matches('/');
-            if number.parse::<usize>().unwrap() % FIFO_EVERY == 0 {
+            if number.parse::<usize>().unwrap().is_multiple_of(FIFO_EVERY) {
                 // Unless its client has gone, and the FIFO with it.
                 let opened = File::options()
                     .write(true)
