@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
@@ -46,6 +46,21 @@ pub(crate) fn group_of(pid: i32) -> Option<i32> {
     rustix::process::getpgid(Some(Pid::from_raw(pid)?))
         .ok()
         .map(Pid::as_raw_pid)
+}
+
+/// The session of a process, a zombie's too.
+pub(crate) fn session_of(pid: i32) -> Option<i32> {
+    rustix::process::getsid(Some(Pid::from_raw(pid)?))
+        .ok()
+        .map(Pid::as_raw_pid)
+}
+
+/// Whether a process has been reaped, whoever did it.
+pub(crate) fn is_reaped(pidfd: impl AsFd) -> bool {
+    let number = pidfd.as_fd().as_raw_fd();
+    // proc(5): the process id of such a descriptor is -1 from then on.
+    std::fs::read_to_string(format!("/proc/self/fdinfo/{number}"))
+        .is_ok_and(|info| info.lines().any(|line| line == "Pid:\t-1"))
 }
 
 /// A descriptor of a child. It stays the same process's for as long as the child is not reaped.

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::codec::{End, IN_MEMORY, Kind, Notice, Obstacle, Order, Request};
 use super::handle::{Child, Link, Shared};
-use super::helper::{END_TIMEOUT, Helper, end_orphans, ends};
+use super::helper::{END_TIMEOUT, Helper, Legacy, ends, see_off};
 use super::{MAX_DATAGRAM_SIZE, Signal};
 use crate::supervisor::Backoff;
 use crate::{Failure, children, socketpair, sys};
@@ -124,7 +124,7 @@ async fn drive(
         pid,
         pidfd,
         control,
-        _child,
+        child,
     } = helper;
     let instance = INSTANCES.fetch_add(1, Ordering::Relaxed);
     let mut driver = Driver {
@@ -157,11 +157,22 @@ async fn drive(
         children::kill(&pidfd);
         ends(&pidfd, END_TIMEOUT).await;
     }
-    // An error means that it is another spawner's child, which reaps it.
-    let _ = children::reap(&pidfd);
-    let pids = driver.jobs.values().filter(|entry| entry.kind == Kind::Run);
-    let leaders: Vec<i32> = pids.filter_map(|entry| entry.pid).collect();
-    end_orphans(&leaders, &driver.marks).await;
+    if children::reap(&pidfd).is_err() {
+        // It is another spawner's child, which reaps it when told to.
+        drop(child);
+        tokio::spawn(see_off(pidfd));
+    }
+    let pids = |kind| -> Vec<i32> {
+        let entries = driver.jobs.values().filter(|entry| entry.kind == kind);
+        entries.filter_map(|entry| entry.pid).collect()
+    };
+    let (leaders, spawners) = (pids(Kind::Run), pids(Kind::Spawner));
+    let marks = driver.marks.clone();
+    let legacy = Legacy {
+        session: pid,
+        marks,
+    };
+    shared.bury(legacy, &leaders, &spawners).await;
     driver.forget_all();
     if closed {
         Outcome::Closed

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::codec::{End, Kind, Order};
 use super::driver::{self, Command, Refusal};
-use super::helper::Helper;
+use super::helper::{Helper, Legacy, end_orphans};
 use super::{HelperCommand, Job, MAX_ORDER_SIZE, Signal};
 use crate::supervisor::BackoffConfig;
 use crate::{Failure, children};
@@ -85,6 +85,7 @@ impl Spawners {
             alive: watch::Sender::new(0),
             tasks: watch::Sender::new(count),
             counters: Counters::default(),
+            dead: tokio::sync::Mutex::default(),
         });
         // All are started before the first is driven: if one fails, the others are dropped, which
         // ends them.
@@ -175,7 +176,14 @@ pub(super) struct Shared {
     /// How many slots' tasks have not ended.
     pub(super) tasks: watch::Sender<usize>,
     pub(super) counters: Counters,
+    /// The spawners that died last, the latest at the end. Held while what they left is cleared
+    /// away: the kernel's list of children has gaps for those who read it while others reap.
+    dead: tokio::sync::Mutex<Vec<Legacy>>,
 }
+
+/// How many dead spawners are remembered: many more than can have left something that another one,
+/// which lived on, had still to clear away.
+const MAX_DEAD: usize = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct Counters {
@@ -219,6 +227,16 @@ impl Shared {
             .filter_map(|slot| Some((slot.load.load(Ordering::Relaxed), slot.link().clone()?)))
             .min_by_key(|(load, _)| *load)
             .map(|(_, link)| link)
+    }
+
+    /// Clears away what a dead spawner left, except the spawners that it started.
+    pub(super) async fn bury(&self, legacy: Legacy, leaders: &[i32], spawners: &[i32]) {
+        let mut dead = self.dead.lock().await;
+        if dead.len() == MAX_DEAD {
+            dead.remove(0);
+        }
+        dead.push(legacy);
+        end_orphans(leaders, spawners, &dead).await;
     }
 
     pub(super) fn has_living(&self) -> bool {

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -19,8 +18,8 @@ pub(super) struct Helper {
     pub(super) pid: i32,
     pub(super) pidfd: OwnedFd,
     pub(super) control: OwnedFd,
-    /// Its child handle, if another spawner started it. Only kept: dropping it lets that one reap.
-    pub(super) _child: Option<Child>,
+    /// Its child handle, if another spawner started it. Dropping it lets that one reap.
+    pub(super) child: Option<Child>,
 }
 
 impl Helper {
@@ -32,7 +31,6 @@ impl Helper {
             .env(children::MARK, children::SPAWNER_MARK)
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
-            .process_group(0)
             .spawn()
             .map_err(|error| {
                 let program = helper.program.display();
@@ -46,7 +44,7 @@ impl Helper {
             pid,
             pidfd: children::pidfd(pid)?,
             control,
-            _child: None,
+            child: None,
         })
     }
 
@@ -72,7 +70,7 @@ impl Helper {
             pid: child.pid(),
             pidfd,
             control,
-            _child: Some(child),
+            child: Some(child),
         })
     }
 
@@ -104,15 +102,48 @@ pub(super) async fn ends(pidfd: &OwnedFd, timeout: Duration) -> bool {
     matches!(ended, Ok(Ok(_)))
 }
 
-/// Kills and reaps what a spawner that is gone left to us: the groups of its jobs and whatever
-/// carries one of its marks. Children of this process that are none of these are left alone.
-pub(super) async fn end_orphans(leaders: &[i32], marks: &str) {
+/// What the processes that a spawner started are known by when it is dead.
+#[derive(Clone, Debug)]
+pub(super) struct Legacy {
+    /// The spawner's session, in which each of its jobs begins. It keeps its number for as long as
+    /// anybody is in it.
+    pub(super) session: i32,
+    /// What the marks of its jobs begin with.
+    pub(super) marks: String,
+}
+
+impl Legacy {
+    /// A job that is just being started has no mark yet and a zombie has none any more, but each
+    /// has its session; who left the session has the mark.
+    fn includes(&self, pid: i32) -> bool {
+        children::session_of(pid) == Some(self.session)
+            || children::mark_of(pid).is_some_and(|mark| mark.starts_with(&self.marks))
+    }
+}
+
+/// Waits until a dead spawner has been reaped: by the one that started it, or here if that one
+/// died before it could.
+pub(super) async fn see_off(pidfd: OwnedFd) {
+    while children::reap(&pidfd).is_err() && !children::is_reaped(&pidfd) {
+        tokio::time::sleep(SEE_OFF_INTERVAL).await;
+    }
+}
+
+/// How often a dead spawner that another one is to reap is looked at.
+const SEE_OFF_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Kills and reaps what spawners that are gone left to us: the groups of a spawner's jobs and
+/// whatever is known to be of one of the dead. What another spawner inherited from one that died
+/// before it comes to us with that one's own. Children of this process that are none of these are
+/// left alone, and so are living spawners, which may not have left the session yet.
+pub(super) async fn end_orphans(leaders: &[i32], spawners: &[i32], dead: &[Legacy]) {
     loop {
         let mut orphans = Vec::new();
-        for pid in children::children().unwrap_or_default() {
+        let children = children::children().unwrap_or_default();
+        for pid in children.into_iter().filter(|pid| !spawners.contains(pid)) {
             let is_leader = leaders.contains(&pid);
             let is_ours = is_leader
-                || children::mark_of(pid).is_some_and(|mark| mark.starts_with(marks))
+                || dead.iter().any(|dead| dead.includes(pid))
                 || children::group_of(pid).is_some_and(|group| leaders.contains(&group));
             if is_ours && let Ok(pidfd) = children::pidfd(pid) {
                 if is_leader {

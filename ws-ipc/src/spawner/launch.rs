@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::Identity;
-use super::codec::{Obstacle, Order};
+use super::codec::{Kind, Obstacle, Order};
 use crate::children::MARK;
 
-/// Starts the program as leader of a process group of its own.
+/// Starts the program as leader of a process group of its own; another spawner makes itself the
+/// leader of a session, which the leader of a group could not.
 ///
 /// The program sees descriptors 0, 1 and 2: every other one of this process is close-on-exec. It
 /// starts with an empty signal mask and default dispositions, as this process ignores and blocks
@@ -49,8 +50,10 @@ pub(super) fn launch(
         .env(MARK, &order.mark)
         .stdin(Stdio::from(stdin))
         .stdout(Stdio::from(stdout))
-        .stderr(Stdio::from(stderr))
-        .process_group(0);
+        .stderr(Stdio::from(stderr));
+    if order.kind == Kind::Run {
+        command.process_group(0);
+    }
     if let Some(dir) = &order.dir {
         command.current_dir(dir);
     }

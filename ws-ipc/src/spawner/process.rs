@@ -35,6 +35,9 @@ pub fn main() -> ! {
 }
 
 fn run() -> io::Result<()> {
+    // What it starts is known by this session, also when it is dead itself. It fails only for the
+    // leader of a process group, which nobody makes of it.
+    rustix::process::setsid()?;
     sys::default_signals()?;
     // A terminal's or a service manager's signal to everybody must not end us before the server
     // has finished: its closing of the control socket does.

@@ -167,6 +167,37 @@ fn inv_19_nothing_remains_of_killed_spawners() {
 }
 
 #[test]
+fn inv_19_nothing_remains_of_spawners_that_die_again_and_again_under_load() {
+    leaves_nothing(async || {
+        let spawners = spawners();
+        let mut runs = JoinSet::new();
+        for _ in 0..5 {
+            for _ in 0..20 {
+                let spawners = spawners.clone();
+                let text = "sleep 600 & setsid sleep 600 & echo well";
+                runs.spawn(async move { run(&spawners, script(text)).await });
+            }
+            eventually("some are running", || spawners.stats().running > 0).await;
+            let pids = spawners.pids();
+            // In the middle of starting, of releasing, and of reaping what the other one left.
+            pids.iter().for_each(|&pid| kill(pid));
+            eventually("two new ones", || {
+                let now = spawners.pids();
+                now.len() == 2 && !now.iter().any(|pid| pids.contains(pid))
+            })
+            .await;
+        }
+        while let Some(done) = runs.join_next().await {
+            assert!(matches!(
+                done.unwrap().as_deref(),
+                Ok("well\n") | Err(Failure::Lost)
+            ));
+        }
+        spawners.shutdown().await;
+    });
+}
+
+#[test]
 fn inv_19_nothing_remains_after_replacement_by_a_sibling() {
     leaves_nothing(async || {
         let spawners = spawners();
