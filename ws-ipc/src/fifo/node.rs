@@ -43,6 +43,11 @@ impl Place {
         // ever once the last writer has left.
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(self, name, flags, Mode::empty()).map_err(|error| {
+            // Without a descriptor for it, it is of no use, and nobody would remove it later.
+            let stat = self.stat(name);
+            if stat.is_ok_and(|stat| Found::new(&stat) == Found::Fifo) {
+                let _ = self.discard(name);
+            }
             foreign_or_io(self.as_fd(), name, &path(), CREATE, Found::Fifo, error)
         })?;
         let stat = rustix::fs::fstat(&file)
