@@ -18,8 +18,9 @@ pub const HELPERS: [&str; 2] = [SPAWNER, FORK_SERVER];
 const SPAWNER: &str = "__spawner";
 const FORK_SERVER: &str = "__forkserver";
 
-/// How long the helpers may take to end when told to.
-const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the helpers may take to end when told to: longer than a spawner that hangs is waited for
+/// before it is killed.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The program that is started again as a helper: normally this very one.
 #[derive(Clone, Debug)]
