@@ -41,6 +41,17 @@ pub(crate) fn mark_of(pid: i32) -> Option<String> {
     String::from_utf8(value.to_vec()).ok()
 }
 
+/// Whether a process runs the very file that this one runs.
+pub(crate) fn runs_this_program(pid: i32) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let file = |path: &str| {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    let own = file("/proc/self/exe");
+    own.is_some() && file(&format!("/proc/{pid}/exe")) == own
+}
+
 /// The process group of a process.
 pub(crate) fn group_of(pid: i32) -> Option<i32> {
     rustix::process::getpgid(Some(Pid::from_raw(pid)?))

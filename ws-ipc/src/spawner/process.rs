@@ -374,7 +374,8 @@ impl Spawner {
     /// is no environment to read.
     fn fate_of(&self, pid: i32) -> Option<Fate> {
         if let Some(mark) = children::mark_of(pid) {
-            if mark == SPAWNER_MARK {
+            // Anybody may write that mark; what is no spawner has no part in it.
+            if mark == SPAWNER_MARK && children::runs_this_program(pid) {
                 return Some(Fate::Spared);
             }
             let owner = self.jobs.iter().find(|(_, running)| running.mark == mark);

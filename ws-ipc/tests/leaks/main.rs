@@ -113,6 +113,19 @@ fn inv_19_t56_nothing_remains_of_two_hundred_runs_at_once() {
 }
 
 #[test]
+fn inv_19_t57_who_bears_the_mark_of_a_spawner_and_is_none_does_not_remain() {
+    leaves_nothing(async || {
+        let spawners = spawners();
+        let text = "WS_JOB=spawner setsid sleep 600 & echo well";
+        assert_eq!(run(&spawners, script(text)).await.unwrap(), "well\n");
+        for pid in spawners.pids() {
+            eventually("no child of a spawner", || children_of(pid).is_empty()).await;
+        }
+        spawners.shutdown().await;
+    });
+}
+
+#[test]
 fn inv_19_nothing_remains_of_runs_that_are_cancelled() {
     leaves_nothing(async || {
         let spawners = spawners();
