@@ -54,6 +54,9 @@ const TERM_GRACE: Duration = Duration::from_secs(2);
 /// How long descendants may hold the output open after the program has ended.
 const LINGER: Duration = Duration::from_millis(100);
 
+/// What a pipe holds unless it is told otherwise (pipe(7)).
+const DEFAULT_PIPE_SIZE: usize = 64 * 1024;
+
 /// How many bytes of standard error are handed out per run.
 const MAX_STDERR_SIZE: usize = 64 * 1024;
 
@@ -85,6 +88,7 @@ pub async fn run(
     let deadline = Instant::now() + exec.timeout;
     let open = |error| Failure::cannot_start("pipes", &error);
     let (channel, stdin, stdout) = Channel::new(exec.answer).map_err(open)?;
+    let written = channel.fill(&exec.payload);
     let (errors, stderr_end) = socketpair::pipe().map_err(open)?;
     let errors = pipe::Receiver::from_owned_fd(errors).map_err(open)?;
     let Exec {
@@ -92,10 +96,11 @@ pub async fn run(
         env,
         dir,
         identity,
-        payload,
+        mut payload,
         max_output,
         ..
     } = exec;
+    payload.advance(written);
     let job = Job {
         argv,
         env,
@@ -311,6 +316,25 @@ impl Channel {
                 ))
             }
         }
+    }
+
+    /// Writes what fits at once, before the program is started, and says how much that was.
+    ///
+    /// A program whose run is given up while it starts then finds its whole payload nevertheless;
+    /// it must not take the beginning, or nothing, for the message.
+    fn fill(&self, payload: &[u8]) -> usize {
+        let Self::Pipes {
+            input: Some(input), ..
+        } = self
+        else {
+            return 0;
+        };
+        if payload.len() > DEFAULT_PIPE_SIZE {
+            // Beyond what the system allows, the rest is written while the program reads.
+            let _ = rustix::pipe::fcntl_setpipe_size(input, payload.len());
+        }
+        // The runtime has not seen yet that the pipe is writable; the kernel knows.
+        rustix::io::write(input, payload).unwrap_or(0)
     }
 
     fn is_reading(&self) -> bool {

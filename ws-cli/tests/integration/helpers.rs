@@ -335,7 +335,7 @@ echo "$message" >> ran; echo "$message""#,
             .all(|(_, command)| is_helper(command))
     });
     let ran = std::fs::read_to_string(server.dir().join("ran")).unwrap();
-    assert_eq!(ran, "before\nafter\n");
+    assert_eq!(ran, "before\nafter\n", "nor ran it without its message");
     bye(client).await;
     server.finish();
 }
