@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tracing::{error, warn};
 use ws_transport::{AcceptFailure, Listener};
 
-use crate::shard;
+use crate::command::Command;
 use crate::shared::Shared;
 
 /// Between two attempts to accept when descriptors have run out.
@@ -19,7 +19,7 @@ pub(crate) async fn accept(server: Arc<Shared>, listener: Listener) {
         match listener.accept().await {
             Ok(socket) => {
                 server.hub.counters.sockets_accepted.increment();
-                let command = shard::Command::Adopt {
+                let command = Command::Adopt {
                     socket,
                     accepted_at: Instant::now(),
                 };

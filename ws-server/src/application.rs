@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
 use tracing::info;
 use ws_ipc::exec::{self, AnswerChannel, Exec};
 use ws_ipc::{Environment, Failure, Identity as ProcessIdentity, Service, Spawners, scgi_call};
@@ -12,50 +13,22 @@ use ws_proto::MessageKind;
 
 use crate::core::answer::{self, Answer, Reply, Trimming, Verdict};
 use crate::core::failure::RunFailure;
+use crate::core::question::Question;
 use crate::core::turns::MessageId;
-use crate::core::uri::Uri;
 use crate::visitor::Visitor;
-
-/// Where a run comes from (`WS_SOURCE`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
-    Client,
-    Fifo,
-    Api,
-    Cli,
-}
-
-impl Source {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Fifo => "fifo",
-            Self::Api => "api",
-            Self::Cli => "cli",
-        }
-    }
-}
-
-/// One accepted message, as the callback gets it.
-#[derive(Clone, Debug)]
-pub(crate) struct Question {
-    pub(crate) source: Source,
-    pub(crate) kind: MessageKind,
-    pub(crate) payload: Bytes,
-}
 
 /// What runs for a message or a visitor.
 #[derive(Debug)]
 pub(crate) enum Backend {
     /// The command, once for each.
-    Exec(Command),
+    Exec(Program),
     /// Rust closures in the fork server.
     ForkServer(Service),
 }
 
-/// A command, and how it is run.
+/// A program with its arguments, and whom it runs as.
 #[derive(Debug)]
-pub(crate) struct Command {
+pub(crate) struct Program {
     pub(crate) argv: Vec<OsString>,
     pub(crate) identity: Option<ProcessIdentity>,
 }
@@ -76,12 +49,25 @@ pub(crate) struct Callback {
     pub(crate) max_output: usize,
     /// Runs at once in the whole server.
     pub(crate) concurrency: Semaphore,
+    /// How long a run may wait for its turn among these; `None` for what was accepted.
+    pub(crate) queue_timeout: Option<Duration>,
     /// Variables that the configuration adds or replaces.
     pub(crate) env: Vec<(String, String)>,
     pub(crate) spawners: Spawners,
 }
 
 impl Callback {
+    /// Waits for a turn among `concurrency`.
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, Failure> {
+        let turn = self.concurrency.acquire();
+        let turn = match self.queue_timeout {
+            Some(limit) => timeout(limit, turn).await.map_err(|_| Failure::TimedOut)?,
+            None => turn.await,
+        };
+        // The semaphore is never closed.
+        turn.map_err(|_| Failure::Cancelled)
+    }
+
     async fn run(
         &self,
         mut env: Environment,
@@ -92,21 +78,16 @@ impl Callback {
         for (name, value) in &self.env {
             env.set_configured(name, value)?;
         }
-        // The semaphore is never closed, so a permit always comes.
-        let _permit = self
-            .concurrency
-            .acquire()
-            .await
-            .map_err(|_| Failure::Cancelled)?;
+        let _permit = self.turn().await?;
         match &self.backend {
-            Backend::Exec(command) => {
+            Backend::Exec(program) => {
                 let exec = Exec {
-                    argv: command.argv.clone(),
+                    argv: program.argv.clone(),
                     env: env.to_os(),
                     payload,
                     timeout: self.timeout,
                     max_output: self.max_output,
-                    identity: command.identity,
+                    identity: program.identity,
                     dir: None,
                     answer,
                 };
@@ -191,27 +172,6 @@ impl Validation {
         match self.callback.output {
             Output::Plain => answer::plain_verdict(end),
             Output::Cgi => answer::cgi_verdict(end),
-        }
-    }
-}
-
-/// What a question asks for: a URI of its own, or the handshake's with the message as content.
-pub(crate) fn request_of(question: &Question) -> Option<Uri<'_>> {
-    match question.kind {
-        MessageKind::Text => Uri::parse(&question.payload),
-        MessageKind::Binary => None,
-    }
-}
-
-impl Question {
-    pub(crate) fn source_name(&self) -> &'static str {
-        self.source.as_str()
-    }
-
-    pub(crate) fn kind_name(&self) -> &'static str {
-        match self.kind {
-            MessageKind::Text => "text",
-            MessageKind::Binary => "binary",
         }
     }
 }

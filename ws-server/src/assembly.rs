@@ -8,7 +8,8 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use ws_ipc::{FifoDirectory, Identity as ProcessIdentity};
 use ws_session::{SessionConfig, Sessions};
 
-use crate::application::{Application, Backend, Callback, Command, Output, Validation};
+use crate::application::{Application, Backend, Callback, Output, Program, Validation};
+use crate::command::Command;
 use crate::config::{
     AppBackend, Config, ExecConfig, Output as OutputConfig, Trim, ValidateBackend,
 };
@@ -18,12 +19,11 @@ use crate::error::ServeError;
 use crate::helpers::Helpers;
 use crate::hub::Hub;
 use crate::page::Page;
-use crate::shard;
 use crate::shared::Shared;
 
 pub(crate) fn share(
     config: Config,
-    shards: Box<[mpsc::UnboundedSender<shard::Command>]>,
+    shards: Box<[mpsc::UnboundedSender<Command>]>,
     fifos: Option<FifoDirectory>,
     helpers: &Helpers,
     draining: watch::Receiver<bool>,
@@ -91,6 +91,7 @@ fn application(config: &Config, helpers: &Helpers) -> Option<Application> {
             timeout: app.timeout,
             max_output: app.max_output,
             concurrency: Semaphore::new(app.concurrency.get()),
+            queue_timeout: None,
             env,
             spawners: helpers.spawners.clone()?,
         },
@@ -119,6 +120,7 @@ fn validation(config: &Config, helpers: &Helpers) -> Option<Validation> {
             timeout: validate.timeout,
             max_output: MAX_OUTPUT,
             concurrency: Semaphore::new(validate.concurrency.get()),
+            queue_timeout: Some(validate.timeout),
             env,
             spawners: helpers.spawners.clone()?,
         },
@@ -126,7 +128,7 @@ fn validation(config: &Config, helpers: &Helpers) -> Option<Validation> {
 }
 
 fn exec_backend(exec: &ExecConfig) -> (Backend, Output, Vec<(String, String)>) {
-    let command = Command {
+    let program = Program {
         argv: exec.command.iter().map(OsString::from).collect(),
         identity: exec.account.map(|account| ProcessIdentity {
             uid: account.uid(),
@@ -142,5 +144,5 @@ fn exec_backend(exec: &ExecConfig) -> (Backend, Output, Vec<(String, String)>) {
         .iter()
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
-    (Backend::Exec(command), output, env)
+    (Backend::Exec(program), output, env)
 }

@@ -24,13 +24,14 @@ use ws_proto::{CloseCode, CloseFrame, EncodedMessage, Event};
 use ws_session::{ConnectionId, Outbound};
 use ws_transport::Stream;
 
-use crate::application::Question;
+use crate::command::Receipt;
 use crate::config::OnDisconnect;
 use crate::core::answer::Answer;
 use crate::core::failure::RunFailure;
+use crate::core::question::Question;
 use crate::core::turns::{MessageId, TurnLimits, Turns};
 use crate::counters::{CloseCause, Counters};
-use crate::hub::{Place, Receipt};
+use crate::hub::Place;
 use crate::shard::Shard;
 use crate::span::ConnectionLabel;
 use crate::visitor::Visitor;

@@ -8,15 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
-use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use ws_proto::EncodedMessage;
 use ws_session::{Binding, ConnectionId, ConnectionIds, Registry, Sessions, Target};
 
-use crate::application::Source;
+use crate::command::{Command, Receipt, Recipients};
 use crate::core::pace::Pace;
+use crate::core::question::Source;
 use crate::counters::Counters;
-use crate::shard::Command;
 
 /// Pushes, and apart from them runs, that may be under way at once; publishers beyond it wait.
 const MAX_UNDER_WAY: usize = 1024;
@@ -34,39 +33,9 @@ pub(crate) struct Entry {
     pub(crate) opened_at: SystemTime,
 }
 
-/// How far a push got with the connections it was meant for.
-///
-/// `connections` is the sum of the others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Receipt {
-    pub(crate) connections: u64,
-    /// Taken whole by the kernel.
-    pub(crate) written: u64,
-    /// Waits behind what the peer has not read yet.
-    pub(crate) queued: u64,
-    /// Not accepted: the queue was full (that connection is closed) or the connection ended.
-    pub(crate) dropped: u64,
-}
-
-impl Receipt {
-    pub(crate) fn add(&mut self, other: Self) {
-        self.connections += other.connections;
-        self.written += other.written;
-        self.queued += other.queued;
-        self.dropped += other.dropped;
-    }
-}
-
 /// The right to be one of `limits.max_connections`. A connection keeps it until everything that it
 /// had accepted is done with: those who send and leave at once do not pile up beyond the limit.
 pub(crate) type Place = OwnedSemaphorePermit;
-
-/// Which of a worker's connections a command is for.
-#[derive(Clone, Debug)]
-pub(crate) enum Recipients {
-    All,
-    Some(Vec<ConnectionId>),
-}
 
 /// The server is going down; nothing is accepted any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -114,7 +114,9 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted, peer: Option<S
         session,
         user: user.clone(),
     };
-    info!(parent: &label.span(), uri = &*visitor.target, "connection opened");
+    // The query may hold a token.
+    let path = visitor.target.split('?').next().unwrap_or_default();
+    info!(parent: &label.span(), path, "connection opened");
     let entry = Entry {
         shard: shard.index,
         addr: peer,
@@ -345,8 +347,10 @@ impl Opening<'_> {
         };
         server.hub.counters.validations_started.increment();
         let verdict = tokio::select! {
-            verdict = validation.judge(visitor) => verdict,
+            // Whoever speaks too early is refused even if the answer comes at the same moment.
+            biased;
             early = self.early_data() => return Err(early),
+            verdict = validation.judge(visitor) => verdict,
         };
         match verdict {
             Verdict::Accepted(identity) => {

@@ -16,6 +16,7 @@ use ws_transport::{BindOptions, ListenAddr, Listener};
 
 use crate::accept::accept;
 use crate::assembly::share;
+use crate::command::Command;
 use crate::config::{AppBackend, Config};
 use crate::doors::{self, GLOBAL_FIFO};
 use crate::error::ServeError;
@@ -145,7 +146,7 @@ async fn serve(
     if let Some(global_fifo) = global_fifo {
         let _ = global_fifo.await;
     }
-    server.hub.command_all(|| shard::Command::Drain);
+    server.hub.command_all(|| Command::Drain);
     let is_drained = tokio::select! {
         drained = timeout(server.config.limits().drain_timeout, workers.ended()) => drained.is_ok(),
         () = signals.stop_again() => false,
@@ -155,7 +156,7 @@ async fn serve(
             connections = server.hub.registry().count(),
             "drain cut short"
         );
-        server.hub.command_all(|| shard::Command::Stop);
+        server.hub.command_all(|| Command::Stop);
         let _ = timeout(STOP_TIMEOUT, workers.ended()).await;
     }
     for task in [control, watcher] {
@@ -235,7 +236,7 @@ struct Workers {
 impl Workers {
     fn start(
         server: &Arc<Shared>,
-        receivers: Vec<mpsc::UnboundedReceiver<shard::Command>>,
+        receivers: Vec<mpsc::UnboundedReceiver<Command>>,
     ) -> Result<Self, ServeError> {
         let (guard, alive) = mpsc::channel(1);
         let threads = receivers.into_iter().enumerate().map(|(index, commands)| {

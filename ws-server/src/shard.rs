@@ -10,7 +10,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -18,11 +18,10 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio::time::timeout;
 use ws_proto::EncodedMessage;
 use ws_session::ConnectionId;
-use ws_transport::Accepted;
 
-use crate::application::{Question, Source};
+use crate::command::{Command, Receipt, Recipients};
 use crate::connection::Connection;
-use crate::hub::{Receipt, Recipients};
+use crate::core::question::{Question, Source};
 use crate::opening;
 use crate::shared::Shared;
 
@@ -31,33 +30,6 @@ use crate::shared::Shared;
 const READ_BUFFER_SIZE: usize = 64 * 1024;
 /// How long a worker that must stop at once waits for its tasks to notice.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// What a worker is told.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// Serve this socket.
-    Adopt {
-        socket: Accepted,
-        accepted_at: Instant,
-    },
-    /// Write a message to some of your connections.
-    Push {
-        recipients: Recipients,
-        message: EncodedMessage,
-        receipt: oneshot::Sender<Receipt>,
-    },
-    /// Run the application for some of your connections.
-    Run {
-        recipients: Recipients,
-        uri: Bytes,
-        source: Source,
-        receipt: oneshot::Sender<Receipt>,
-    },
-    /// Accept nothing more, close each connection when its work is done, then end.
-    Drain,
-    /// End at once.
-    Stop,
-}
 
 /// Buffers that a worker uses for one connection after another.
 #[derive(Debug)]

@@ -7,8 +7,8 @@ use ws_ipc::{Environment, EnvironmentError};
 use ws_proto::handshake::RequestHead;
 use ws_session::{ConnectionId, SessionId, UserId};
 
-use crate::application::{Question, request_of};
 use crate::config::split_authority;
+use crate::core::question::Question;
 use crate::core::turns::MessageId;
 use crate::core::uri::Uri;
 
@@ -134,7 +134,7 @@ impl Visitor {
         question: &Question,
     ) -> Result<Environment, EnvironmentError> {
         let mut env = self.env.clone();
-        let uri = request_of(question);
+        let uri = question.uri();
         let method = if uri.is_some() { "GET" } else { "POST" };
         let length = question.payload.len().to_string();
         let id = id.to_string();

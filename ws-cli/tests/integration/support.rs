@@ -373,9 +373,13 @@ impl Server {
         family.push(self.pid());
         let mut zombies = Vec::new();
         for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-            let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            let pid = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok());
             if let Some(pid) = pid
-                && state_of(pid).is_some_and(|(state, parent)| state == 'Z' && family.contains(&parent))
+                && state_of(pid)
+                    .is_some_and(|(state, parent)| state == 'Z' && family.contains(&parent))
             {
                 zombies.push(pid);
             }
@@ -569,7 +573,10 @@ impl Injection {
         let mut command = Command::new("strace");
         command.args(["-qq", "-o", "/dev/null", "-e", &format!("trace={calls}")]);
         command.args(["-e", &format!("inject={rule}")]);
-        command.args(pids.iter().flat_map(|pid| ["-p".to_owned(), pid.to_string()]));
+        command.args(
+            pids.iter()
+                .flat_map(|pid| ["-p".to_owned(), pid.to_string()]),
+        );
         let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn();
         let mut injection = Self(child.ok()?);
         let is_traced = |pid: &i32| {
@@ -586,7 +593,11 @@ impl Injection {
 
     /// Ends it: strace lets go.
     pub(crate) fn end(mut self) {
-        kill(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), Signal::SIGTERM).unwrap();
+        kill(
+            Pid::from_raw(i32::try_from(self.0.id()).unwrap()),
+            Signal::SIGTERM,
+        )
+        .unwrap();
         self.0.wait().unwrap();
     }
 }

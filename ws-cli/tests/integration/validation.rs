@@ -336,6 +336,57 @@ async fn eventually_async(what: &str, mut check: impl FnMut() -> bool) {
     tokio::time::timeout(PATIENCE, checks).await.expect(what);
 }
 
+/// Waiting for one's turn is part of the time that a visitor is kept waiting.
+#[tokio::test]
+async fn t49_a_visitor_behind_a_slow_validation_is_refused_in_time() {
+    let setup = judged_by("trap '' TERM; read _ < gate; echo 7", "200ms");
+    let _gate = Gate::new(setup.dir(), "gate");
+    let server = setup.set("validate.concurrency", "1").start();
+    // It ignores the signal at its deadline, so its turn lasts 2 s more.
+    let mut first = server.raw_stream();
+    first.write_all(upgrade("").as_bytes()).unwrap();
+    eventually("the first one runs", || running(&server) == 1);
+    let second = server.raw(upgrade("").as_bytes());
+    assert!(second.starts_with(b"HTTP/1.1 503 "));
+    first.set_nonblocking(true).unwrap();
+    let answer = first.read(&mut [0]).unwrap_err();
+    assert_eq!(
+        answer.kind(),
+        std::io::ErrorKind::WouldBlock,
+        "it has no answer yet"
+    );
+    first.set_nonblocking(false).unwrap();
+    assert!(read_head(&mut first).starts_with("HTTP/1.1 503 "));
+    drop(first);
+    server.finish();
+}
+
+/// What a visitor brings may be a secret: the log has lengths and paths, no values.
+#[tokio::test]
+async fn t70_secrets_of_the_handshake_and_of_messages_are_not_logged() {
+    let server = Setup::new()
+        .set("log.level", "trace")
+        .validate("echo 7")
+        .app("cat; exit 3")
+        .start();
+    let headers = [("Cookie", "a=canary-c"), ("Authorization", "canary-a")];
+    let mut client = server
+        .connect_with("/path?token=canary-q", &headers)
+        .await
+        .unwrap();
+    say(&mut client, "canary-m").await;
+    server.until("callbacks.failed_by.exit", 1);
+    let fifo = server.connections()[0]["fifo"].as_str().unwrap().to_owned();
+    std::fs::write(&fifo, "canary-r\n").unwrap();
+    server.until("fifo.refused_by.not_uri", 1);
+    server.send(json!({ "all": true }), "canary-p");
+    assert_eq!(hear(&mut client).await, "canary-p");
+    bye(client).await;
+    let log = server.finish();
+    assert!(log.contains("/path"), "{log}");
+    assert!(!log.contains("canary"), "{log}");
+}
+
 #[tokio::test]
 async fn a_visitor_who_leaves_takes_the_validation_along() {
     let setup = judged_by("setsid sleep 600 & read _ < gate; echo 7", "30s");

@@ -11,8 +11,8 @@ use ws_proto::{CloseCode, CloseFrame, EncodedMessage, Event, Input, MessageKind,
 use ws_session::Outbound;
 use ws_transport::Stream;
 
-use crate::application::{Question, Source};
 use crate::core::answer::{Answer, Reply};
+use crate::core::question::{Question, Source};
 use crate::core::turns::{MessageId, Turns};
 use crate::counters::{CloseCause, Counters};
 use crate::hub::Place;

@@ -7,5 +7,6 @@ pub(crate) mod cookie;
 pub(crate) mod failure;
 pub(crate) mod origin;
 pub(crate) mod pace;
+pub(crate) mod question;
 pub(crate) mod turns;
 pub(crate) mod uri;

@@ -28,7 +28,7 @@ use ws_proto::{EncodedMessage, MessageKind};
 use ws_session::{ConnectionId, SessionId, Target, UserId};
 use ws_transport::{AcceptFailure, Listener};
 
-use crate::application::Source;
+use crate::core::question::Source;
 use crate::core::uri::Uri;
 use crate::shared::Shared;
 

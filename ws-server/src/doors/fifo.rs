@@ -15,9 +15,9 @@ use ws_ipc::{Fifo, FifoDirectory, Framing, Record, RecordDecoder};
 use ws_proto::{EncodedMessage, MessageKind};
 use ws_session::Target;
 
-use crate::application::{Question, Source};
 use crate::config::FifoFraming;
 use crate::connection::Connection;
+use crate::core::question::{Question, Source};
 use crate::core::uri::Uri;
 use crate::counters::{Counters, RecordRefusal};
 use crate::shard::Shard;

@@ -1,0 +1,69 @@
+//! What worker threads are told, and what they answer.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::sync::oneshot;
+use ws_proto::EncodedMessage;
+use ws_session::ConnectionId;
+use ws_transport::Accepted;
+
+use crate::core::question::Source;
+
+/// What a worker is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Serve this socket.
+    Adopt {
+        socket: Accepted,
+        accepted_at: Instant,
+    },
+    /// Write a message to some of your connections.
+    Push {
+        recipients: Recipients,
+        message: EncodedMessage,
+        receipt: oneshot::Sender<Receipt>,
+    },
+    /// Run the application for some of your connections.
+    Run {
+        recipients: Recipients,
+        uri: Bytes,
+        source: Source,
+        receipt: oneshot::Sender<Receipt>,
+    },
+    /// Accept nothing more, close each connection when its work is done, then end.
+    Drain,
+    /// End at once.
+    Stop,
+}
+
+/// Which of a worker's connections a command is for.
+#[derive(Clone, Debug)]
+pub(crate) enum Recipients {
+    All,
+    Some(Vec<ConnectionId>),
+}
+
+/// How far a push got with the connections it was meant for.
+///
+/// `connections` is the sum of the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Receipt {
+    pub(crate) connections: u64,
+    /// Taken whole by the kernel.
+    pub(crate) written: u64,
+    /// Waits behind what the peer has not read yet.
+    pub(crate) queued: u64,
+    /// Not accepted: the queue was full (that connection is closed) or the connection ended.
+    pub(crate) dropped: u64,
+}
+
+impl Receipt {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.connections += other.connections;
+        self.written += other.written;
+        self.queued += other.queued;
+        self.dropped += other.dropped;
+    }
+}
