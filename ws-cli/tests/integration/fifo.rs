@@ -164,6 +164,48 @@ async fn t48_each_record_reaches_every_connection_once_and_only_as_text() {
     server.finish();
 }
 
+/// A connection that does not read is closed; the others get each record of a flood once, and the
+/// sum holds (INV-03).
+#[tokio::test]
+async fn t48_a_flood_of_records_reaches_readers_once_and_closes_who_does_not_read() {
+    const RECORDS: usize = 10_000;
+    let setup = Setup::new().arg("--echo");
+    let server = setup.set("limits.send_queue_size", "8MiB").start();
+    let mut readers = vec![server.connect().await, server.connect().await];
+    let mut idle = server.connect().await;
+    // The kernel's buffers take some of it; the queue takes the rest up to its limit.
+    let filler = "x".repeat(1_000_000);
+    let mut dropped = 0;
+    while dropped == 0 {
+        dropped = figure(&server.send(json!({ "all": true }), &filler), "dropped");
+        for reader in &mut readers {
+            assert_eq!(hear(reader).await.len(), filler.len());
+        }
+    }
+    // It learns why, if it reads at last before limits.close_timeout has passed.
+    assert_eq!(close_code(&mut idle).await, 1013);
+    let mut fifo = File::options()
+        .write(true)
+        .open(server.state(GLOBAL))
+        .unwrap();
+    let writer = std::thread::spawn(move || {
+        for number in 0..RECORDS {
+            fifo.write_all(format!("{number}\n").as_bytes()).unwrap();
+        }
+    });
+    for reader in &mut readers {
+        for number in 0..RECORDS {
+            assert_eq!(hear(reader).await, number.to_string());
+        }
+    }
+    writer.join().unwrap();
+    assert_eq!(server.figure("fifo.records"), RECORDS as u64);
+    for reader in readers {
+        bye(reader).await;
+    }
+    server.finish();
+}
+
 #[tokio::test]
 async fn b02_a_record_runs_as_its_user_and_answers_its_connection_alone() {
     let setup = Setup::new().app(WHO).validate(USER_BY_PATH);
