@@ -113,7 +113,7 @@ mod tests {
         let directory = TempDir::new().unwrap();
         fs::write(directory.path().join("ws.toml"), file).unwrap();
         let surroundings = Surroundings {
-            directory: "/work".into(),
+            directory: "/srv".into(),
             variables: vec![("WS_CONFIG".into(), directory.path().join("ws.toml").into())],
             system_file: "/nonexistent".into(),
         };
@@ -143,8 +143,8 @@ mod tests {
             .iter()
             .map(ToString::to_string)
             .collect();
-        assert_eq!(listen, ["127.0.0.1:0", "unix:/work/s"]);
-        assert_eq!(config.server().state_dir, Path::new("/work/d"));
+        assert_eq!(listen, ["127.0.0.1:0", "unix:/srv/s"]);
+        assert_eq!(config.server().state_dir, Path::new("/srv/d"));
         assert_eq!(command(&config), ["cat", "-n"]);
         let ValidateBackend::Exec(exec) = &config.validate().backend else {
             panic!()
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn one_string_is_split_and_several_are_not() {
         let config = configured("", "-- './run \"a b\" *'").unwrap();
-        assert_eq!(command(&config), ["/work/./run", "a b", "*"]);
+        assert_eq!(command(&config), ["/srv/./run", "a b", "*"]);
         let config = configured("", "-- sh -c 'echo $WS_USER_ID'").unwrap();
         assert_eq!(command(&config), ["sh", "-c", "echo $WS_USER_ID"]);
     }

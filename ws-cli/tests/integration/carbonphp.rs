@@ -1,4 +1,4 @@
-//! What CarbonPHP's server does wrong and this one does not (THREATS, section 0).
+//! What CarbonPHP's server does wrong and this one does not.
 //!
 //! | # | there | here |
 //! |---|---|---|

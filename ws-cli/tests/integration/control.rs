@@ -1,4 +1,4 @@
-//! The control socket: the door that answers (DESIGN 3.5), and slow readers (T30).
+//! The control socket: the door that answers, and slow readers (T30).
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;

@@ -87,7 +87,7 @@ async fn callbacks_are_children_of_the_spawners() {
     server.finish();
 }
 
-/// DESIGN 2.2: the server itself never spawns and never forks.
+/// The server itself never spawns and never forks.
 #[tokio::test]
 async fn the_server_never_forks() {
     let server = Setup::new().validate("echo 7").app("cat").start();

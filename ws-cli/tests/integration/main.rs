@@ -1,4 +1,7 @@
 //! The program as its users meet it: a real `ws` process, real sockets, real callbacks.
+//!
+//! Names begin with the number of what they prove: a threat (`t`), an invariant that is promised
+//! (`inv`), or a defect of CarbonPHP's server that this one does not have (`b`).
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

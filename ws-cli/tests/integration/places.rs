@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 
 use crate::support::{Gate, Server, Setup, eventually};
+use crate::wire;
 
 /// The message `Hello` of a client, masked with zeros.
 const HELLO: &[u8] = b"\x81\x85\0\0\0\0Hello";
@@ -11,9 +12,7 @@ const HELLO: &[u8] = b"\x81\x85\0\0\0\0Hello";
 /// Asks for a WebSocket.
 fn ask(server: &Server) -> TcpStream {
     let mut stream = server.raw_stream();
-    let request = "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    stream.write_all(request.as_bytes()).unwrap();
+    stream.write_all(wire::head("/", &[]).as_bytes()).unwrap();
     stream
 }
 

@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use serde_json::json;
 
 use crate::support::{Server, Setup};
+use crate::wire;
 
 /// The frames of a client, masked with zeros.
 const CLOSE: &[u8] = b"\x88\x82\0\0\0\0\x03\xe8";
@@ -16,9 +17,7 @@ const HELLO_BACK: &[u8] = b"\x81\x05Hello";
 /// A WebSocket that reads only when told to.
 fn open(server: &Server) -> TcpStream {
     let mut stream = server.raw_stream();
-    let request = "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    stream.write_all(request.as_bytes()).unwrap();
+    stream.write_all(wire::head("/", &[]).as_bytes()).unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];

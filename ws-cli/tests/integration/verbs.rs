@@ -1,4 +1,4 @@
-//! The client verbs: what they print, what they exit with, and how they find the server (DESIGN 3.1).
+//! The client verbs: what they print, what they exit with, and how they find the server.
 
 use std::ffi::OsStr;
 use std::fs;

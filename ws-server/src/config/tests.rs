@@ -126,20 +126,20 @@ fn faults_name_the_place_and_paths_are_relative_to_it() {
     raw.set("server.listen", text("unix:ws.sock"));
     raw.set("app.command", text("./answer 'one word' ./two"));
     raw.set("fifo.dir", "fifos");
-    let config = Config::from_raw(&raw, "/work".as_ref()).unwrap();
+    let config = Config::from_raw(&raw, "/srv".as_ref()).unwrap();
     assert_eq!(config.server().state_dir, Path::new("/etc/ws/state"));
     assert_eq!(
         config.server().listen[0].to_string(),
         "unix:/etc/ws/ws.sock"
     );
-    assert_eq!(config.fifo().dir, Path::new("/work/fifos"));
+    assert_eq!(config.fifo().dir, Path::new("/srv/fifos"));
     let AppBackend::Exec(exec) = &config.app().backend else {
         panic!("a command is exec")
     };
     assert_eq!(exec.command, ["/etc/ws/./answer", "one word", "./two"]);
 
     raw.set("log.level", text("loud"));
-    let invalid = Config::from_raw(&raw, "/work".as_ref()).unwrap_err();
+    let invalid = Config::from_raw(&raw, "/srv".as_ref()).unwrap_err();
     assert!(
         invalid
             .to_string()

@@ -1,4 +1,4 @@
-//! What a callback is given (DESIGN 3.3): the variables, the payload, the request.
+//! What a callback is given: the variables, the payload, the request.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
