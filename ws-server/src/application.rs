@@ -1,5 +1,6 @@
 //! Runs the application for a message, and the validation for a visitor.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use ws_ipc::exec::{self, AnswerChannel, Exec};
 use ws_ipc::{Environment, Failure, Identity as ProcessIdentity, Service, Spawners, scgi_call};
 use ws_proto::MessageKind;
 
-use crate::core::answer::{self, Answer, Reply, Trimming, Verdict};
+use crate::config::{Output, Trim};
+use crate::core::answer::{self, Answer, Reply, Verdict};
 use crate::core::failure::RunFailure;
 use crate::core::question::Question;
 use crate::core::turns::MessageId;
@@ -33,13 +35,6 @@ pub(crate) struct Program {
     pub(crate) identity: Option<ProcessIdentity>,
 }
 
-/// How output is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Output {
-    Plain,
-    Cgi,
-}
-
 /// The settings that the application and the validation share.
 #[derive(Debug)]
 pub(crate) struct Callback {
@@ -52,7 +47,7 @@ pub(crate) struct Callback {
     /// How long a run may wait for its turn among these; `None` for what was accepted.
     pub(crate) queue_timeout: Option<Duration>,
     /// Variables that the configuration adds or replaces.
-    pub(crate) env: Vec<(String, String)>,
+    pub(crate) env: BTreeMap<String, String>,
     pub(crate) spawners: Spawners,
 }
 
@@ -104,7 +99,7 @@ impl Callback {
 #[derive(Debug)]
 pub(crate) struct Application {
     pub(crate) callback: Callback,
-    pub(crate) trimming: Trimming,
+    pub(crate) trimming: Trim,
     pub(crate) empty_reply: Option<Bytes>,
     pub(crate) error_reply: Option<Bytes>,
 }

@@ -1,5 +1,6 @@
 //! From a configuration to what the workers share.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::sync::Arc;
@@ -8,12 +9,9 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use ws_ipc::{FifoDirectory, Identity as ProcessIdentity};
 use ws_session::{SessionConfig, Sessions};
 
-use crate::application::{Application, Backend, Callback, Output, Program, Validation};
+use crate::application::{Application, Backend, Callback, Program, Validation};
 use crate::command::Command;
-use crate::config::{
-    AppBackend, Config, ExecConfig, Output as OutputConfig, Trim, ValidateBackend,
-};
-use crate::core::answer::Trimming;
+use crate::config::{AppBackend, Config, ExecConfig, Output, ValidateBackend};
 use crate::doors::FifoWatch;
 use crate::error::ServeError;
 use crate::helpers::Helpers;
@@ -57,7 +55,7 @@ pub(crate) fn share(
         application: application(&config, helpers),
         validation: validation(&config, helpers),
         fifos,
-        fifo_watch: Arc::new(FifoWatch::default()),
+        fifo_watch: FifoWatch::default(),
         control_socket: config.control_socket(),
         page,
         draining,
@@ -80,7 +78,7 @@ fn application(config: &Config, helpers: &Helpers) -> Option<Application> {
         AppBackend::Demo => (
             Backend::ForkServer(helpers.fork_server.clone()?),
             Output::Cgi,
-            Vec::new(),
+            BTreeMap::new(),
         ),
         AppBackend::Exec(exec) => exec_backend(exec),
     };
@@ -95,11 +93,7 @@ fn application(config: &Config, helpers: &Helpers) -> Option<Application> {
             env,
             spawners: helpers.spawners.clone()?,
         },
-        trimming: match app.trim {
-            Trim::Newlines => Trimming::Newlines,
-            Trim::All => Trimming::WhiteSpace,
-            Trim::None => Trimming::None,
-        },
+        trimming: app.trim,
         empty_reply: app.empty_reply.clone().map(Into::into),
         error_reply: app.error_reply.clone().map(Into::into),
     })
@@ -127,7 +121,7 @@ fn validation(config: &Config, helpers: &Helpers) -> Option<Validation> {
     })
 }
 
-fn exec_backend(exec: &ExecConfig) -> (Backend, Output, Vec<(String, String)>) {
+fn exec_backend(exec: &ExecConfig) -> (Backend, Output, BTreeMap<String, String>) {
     let program = Program {
         argv: exec.command.iter().map(OsString::from).collect(),
         identity: exec.account.map(|account| ProcessIdentity {
@@ -135,14 +129,5 @@ fn exec_backend(exec: &ExecConfig) -> (Backend, Output, Vec<(String, String)>) {
             gid: account.gid(),
         }),
     };
-    let output = match exec.output {
-        OutputConfig::Plain => Output::Plain,
-        OutputConfig::Cgi => Output::Cgi,
-    };
-    let env = exec
-        .env
-        .iter()
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
-    (Backend::Exec(program), output, env)
+    (Backend::Exec(program), exec.output, exec.env.clone())
 }

@@ -51,7 +51,6 @@ pub(crate) struct Ended;
 /// One open connection, shared by its driver, its callbacks and the worker's pushes.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    pub(crate) id: ConnectionId,
     visitor: Visitor,
     label: ConnectionLabel,
     opened: Instant,
@@ -88,7 +87,6 @@ impl Connection {
             unordered: app.unordered,
         });
         Self {
-            id: visitor.connection,
             visitor,
             label,
             opened: now,
@@ -116,6 +114,10 @@ impl Connection {
             ended: Notify::new(),
             waiting_runs: Cell::new(0),
         }
+    }
+
+    pub(crate) fn id(&self) -> ConnectionId {
+        self.label.id
     }
 
     /// Serves the connection until it has ended and every accepted message is done with.
@@ -448,8 +450,8 @@ impl Connection {
         if state.turns.is_idle() {
             state.place = None;
         }
-        server.hub.remove(self.id);
-        shard.remove(self.id);
+        server.hub.remove(self.id());
+        shard.remove(self.id());
         let counters = &server.hub.counters;
         state.phase = Phase::Ended;
         state.stream = None;

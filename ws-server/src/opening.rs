@@ -13,6 +13,7 @@ use ws_proto::handshake::{HeadLimits, HeadReader, Rejection, RequestHead, Upgrad
 use ws_session::{Binding, ConnectionId, SessionId, SessionToken, UserId};
 use ws_transport::{Accepted, LocalAddr, PeerAddr, Stream};
 
+use crate::application::Validation;
 use crate::connection::Connection;
 use crate::core::answer::{Identity, Verdict};
 use crate::core::cookie;
@@ -306,9 +307,9 @@ impl Opening<'_> {
         };
         let mut visitor = Visitor::new(&arrival)?;
         let Identity { user, cookies } = match &server.validation {
-            Some(_) => self.validate(&visitor).await?,
+            Some(validation) => self.validate(validation, &visitor).await?,
             None => Identity {
-                user: UserId::new(&session.to_string()).map_err(|error| internal(&error))?,
+                user: UserId::from(*session),
                 cookies: Vec::new(),
             },
         };
@@ -340,12 +341,13 @@ impl Opening<'_> {
     }
 
     /// Asks the validation callback, unless the peer leaves or speaks before it is answered.
-    async fn validate(&self, visitor: &Visitor) -> Result<Identity, Refused> {
-        let server = &self.shard.server;
-        let Some(validation) = &server.validation else {
-            return Err(refused(Refusal::Internal, 503, "no validation"));
-        };
-        server.hub.counters.validations_started.increment();
+    async fn validate(
+        &self,
+        validation: &Validation,
+        visitor: &Visitor,
+    ) -> Result<Identity, Refused> {
+        let counters = &self.shard.server.hub.counters;
+        counters.validations_started.increment();
         let verdict = tokio::select! {
             // Whoever speaks too early is refused even if the answer comes at the same moment.
             biased;
@@ -354,7 +356,7 @@ impl Opening<'_> {
         };
         match verdict {
             Verdict::Accepted(identity) => {
-                server.hub.counters.validations_accepted.increment();
+                counters.validations_accepted.increment();
                 Ok(identity)
             }
             Verdict::Refused { status, cause } => {

@@ -115,7 +115,7 @@ impl Shard {
     pub(crate) fn insert(&self, connection: Rc<Connection>) {
         self.connections
             .borrow_mut()
-            .insert(connection.id, connection);
+            .insert(connection.id(), connection);
     }
 
     pub(crate) fn remove(&self, id: ConnectionId) {

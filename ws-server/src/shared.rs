@@ -23,7 +23,7 @@ pub(crate) struct Shared {
     /// `None`: the user id is the session id.
     pub(crate) validation: Option<Validation>,
     pub(crate) fifos: Option<FifoDirectory>,
-    pub(crate) fifo_watch: Arc<FifoWatch>,
+    pub(crate) fifo_watch: FifoWatch,
     pub(crate) control_socket: PathBuf,
     pub(crate) page: Option<Page>,
     /// Becomes true when nothing new is accepted any more.

@@ -144,7 +144,7 @@ impl Visitor {
             ("CONTENT_LENGTH", &length),
             ("WS_MESSAGE_ID", &id),
             ("WS_MESSAGE_TYPE", question.kind_name()),
-            ("WS_SOURCE", question.source_name()),
+            ("WS_SOURCE", question.source.as_str()),
         ];
         let uri = uri.or_else(|| Uri::parse(self.target.as_bytes()));
         added

@@ -3,7 +3,7 @@
 use serde_json::json;
 use ws_server::config::{Config, InvalidConfig, RawConfig, defaults};
 
-use crate::args::{CheckArgs, ConfigArgs, ConfigVerb, PrintArgs};
+use crate::args::{CheckArgs, ConfigArgs, ConfigFile, ConfigVerb, PrintArgs};
 use crate::config::{self, Layer, Surroundings};
 use crate::failure::Failure;
 use crate::output;
@@ -16,12 +16,7 @@ pub(crate) fn run(args: &ConfigArgs) -> Result<(), Failure> {
 }
 
 fn check(args: &CheckArgs) -> Result<(), Failure> {
-    let surroundings = Surroundings::of_process()?;
-    let raw = config::load(
-        args.config.config.as_deref(),
-        &surroundings,
-        Layer::default(),
-    )?;
+    let (raw, surroundings) = load(&args.config)?;
     let checked = Config::from_raw(&raw, &surroundings.directory);
     if args.json {
         output::json(&report(checked.as_ref().err()))?;
@@ -29,6 +24,13 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
     checked
         .map(drop)
         .map_err(|invalid| config::refuse(&invalid))
+}
+
+/// Reads what a server started here would read, apart from its flags.
+fn load(file: &ConfigFile) -> Result<(RawConfig, Surroundings), Failure> {
+    let surroundings = Surroundings::of_process()?;
+    let raw = config::load(file.config.as_deref(), &surroundings, Layer::default())?;
+    Ok((raw, surroundings))
 }
 
 fn report(invalid: Option<&InvalidConfig>) -> serde_json::Value {
@@ -51,12 +53,7 @@ fn print(args: &PrintArgs) -> Result<(), Failure> {
             output::line(defaults().trim_end())
         };
     }
-    let surroundings = Surroundings::of_process()?;
-    let raw = config::load(
-        args.config.config.as_deref(),
-        &surroundings,
-        Layer::default(),
-    )?;
+    let (raw, surroundings) = load(&args.config)?;
     config::check(&raw, &surroundings)?;
     let whole = raw.with_defaults();
     if args.json {

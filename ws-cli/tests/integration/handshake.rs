@@ -110,24 +110,15 @@ fn t05_request_with_a_body_is_refused() {
 
 #[test]
 fn t05_bytes_during_the_validation_are_refused_and_end_it() {
-    let setup = Setup::new();
-    let started = setup.dir().join("started");
-    let server = setup
-        .arg("--echo")
-        .validate("echo > started; sleep 60")
-        .start();
-    let mut stream = server.raw_stream();
-    stream.write_all(head("/", &[]).as_bytes()).unwrap();
-    eventually("the validation runs", || started.exists());
+    let (server, started) = slow_validation();
+    let mut stream = validated(&server, &started);
     stream.write_all(&frame(0x81, MARK)).unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
     assert_eq!(check_refusal(&answer).status, 400);
     // A visitor who leaves ends it too.
     std::fs::remove_file(&started).unwrap();
-    let mut stream = server.raw_stream();
-    stream.write_all(head("/", &[]).as_bytes()).unwrap();
-    eventually("the validation runs", || started.exists());
+    let stream = validated(&server, &started);
     drop(stream);
     server.until("sockets.refused_by.gone", 1);
     server.finish();

@@ -132,19 +132,12 @@ fn inv11_drain_ends_though_more_was_sent_than_accepted() {
 
 #[test]
 fn inv11_handshakes_under_way_do_not_hold_up_the_drain() {
-    let setup = Setup::new();
-    let started = setup.dir().join("started");
-    let server = setup
-        .arg("--echo")
-        .validate("echo > started; sleep 60")
-        .start();
+    let (server, started) = slow_validation();
     // A browser's spare connection, one in the middle of its head, one that is being validated.
     let silent = server.raw_stream();
     let mut slow = server.raw_stream();
     slow.write_all(&head("/", &[]).as_bytes()[..20]).unwrap();
-    let mut validated = server.raw_stream();
-    validated.write_all(head("/", &[]).as_bytes()).unwrap();
-    eventually("the validation runs", || started.exists());
+    let validated = validated(&server, &started);
     server.until("sockets.accepted", 3);
     let begun = Instant::now();
     server.signal(Signal::SIGTERM);

@@ -2,6 +2,7 @@
 
 use std::io::{BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use crate::support::*;
@@ -83,6 +84,25 @@ impl Response {
         assert!(found.next().is_none(), "{name} twice: {self:?}");
         value
     }
+}
+
+/// A server whose validation takes a minute, and the file that is there once it runs.
+pub(crate) fn slow_validation() -> (Server, PathBuf) {
+    let setup = Setup::new();
+    let started = setup.dir().join("started");
+    let server = setup
+        .arg("--echo")
+        .validate("echo > started; sleep 60")
+        .start();
+    (server, started)
+}
+
+/// A visitor who is being validated.
+pub(crate) fn validated(server: &Server, started: &Path) -> TcpStream {
+    let mut stream = server.raw_stream();
+    stream.write_all(head("/", &[]).as_bytes()).unwrap();
+    eventually("the validation runs", || started.exists());
+    stream
 }
 
 /// Sends bytes and reads all that comes until the server closes in good order.

@@ -182,7 +182,6 @@ impl Inner {
             }
             let done = written.saturating_sub(frame.start);
             let bytes = Bytes::copy_from_slice(&frames.bytes[frame]);
-            // Behind a close frame nothing follows, and `finish` is called for that one only.
             let queued = match (done, is_message) {
                 (0, true) => self.outbound.push_unbounded(bytes),
                 (0, false) => self.outbound.push_control(bytes),

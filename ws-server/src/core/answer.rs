@@ -7,6 +7,7 @@ use ws_proto::{CloseCode, CloseFrame, MessageKind};
 use ws_session::UserId;
 
 use super::failure::RunFailure;
+use crate::config::Trim;
 
 /// One message to the browser.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,19 +25,8 @@ pub(crate) struct Answer {
     pub(crate) close: Option<CloseFrame>,
 }
 
-/// What is cut from the end of an answer, or from both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Trimming {
-    /// Newlines at the end.
-    Newlines,
-    /// White space at both ends.
-    WhiteSpace,
-    /// Nothing.
-    None,
-}
-
 /// All of the output is one message: text, or binary if it is not UTF-8.
-pub(crate) fn plain(output: Vec<u8>, trimming: Trimming) -> Answer {
+pub(crate) fn plain(output: Vec<u8>, trimming: Trim) -> Answer {
     let payload = trim(Bytes::from(output), trimming);
     Answer {
         reply: reply(payload, None),
@@ -50,7 +40,7 @@ pub(crate) fn plain(output: Vec<u8>, trimming: Trimming) -> Answer {
 ///
 /// [`RunFailure::Answer`] if it is malformed, shorter than its `Content-Length`, or reports a
 /// failure by a `Status` of 400 or above.
-pub(crate) fn cgi(output: &[u8], trimming: Trimming) -> Result<Answer, RunFailure> {
+pub(crate) fn cgi(output: &[u8], trimming: Trim) -> Result<Answer, RunFailure> {
     let answer = accepted(output)?;
     let kind = match answer.header("X-WS-Type") {
         Some("binary") => Some(MessageKind::Binary),
@@ -200,11 +190,11 @@ fn reply(payload: Bytes, kind: Option<MessageKind>) -> Option<Reply> {
     Some(Reply { kind, payload })
 }
 
-fn trim(payload: Bytes, trimming: Trimming) -> Bytes {
+fn trim(payload: Bytes, trimming: Trim) -> Bytes {
     let kept: &[u8] = match trimming {
-        Trimming::None => &payload,
-        Trimming::WhiteSpace => payload.trim_ascii(),
-        Trimming::Newlines => {
+        Trim::None => &payload,
+        Trim::All => payload.trim_ascii(),
+        Trim::Newlines => {
             let end = payload
                 .iter()
                 .rposition(|byte| !matches!(byte, b'\n' | b'\r'));
@@ -237,26 +227,26 @@ mod tests {
 
     #[test]
     fn trailing_newlines_are_cut_and_nothing_else() {
-        let answer = plain(b" a \nb \r\n\n".to_vec(), Trimming::Newlines);
+        let answer = plain(b" a \nb \r\n\n".to_vec(), Trim::Newlines);
         assert_eq!(answer.reply, text(" a \nb "));
     }
 
     #[test]
     fn nothing_written_is_nothing_sent() {
-        assert_eq!(plain(Vec::new(), Trimming::Newlines).reply, None);
-        assert_eq!(plain(b"\n\n".to_vec(), Trimming::Newlines).reply, None);
+        assert_eq!(plain(Vec::new(), Trim::Newlines).reply, None);
+        assert_eq!(plain(b"\n\n".to_vec(), Trim::Newlines).reply, None);
     }
 
     #[test]
     fn output_that_is_not_utf8_is_binary() {
-        let answer = plain(b"\xff\n".to_vec(), Trimming::Newlines);
+        let answer = plain(b"\xff\n".to_vec(), Trim::Newlines);
         assert_eq!(answer.reply.unwrap().kind, MessageKind::Binary);
     }
 
     #[test]
     fn cgi_names_type_and_close() {
         let output = b"X-WS-Type: binary\r\nX-WS-Close: 4001 bye now\r\n\r\nabc\n";
-        let answer = cgi(output, Trimming::Newlines).unwrap();
+        let answer = cgi(output, Trim::Newlines).unwrap();
         assert_eq!(answer.reply.unwrap().payload, "abc\n");
         let close = answer.close.unwrap();
         assert_eq!(
@@ -268,11 +258,11 @@ mod tests {
     #[test]
     fn cgi_status_of_400_is_a_failure() {
         assert!(matches!(
-            cgi(b"Status: 500 x\n\nabc", Trimming::None),
+            cgi(b"Status: 500 x\n\nabc", Trim::None),
             Err(RunFailure::Answer(_))
         ));
         assert!(matches!(
-            cgi(b"X-WS-Close: 1005\n\n", Trimming::None),
+            cgi(b"X-WS-Close: 1005\n\n", Trim::None),
             Err(RunFailure::Answer(_))
         ));
     }
@@ -352,9 +342,9 @@ mod tests {
 
         #[test]
         fn prop_any_output_is_an_answer_or_a_failure(output in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = cgi(&output, Trimming::Newlines);
+            let _ = cgi(&output, Trim::Newlines);
             let _ = cgi_verdict(Ok(output.clone()));
-            if let Some(reply) = plain(output, Trimming::Newlines).reply {
+            if let Some(reply) = plain(output, Trim::Newlines).reply {
                 let is_utf8 = std::str::from_utf8(&reply.payload).is_ok();
                 prop_assert_eq!(reply.kind == MessageKind::Text, is_utf8);
             }

@@ -15,7 +15,7 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Client => "client",
             Self::Fifo => "fifo",
@@ -40,10 +40,6 @@ impl Question {
             MessageKind::Text => Uri::parse(&self.payload),
             MessageKind::Binary => None,
         }
-    }
-
-    pub(crate) fn source_name(&self) -> &'static str {
-        self.source.as_str()
     }
 
     pub(crate) fn kind_name(&self) -> &'static str {

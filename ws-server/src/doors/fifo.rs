@@ -75,7 +75,7 @@ pub(crate) async fn serve_connection(shard: Rc<Shard>, connection: Rc<Connection
         if Uri::parse(&record).is_none() {
             let refusal = RecordRefusal::NotUri;
             warn!(
-                conn.id = %connection.id, reason = refusal.as_str(), size = record.len(),
+                conn.id = %connection.id(), reason = refusal.as_str(), size = record.len(),
                 "a FIFO's record was not run"
             );
             counters.record_refused(refusal);
