@@ -52,18 +52,23 @@ pub(crate) fn runs_this_program(pid: i32) -> bool {
     own.is_some() && file(&format!("/proc/{pid}/exe")) == own
 }
 
-/// The process group of a process.
+/// The process group of a process; `None` also if the group is of a process namespace around ours.
 pub(crate) fn group_of(pid: i32) -> Option<i32> {
-    rustix::process::getpgid(Some(Pid::from_raw(pid)?))
-        .ok()
-        .map(Pid::as_raw_pid)
+    let group = nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(pid))).ok()?;
+    seen_from_here(group)
 }
 
-/// The session of a process, a zombie's too.
+/// The session of a process, a zombie's too; `None` also if the session is of a process namespace
+/// around ours.
 pub(crate) fn session_of(pid: i32) -> Option<i32> {
-    rustix::process::getsid(Some(Pid::from_raw(pid)?))
-        .ok()
-        .map(Pid::as_raw_pid)
+    let session = nix::unistd::getsid(Some(nix::unistd::Pid::from_raw(pid))).ok()?;
+    seen_from_here(session)
+}
+
+/// What leads a group or a session from outside of our process namespace is called 0 in it
+/// (`pid_namespaces(7)`): the usual thing in a container.
+fn seen_from_here(leader: nix::unistd::Pid) -> Option<i32> {
+    (leader.as_raw() > 0).then_some(leader.as_raw())
 }
 
 /// Whether a process has been reaped, whoever did it.
@@ -135,6 +140,7 @@ impl Suspects {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
+    use std::os::unix::process::CommandExt;
     use std::process::{Command, Stdio};
 
     use super::*;
@@ -144,6 +150,7 @@ mod tests {
         let mut child = Command::new("/bin/cat")
             .env_clear()
             .env(MARK, "here.7")
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -154,10 +161,40 @@ mod tests {
         let pid = i32::try_from(child.id()).unwrap();
         assert!(children().unwrap().contains(&pid));
         assert_eq!(mark_of(pid).as_deref(), Some("here.7"));
-        assert_eq!(group_of(pid), Some(rustix::process::getpgrp().as_raw_pid()));
+        assert_eq!(group_of(pid), Some(pid));
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!children().unwrap().contains(&pid));
+    }
+
+    /// Runs this very test once more, as the first process of a namespace that it did not start.
+    #[test]
+    fn leaders_outside_of_the_process_namespace_are_nobody() {
+        const INSIDE: &str = "WS_TEST_INSIDE";
+        let own = i32::try_from(std::process::id()).unwrap();
+        if std::env::var_os(INSIDE).is_some() {
+            assert_eq!((group_of(own), session_of(own)), (None, None));
+            return;
+        }
+        let unshare = || {
+            let mut command = Command::new("unshare");
+            command.args(["--user", "--map-root-user", "--pid", "--fork"]);
+            command
+        };
+        let permitted = unshare().arg("true").output();
+        if !permitted.is_ok_and(|output| output.status.success()) {
+            eprintln!("skipped: this system lets us make no process namespace");
+            return;
+        }
+        let name = "children::tests::leaders_outside_of_the_process_namespace_are_nobody";
+        let output = unshare()
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", name])
+            .env(INSIDE, "1")
+            .output()
+            .unwrap();
+        let report = String::from_utf8_lossy(&output.stdout);
+        assert!(report.contains("1 passed"), "{report}");
     }
 
     #[test]
