@@ -35,7 +35,9 @@ fn serve(mut stream: TcpStream, config: Arc<Config>) -> io::Result<()> {
         }
     };
     match upgrade {
-        Ok(upgrade) => stream.write_all(&upgrade.accept(None, &[]).expect("nothing is added"))?,
+        Ok(upgrade) => {
+            stream.write_all(&upgrade.accept(None, None, &[]).expect("nothing is added"))?
+        }
         Err(rejection) => return stream.write_all(&rejection.response()),
     }
 

@@ -1,5 +1,6 @@
 //! The message that is arriving: its rules and its one buffer.
 
+use crate::deflate::{Inflater, RSV1};
 use crate::frame::Header;
 use crate::utf8::Utf8Validator;
 use crate::{Config, MessageKind, Opcode, ProtocolError};
@@ -16,6 +17,9 @@ pub(crate) struct Assembly {
     /// The most that the buffer may have to hold: the whole message if its last frame has begun,
     /// else the limit.
     ceiling: usize,
+    is_compressed: bool,
+    /// What the frames so far declared: of a compressed message, that is not the buffer's size.
+    declared: u64,
     utf8: Utf8Validator,
     fragment_count: u32,
     empty_fragment_count: u32,
@@ -42,23 +46,31 @@ impl Assembly {
             (Opcode::Continuation, None) => return Err(ProtocolError::UnexpectedContinuation),
             _ => return Err(ProtocolError::ExpectedContinuation),
         };
-        self.kind = Some(kind);
+        // RFC 7692 §6.1: the bit stands on the first frame of a message only.
+        let is_compressed = header.rsv & RSV1 != 0;
+        match self.kind.replace(kind) {
+            None => self.is_compressed = is_compressed,
+            Some(_) if is_compressed => return Err(ProtocolError::ReservedBits),
+            Some(_) => {}
+        }
         if self.is_discarding {
             return Ok(());
         }
-        // Before anything is allocated, and without wrapping: both lengths are below 2^63.
-        let size = (self.buffer.len() as u64).saturating_add(header.payload_len);
-        if size > config.max_message_size() as u64 {
-            return Err(ProtocolError::MessageTooBig {
-                size,
-                max: config.max_message_size(),
-            });
+        // Before anything is allocated, and without wrapping: a length is below 2^63.
+        let max = config.max_message_size();
+        let size = self.declared.saturating_add(header.payload_len);
+        self.declared = size;
+        let max_declared = match self.is_compressed {
+            true => max_compressed_size(max),
+            false => max as u64,
+        };
+        if size > max_declared {
+            return Err(ProtocolError::MessageTooBig { size, max });
         }
-        // The size fits: it is at most the limit, which is a usize.
-        self.ceiling = if header.fin {
-            size as usize
-        } else {
-            config.max_message_size()
+        self.ceiling = match header.fin && !self.is_compressed {
+            // The size fits: it is at most the limit, which is a usize.
+            true => size as usize,
+            false => max,
         };
         self.fragment_count += 1;
         if self.fragment_count > config.max_fragment_count() {
@@ -76,6 +88,11 @@ impl Assembly {
             }
         }
         Ok(())
+    }
+
+    /// Tells whether what arrives must be inflated.
+    pub(crate) fn is_compressed(&self) -> bool {
+        self.is_compressed && !self.is_discarding
     }
 
     /// Accepts a message that is whole in the input; the caller hands out the payload it has.
@@ -98,16 +115,52 @@ impl Assembly {
                 .feed(piece)
                 .map_err(|_| ProtocolError::TextNotUtf8)?;
         }
-        let needed = self.buffer.len() + piece.len();
-        if needed > self.buffer.capacity() {
-            // At most twice of what has been received: a declared length is a ceiling here, never
-            // a reason to allocate.
-            let doubled = needed.max(self.buffer.capacity().saturating_mul(2)).max(64);
-            let capacity = doubled.min(self.ceiling).max(needed);
-            self.buffer.reserve_exact(capacity - self.buffer.len());
-        }
+        self.make_room(piece.len(), self.ceiling);
         self.buffer.extend_from_slice(piece);
         Ok(())
+    }
+
+    /// Inflates a piece of the message, and stops as soon as that passes the limit or turns out
+    /// not to be UTF-8.
+    pub(crate) fn inflate(
+        &mut self,
+        mut piece: &[u8],
+        inflater: &mut Inflater,
+    ) -> Result<(), ProtocolError> {
+        let max = self.ceiling;
+        loop {
+            // One byte more than allowed, to see that there is one.
+            let likely = piece.len().saturating_mul(4).clamp(64, INFLATE_STEP);
+            let left = max.saturating_add(1) - self.buffer.len();
+            self.make_room(likely.min(left), max.saturating_add(1));
+            let start = self.buffer.len();
+            let has_more = inflater.inflate(&mut piece, &mut self.buffer)?;
+            let size = self.buffer.len();
+            if size > max {
+                let size = size as u64;
+                return Err(ProtocolError::MessageTooBig { size, max });
+            }
+            if self.kind == Some(MessageKind::Text) {
+                self.utf8
+                    .feed(&self.buffer[start..])
+                    .map_err(|_| ProtocolError::TextNotUtf8)?;
+            }
+            if !has_more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Makes room for `more` bytes; the buffer becomes at most twice as big as what was received,
+    /// and no bigger than `ceiling`. A declared length is a ceiling here, never a reason to
+    /// allocate.
+    fn make_room(&mut self, more: usize, ceiling: usize) {
+        let needed = self.buffer.len() + more;
+        if needed > self.buffer.capacity() {
+            let doubled = needed.max(self.buffer.capacity().saturating_mul(2)).max(64);
+            let capacity = doubled.min(ceiling).max(needed);
+            self.buffer.reserve_exact(capacity - self.buffer.len());
+        }
     }
 
     /// Ends the message in the buffer; `None` if it was not kept.
@@ -144,8 +197,19 @@ impl Assembly {
 
     fn finish(&mut self) -> Option<MessageKind> {
         self.utf8 = Utf8Validator::new();
+        self.declared = 0;
         self.fragment_count = 0;
         self.empty_fragment_count = 0;
         self.kind.take().filter(|_| !self.is_discarding)
     }
+}
+
+/// The most room that is made for what a piece may inflate to before it is known.
+const INFLATE_STEP: usize = 16 * 1024;
+
+/// How much may be received of a message that must not be bigger than `max` once inflated: a
+/// compressor that finds nothing to compress makes a message a little bigger.
+fn max_compressed_size(max: usize) -> u64 {
+    let max = max as u64;
+    max.saturating_add(max / 8).saturating_add(1024)
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::DeflateConfig;
+
 /// Limits and clocks of a [`Connection`](crate::Connection); one value is shared by many.
 ///
 /// ```
@@ -21,6 +23,7 @@ pub struct Config {
     ping_interval: Option<Duration>,
     pong_timeout: Duration,
     close_timeout: Duration,
+    deflate: Option<DeflateConfig>,
 }
 
 impl Default for Config {
@@ -37,6 +40,8 @@ impl Default for Config {
             ping_interval: Some(Duration::from_secs(25)),
             pong_timeout: Duration::from_secs(8),
             close_timeout: Duration::from_secs(5),
+            // It costs much more time than it takes to copy a message, and can betray secrets.
+            deflate: None,
         }
     }
 }
@@ -65,7 +70,8 @@ macro_rules! settings {
 settings! {
     /// The size in bytes of the largest message accepted, default 1 MiB.
     ///
-    /// A larger one fails the connection with 1009 as soon as a header declares it. A connection
+    /// A larger one fails the connection with 1009 as soon as a header declares it, a compressed one
+    /// as soon as it has been inflated that far. A connection
     /// can pin up to this much memory for [`message_timeout`](Self::message_timeout).
     max_message_size, with_max_message_size: usize;
 
@@ -107,4 +113,8 @@ settings! {
 
     /// How long the peer may take to answer our close frame, default 5 s.
     close_timeout, with_close_timeout: Duration;
+
+    /// How messages are compressed where the handshake agreed upon it, default `None`: the
+    /// extension is neither offered nor accepted.
+    deflate, with_deflate: Option<DeflateConfig>;
 }

@@ -45,6 +45,9 @@ pub enum ProtocolError {
     /// A text message is not UTF-8.
     #[error("text is not UTF-8")]
     TextNotUtf8,
+    /// A compressed message is not a DEFLATE stream.
+    #[error("compressed message cannot be inflated")]
+    InvalidDeflateData,
     /// The payload of a close frame is a single byte.
     #[error("close payload of one byte")]
     TruncatedClosePayload,
@@ -61,7 +64,7 @@ pub enum ProtocolError {
     /// A message is, or would become, bigger than [`Config::max_message_size`](crate::Config::max_message_size).
     #[error("message of {size} bytes or more, limit {max}")]
     MessageTooBig {
-        /// What the frames declared so far add up to.
+        /// What the frames declared so far add up to, or what came out of a compressed message.
         size: u64,
         /// The limit.
         max: usize,
@@ -114,7 +117,7 @@ impl ProtocolError {
             | Self::TruncatedClosePayload
             | Self::InvalidReceivedCloseCode { .. }
             | Self::CloseReasonNotUtf8 => CloseCode::PROTOCOL,
-            Self::TextNotUtf8 => CloseCode::INVALID_PAYLOAD,
+            Self::TextNotUtf8 | Self::InvalidDeflateData => CloseCode::INVALID_PAYLOAD,
             Self::MessageTooBig { .. } => CloseCode::TOO_BIG,
             Self::TooManyFragments { .. }
             | Self::TooManyEmptyFragments { .. }

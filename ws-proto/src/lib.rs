@@ -67,6 +67,7 @@ mod assembly;
 mod close;
 mod config;
 mod connection;
+mod deflate;
 mod error;
 pub mod frame;
 pub mod handshake;
@@ -82,6 +83,10 @@ mod utf8;
 pub use self::close::{CloseCode, CloseFrame, InvalidCloseCode};
 pub use self::config::Config;
 pub use self::connection::{Connection, Event, Role, State};
+pub use self::deflate::{
+    DeflateConfig, DeflateLevel, DeflateParams, InvalidDeflateLevel, InvalidDeflateResponse,
+    InvalidWindowBits, WindowBits,
+};
 pub use self::error::{ProtocolError, SendError};
 pub use self::input::Input;
 pub use self::mask::mask;

@@ -1,8 +1,12 @@
 //! Messages: what the application sees, whole.
 
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
 use bytes::Bytes;
 
-use crate::frame;
+use crate::deflate::deflated_frame;
+use crate::{DeflateLevel, WindowBits, frame};
 
 /// The two kinds of message ([RFC 6455 §5.6](https://www.rfc-editor.org/rfc/rfc6455#section-5.6)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,21 +41,33 @@ impl<'a> Message<'a> {
     }
 }
 
-/// A message encoded once as a server's frame, to be shared by many connections.
+/// A message encoded as a server's frame, to be shared by many connections.
 ///
 /// Cloning shares the bytes. A server's frames are not masked, so the same bytes fit every
-/// connection; a client must encode each frame anew with
-/// [`Connection::send`](crate::Connection::send).
+/// connection; those that agreed upon compression share a compressed frame, which is made when the
+/// first of them asks for it with [`Connection::frame_of`](crate::Connection::frame_of).
 ///
 /// ```
 /// use ws_proto::{EncodedMessage, MessageKind};
 ///
 /// let hello = EncodedMessage::new(MessageKind::Text, b"Hello");
 /// assert_eq!(&hello.as_bytes()[..], b"\x81\x05Hello");
-/// assert_eq!(hello.payload_len(), 5);
+/// assert_eq!(hello.payload(), b"Hello");
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EncodedMessage(Bytes);
+#[derive(Clone)]
+pub struct EncodedMessage(Arc<Shared>);
+
+struct Shared {
+    kind: MessageKind,
+    /// The uncompressed frame.
+    plain: Bytes,
+    payload_len: usize,
+    may_be_compressed: bool,
+    /// The frame compressed for a window, from the smallest on; the plain one if that is no bigger.
+    deflated: [OnceLock<Bytes>; WINDOW_COUNT],
+}
+
+const WINDOW_COUNT: usize = (WindowBits::MAX.get() - WindowBits::MIN.get() + 1) as usize;
 
 impl EncodedMessage {
     /// Encodes `payload` as one unfragmented frame.
@@ -59,45 +75,89 @@ impl EncodedMessage {
     /// A text must be valid UTF-8; debug builds assert it.
     #[must_use]
     pub fn new(kind: MessageKind, payload: &[u8]) -> Self {
+        Self::encode(kind, payload, true)
+    }
+
+    /// Encodes a message that is never compressed, as
+    /// [`Connection::send_uncompressed`](crate::Connection::send_uncompressed) does.
+    ///
+    /// A text must be valid UTF-8; debug builds assert it.
+    #[must_use]
+    pub fn new_uncompressed(kind: MessageKind, payload: &[u8]) -> Self {
+        Self::encode(kind, payload, false)
+    }
+
+    fn encode(kind: MessageKind, payload: &[u8], may_be_compressed: bool) -> Self {
         let mut frame = Vec::with_capacity(payload.len() + frame::Header::MAX_SIZE);
         frame::encode_server(kind, payload, &mut frame);
-        Self(Bytes::from(frame))
+        Self(Arc::new(Shared {
+            kind,
+            plain: Bytes::from(frame),
+            payload_len: payload.len(),
+            may_be_compressed,
+            deflated: Default::default(),
+        }))
     }
 
-    /// Returns the frame: header and payload.
+    /// Returns whether it is text or binary.
+    #[must_use]
+    pub fn kind(&self) -> MessageKind {
+        self.0.kind
+    }
+
+    /// Returns the uncompressed frame: header and payload.
     #[must_use]
     pub fn as_bytes(&self) -> &Bytes {
-        &self.0
+        &self.0.plain
     }
 
-    /// Returns the size of the payload in bytes.
+    /// Returns the payload.
     #[must_use]
-    pub fn payload_len(&self) -> usize {
-        // An unmasked header is 2, 4 or 10 bytes long, as the second byte says.
-        let header = match self.0[1] {
-            126 => 4,
-            127 => 10,
-            _ => 2,
-        };
-        self.0.len() - header
+    pub fn payload(&self) -> &[u8] {
+        let header = self.0.plain.len() - self.0.payload_len;
+        &self.0.plain[header..]
+    }
+
+    pub(crate) fn may_be_compressed(&self) -> bool {
+        self.0.may_be_compressed
+    }
+
+    /// Returns the frame compressed by itself, or the plain one if that is no bigger.
+    pub(crate) fn deflated(&self, bits: WindowBits, level: DeflateLevel) -> &Bytes {
+        let place = usize::from(bits.get() - WindowBits::MIN.get());
+        self.0.deflated[place].get_or_init(|| {
+            deflated_frame(self.0.kind.into(), bits, level, self.payload())
+                .map_or_else(|| self.0.plain.clone(), Bytes::from)
+        })
     }
 }
 
-impl From<EncodedMessage> for Bytes {
-    fn from(message: EncodedMessage) -> Self {
-        message.0
+impl fmt::Debug for EncodedMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EncodedMessage")
+            .field("kind", &self.0.kind)
+            .field("payload_len", &self.0.payload_len)
+            .finish_non_exhaustive()
     }
 }
+
+impl PartialEq for EncodedMessage {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.plain == other.0.plain
+    }
+}
+
+impl Eq for EncodedMessage {}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn payload_len_is_right_at_every_header_size() {
+    fn payload_is_found_behind_every_header_size() {
         for len in [0, 1, 125, 126, 127, 65_535, 65_536, 70_000] {
             let message = EncodedMessage::new(MessageKind::Binary, &vec![7; len]);
-            assert_eq!(message.payload_len(), len);
+            assert_eq!(message.payload(), vec![7; len]);
         }
     }
 

@@ -7,9 +7,12 @@ use std::time::Instant;
 
 use proptest::prelude::*;
 
+use crate::deflate::RSV1;
 use crate::frame::Header;
+use crate::handshake::ExtensionOffer;
 use crate::{
-    CloseCode, CloseFrame, Connection, Event, Input, MessageKind, Opcode, ProtocolError, mask,
+    CloseCode, CloseFrame, Connection, DeflateConfig, DeflateLevel, DeflateParams, Event, Input,
+    MessageKind, Opcode, ProtocolError, WindowBits, mask,
 };
 
 /// An [`Event`] that owns its payload, to be kept and compared.
@@ -82,6 +85,8 @@ pub fn cut(len: usize, sizes: &[usize]) -> Vec<Range<usize>> {
 pub struct TestFrame {
     /// The FIN bit.
     pub fin: bool,
+    /// The reserved bits, in their place in the first byte.
+    pub rsv: u8,
     /// What the frame is.
     pub opcode: Opcode,
     /// The masking key of a client's frame.
@@ -97,6 +102,7 @@ impl TestFrame {
         let key = Some([0x37, 0xFA, 0x21, 0x3D]);
         Self {
             fin: true,
+            rsv: 0,
             opcode,
             key,
             payload: payload.into(),
@@ -108,6 +114,7 @@ impl TestFrame {
     pub fn server(opcode: Opcode, payload: impl Into<Vec<u8>>) -> Self {
         Self {
             fin: true,
+            rsv: 0,
             opcode,
             key: None,
             payload: payload.into(),
@@ -120,15 +127,25 @@ impl TestFrame {
         Self { fin: false, ..self }
     }
 
+    /// The same frame with the bit that says that its message is compressed.
+    #[must_use]
+    pub fn compressed(self) -> Self {
+        Self { rsv: RSV1, ..self }
+    }
+
     /// Appends the frame's bytes to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let payload_len = self.payload.len() as u64;
         let Self {
-            fin, opcode, key, ..
+            fin,
+            rsv,
+            opcode,
+            key,
+            ..
         } = *self;
         Header {
             fin,
-            rsv: 0,
+            rsv,
             opcode,
             mask: key,
             payload_len,
@@ -199,6 +216,7 @@ pub fn fragmented() -> impl Strategy<Value = Vec<TestFrame>> {
             let (fin, payload) = (index == last, piece.to_vec());
             frames.push(TestFrame {
                 fin,
+                rsv: 0,
                 opcode,
                 key: Some(key),
                 payload,
@@ -207,6 +225,7 @@ pub fn fragmented() -> impl Strategy<Value = Vec<TestFrame>> {
                 let (opcode, payload) = (*opcode, payload.clone());
                 frames.push(TestFrame {
                     fin: true,
+                    rsv: 0,
                     opcode,
                     key: Some(key),
                     payload,
@@ -236,11 +255,44 @@ pub fn wild_frame() -> impl Strategy<Value = TestFrame> {
     (prop::bool::weighted(0.7), opcode, key, payload).prop_map(|(fin, opcode, key, payload)| {
         TestFrame {
             fin,
+            rsv: 0,
             opcode,
             key,
             payload,
         }
     })
+}
+
+/// Settings of permessage-deflate, all of them possible.
+pub fn deflate_config() -> impl Strategy<Value = DeflateConfig> {
+    let bits = || (8_u8..=15).prop_map(|bits| WindowBits::new(bits).expect("8 to 15 exist"));
+    let level = (1_u8..=9).prop_map(|level| DeflateLevel::new(level).expect("1 to 9 exist"));
+    (level, 0_usize..100, any::<(bool, bool)>(), bits(), bits()).prop_map(
+        |(level, min_size, (server_takeover, client_takeover), server_bits, client_bits)| {
+            DeflateConfig::default()
+                .with_level(level)
+                .with_min_size(min_size)
+                .with_server_context_takeover(server_takeover)
+                .with_client_context_takeover(client_takeover)
+                .with_server_max_window_bits(server_bits)
+                .with_client_max_window_bits(client_bits)
+        },
+    )
+}
+
+/// Returns what a client and a server of these settings agree upon, each as it sees it.
+///
+/// # Panics
+///
+/// If they do not: any two settings fit.
+#[must_use]
+pub fn agree(client: &DeflateConfig, server: &DeflateConfig) -> (DeflateParams, DeflateParams) {
+    let offers = ExtensionOffer::parse(&client.offer()).expect("an offer follows the grammar");
+    let servers = server.accept(&offers).expect("an offer can be taken up");
+    let response =
+        ExtensionOffer::parse(&servers.to_string()).expect("a response follows the grammar");
+    let clients = client.agree(&response).expect("the response fits");
+    (clients.expect("the server accepted"), servers)
 }
 
 /// Close frames that may be sent.

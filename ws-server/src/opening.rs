@@ -328,7 +328,7 @@ impl Opening<'_> {
             .map(|value| ("Set-Cookie", value.as_str()))
             .collect();
         let response = upgrade
-            .accept(None, &set_cookies)
+            .accept(None, None, &set_cookies)
             .map_err(|error| internal(&error))?;
         Ok(Admitted {
             visitor,

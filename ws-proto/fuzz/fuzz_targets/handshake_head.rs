@@ -32,7 +32,7 @@ fuzz_target!(|data: &[u8]| {
         Ok(None) => return,
         Ok(Some(head)) => match Upgrade::new(&head) {
             Ok(upgrade) => {
-                upgrade.accept(None, &[]).expect("nothing is added");
+                upgrade.accept(None, None, &[]).expect("nothing is added");
                 return;
             }
             Err(rejection) => rejection,

@@ -6,12 +6,18 @@ mod timers;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use self::receive::{ArrivingFrame, PartialHeader};
 use self::timers::{Due, Timers};
 use crate::assembly::Assembly;
+use crate::deflate::{self, Deflate};
 use crate::mask::MaskingKeys;
 use crate::rate::Bucket;
-use crate::{CloseFrame, Config, Message, MessageKind, Opcode, ProtocolError, SendError, frame};
+use crate::{
+    CloseFrame, Config, DeflateConfig, DeflateParams, EncodedMessage, Message, MessageKind, Opcode,
+    ProtocolError, SendError, frame,
+};
 
 /// Which end of the connection this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,7 +71,8 @@ pub enum Event<'a> {
 ///    closes first; a client waits a moment for it
 ///    ([RFC 6455 §7.1.1](https://www.rfc-editor.org/rfc/rfc6455#section-7.1.1)).
 ///
-/// Between messages it holds no heap memory.
+/// Between messages it holds no heap memory, unless compression with context takeover was agreed
+/// upon.
 #[derive(Debug)]
 pub struct Connection {
     config: Arc<Config>,
@@ -76,6 +83,8 @@ pub struct Connection {
     partial_header: PartialHeader,
     frame: Option<ArrivingFrame>,
     assembly: Assembly,
+    /// `None` unless the handshake agreed upon compression.
+    deflate: Option<Deflate>,
     /// The payload of a control frame that did not arrive whole.
     control: Vec<u8>,
     /// The payload of the pong to be sent.
@@ -130,11 +139,22 @@ impl Connection {
             partial_header: PartialHeader::default(),
             frame: None,
             assembly: Assembly::default(),
+            deflate: None,
             control: Vec::new(),
             pong: None,
             is_ping_queued: false,
             control_frames: Bucket::new(now),
         }
+    }
+
+    /// Compresses and inflates as the opening handshake agreed
+    /// ([RFC 7692](https://www.rfc-editor.org/rfc/rfc7692)).
+    ///
+    /// Level and smallest size are those of [`Config::deflate`].
+    #[must_use]
+    pub fn with_deflate(mut self, params: DeflateParams) -> Self {
+        self.deflate = Some(Deflate::new(params));
+        self
     }
 
     /// Returns which end this is.
@@ -191,7 +211,7 @@ impl Connection {
         Some(Event::Failed(error))
     }
 
-    /// Appends a message, as one frame, to `out`.
+    /// Appends a message, as one frame, to `out`; compressed if that was agreed upon and pays.
     ///
     /// # Errors
     ///
@@ -202,17 +222,66 @@ impl Connection {
         payload: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<(), SendError> {
-        // RFC 6455 §5.5.1: no data frames after a close frame.
+        self.check_send(kind, payload)?;
+        if !self.encode_deflated(kind, payload, out) {
+            self.encode_plain(kind, payload, out);
+        }
+        Ok(())
+    }
+
+    /// Appends a message, as one frame, to `out`, and never compresses it.
+    ///
+    /// This is for messages that hold a secret beside text that somebody else may choose: their
+    /// compressed size would tell about the secret
+    /// ([RFC 7692 §8](https://www.rfc-editor.org/rfc/rfc7692#section-8)).
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`] if the connection is not open or a text is not UTF-8; `out` is unchanged.
+    pub fn send_uncompressed(
+        &mut self,
+        kind: MessageKind,
+        payload: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), SendError> {
+        self.check_send(kind, payload)?;
+        self.encode_plain(kind, payload, out);
+        Ok(())
+    }
+
+    /// Returns a message that is shared by many connections as a frame for this one.
+    ///
+    /// A server's connections share the plain frame, and also the compressed one as far as they
+    /// agreed upon the same window without context takeover: it is made once, by the first that
+    /// needs it. Every other connection gets a frame of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Closing`] if the connection is not open.
+    pub fn frame_of(&mut self, message: &EncodedMessage) -> Result<Bytes, SendError> {
         if self.phase != Phase::Open {
             return Err(SendError::Closing);
         }
-        // RFC 6455 §5.6: a text message is UTF-8 as a whole.
-        if kind == MessageKind::Text && simdutf8::basic::from_utf8(payload).is_err() {
-            return Err(SendError::NotUtf8);
+        let (kind, payload) = (message.kind(), message.payload());
+        let settings = self.config.deflate().unwrap_or_default();
+        let is_deflated = message.may_be_compressed() && is_worthwhile(payload, &settings);
+        let direction = self
+            .deflate
+            .as_ref()
+            .filter(|_| is_deflated)
+            .map(|deflate| deflate.direction(self.role()));
+        match (self.role(), direction) {
+            (Role::Server, None) => return Ok(message.as_bytes().clone()),
+            (Role::Server, Some(direction)) if !direction.takeover => {
+                return Ok(message.deflated(direction.bits, settings.level()).clone());
+            }
+            (Role::Server, Some(_)) | (Role::Client, _) => {}
         }
-        let key = self.next_masking_key();
-        frame::encode(kind.into(), payload, key, out);
-        Ok(())
+        let mut frame = Vec::new();
+        if !is_deflated || !self.encode_deflated(kind, payload, &mut frame) {
+            self.encode_plain(kind, payload, &mut frame);
+        }
+        Ok(frame.into())
     }
 
     /// Begins the closing handshake: queues our close frame, with or without code and reason.
@@ -228,6 +297,9 @@ impl Connection {
         self.close_out = CloseOut::Queued(frame);
         self.is_ping_queued = false;
         self.assembly.discard();
+        if let Some(deflate) = &mut self.deflate {
+            deflate.clear();
+        }
         self.timers.close_begun(&self.config, now);
     }
 
@@ -297,10 +369,45 @@ impl Connection {
         self.frame = None;
         self.is_ping_queued = false;
         self.assembly = Assembly::default();
+        if let Some(deflate) = &mut self.deflate {
+            deflate.clear();
+        }
         self.timers.close_begun(&self.config, now);
         if matches!(self.close_out, CloseOut::Sent) {
             self.timers.clear();
         }
+    }
+
+    fn check_send(&self, kind: MessageKind, payload: &[u8]) -> Result<(), SendError> {
+        // RFC 6455 §5.5.1: no data frames after a close frame.
+        if self.phase != Phase::Open {
+            return Err(SendError::Closing);
+        }
+        // RFC 6455 §5.6: a text message is UTF-8 as a whole.
+        if kind == MessageKind::Text && simdutf8::basic::from_utf8(payload).is_err() {
+            return Err(SendError::NotUtf8);
+        }
+        Ok(())
+    }
+
+    fn encode_plain(&mut self, kind: MessageKind, payload: &[u8], out: &mut Vec<u8>) {
+        let key = self.next_masking_key();
+        frame::encode(kind.into(), payload, key, out);
+    }
+
+    /// Appends a compressed message; `false` if it is to be sent as it is.
+    fn encode_deflated(&mut self, kind: MessageKind, payload: &[u8], out: &mut Vec<u8>) -> bool {
+        let settings = self.config.deflate().unwrap_or_default();
+        if self.deflate.is_none() || !is_worthwhile(payload, &settings) {
+            return false;
+        }
+        let (role, key) = (self.role(), self.next_masking_key());
+        let Some(deflate) = &mut self.deflate else {
+            return false;
+        };
+        deflate::encode(kind.into(), key, out, |out| {
+            deflate.compress(role, settings.level(), payload, out)
+        })
     }
 
     fn encode_control(&mut self, opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
@@ -312,4 +419,9 @@ impl Connection {
         // RFC 6455 §5.3: a client masks each frame with a fresh key; §5.1: a server masks none.
         self.masking_keys.as_mut().map(|keys| keys.next_key())
     }
+}
+
+/// Tells whether a message is long enough to be compressed.
+fn is_worthwhile(payload: &[u8], settings: &DeflateConfig) -> bool {
+    payload.len() >= settings.min_size().max(1)
 }

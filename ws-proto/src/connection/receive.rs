@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use super::{CloseOut, Connection, Event, Phase};
+use crate::deflate::RSV1;
 use crate::frame::Header;
 use crate::mask::{advance_key, mask};
 use crate::{CloseFrame, Input, Message, MessageKind, Opcode, ProtocolError, Role};
@@ -113,15 +114,21 @@ impl Connection {
         }
     }
 
-    /// Reads a header, keeping its beginning if the rest is not there.
-    fn read_header(&mut self, input: &mut Input<'_>) -> Result<Option<Header>, ProtocolError> {
-        let sender = match self.role() {
+    fn peer_role(&self) -> Role {
+        match self.role() {
             Role::Server => Role::Client,
             Role::Client => Role::Server,
-        };
+        }
+    }
+
+    /// Reads a header, keeping its beginning if the rest is not there.
+    fn read_header(&mut self, input: &mut Input<'_>) -> Result<Option<Header>, ProtocolError> {
+        let sender = self.peer_role();
+        // RFC 7692 §6: the bit has a meaning once the extension is agreed upon.
+        let rsv_allowed = if self.deflate.is_some() { RSV1 } else { 0 };
         let partial = &mut self.partial_header;
         if partial.len == 0
-            && let Some((header, size)) = Header::decode(input.rest(), sender, 0)?
+            && let Some((header, size)) = Header::decode(input.rest(), sender, rsv_allowed)?
         {
             input.take(size);
             return Ok(Some(header));
@@ -132,7 +139,7 @@ impl Connection {
             partial.bytes[usize::from(partial.len)] = input.slice(at)[0];
             partial.len += 1;
             let known = &partial.bytes[..usize::from(partial.len)];
-            if let Some((header, _)) = Header::decode(known, sender, 0)? {
+            if let Some((header, _)) = Header::decode(known, sender, rsv_allowed)? {
                 partial.len = 0;
                 return Ok(Some(header));
             }
@@ -192,6 +199,9 @@ impl Connection {
         input: &mut Input<'_>,
     ) -> Result<Option<Step>, ProtocolError> {
         let (piece, is_whole) = self.take_payload(frame, input);
+        if self.assembly.is_compressed() {
+            return self.read_compressed(frame, input.slice(piece));
+        }
         if is_whole && frame.fin && frame.opcode != Opcode::Continuation {
             let kind = self.assembly.whole(input.slice(piece.clone()))?;
             return Ok(kind.map(|kind| Step::Message(kind, Place::Input(piece))));
@@ -201,6 +211,28 @@ impl Connection {
         if self.frame.is_some() || !frame.fin {
             return Ok(None);
         }
+        let kind = self.assembly.complete()?;
+        self.timers.message_ended();
+        Ok(kind.map(|kind| Step::Message(kind, Place::Buffer)))
+    }
+
+    fn read_compressed(
+        &mut self,
+        frame: ArrivingFrame,
+        piece: &[u8],
+    ) -> Result<Option<Step>, ProtocolError> {
+        let sender = self.peer_role();
+        let deflate = self
+            .deflate
+            .as_mut()
+            .expect("a frame says that it is compressed only if that was agreed upon");
+        let inflater = deflate.inflater(sender);
+        self.assembly.inflate(piece, inflater)?;
+        if self.frame.is_some() || !frame.fin {
+            return Ok(None);
+        }
+        inflater.finish()?;
+        deflate.message_ended(sender);
         let kind = self.assembly.complete()?;
         self.timers.message_ended();
         Ok(kind.map(|kind| Step::Message(kind, Place::Buffer)))

@@ -7,7 +7,8 @@ use super::field::{elements, is_field_value, is_token, trim};
 use super::response::push_header;
 use super::scan::Scan;
 use super::upgrade::accept_key;
-use super::{HeadLimits, Rejection};
+use super::{HeadLimits, Rejection, extension};
+use crate::{DeflateConfig, DeflateParams};
 
 /// A client's request for a WebSocket ([RFC 6455 §4.1](https://www.rfc-editor.org/rfc/rfc6455#section-4.1)).
 ///
@@ -25,6 +26,7 @@ pub struct ClientHandshake {
     target: String,
     key: String,
     protocols: Vec<String>,
+    deflate: Option<DeflateConfig>,
     headers: Vec<(String, String)>,
 }
 
@@ -51,6 +53,7 @@ impl ClientHandshake {
             target: target.to_owned(),
             key: STANDARD.encode(key),
             protocols: Vec::new(),
+            deflate: None,
             headers: Vec::new(),
         })
     }
@@ -66,6 +69,13 @@ impl ClientHandshake {
         }
         self.protocols.push(protocol.to_owned());
         Ok(self)
+    }
+
+    /// Offers compression.
+    #[must_use]
+    pub fn with_deflate(mut self, config: DeflateConfig) -> Self {
+        self.deflate = Some(config);
+        self
     }
 
     /// Adds a header, such as `Cookie` or `Origin`.
@@ -97,6 +107,9 @@ impl ClientHandshake {
                 &self.protocols.join(", "),
             );
         }
+        if let Some(deflate) = &self.deflate {
+            push_header(&mut head, "Sec-WebSocket-Extensions", &deflate.offer());
+        }
         for (name, value) in &self.headers {
             push_header(&mut head, name, value);
         }
@@ -111,6 +124,7 @@ impl ClientHandshake {
             scan: Some(Scan::new(limits)),
             accept_key: accept_key(self.key.as_bytes()),
             protocols: self.protocols.clone(),
+            deflate: self.deflate,
         }
     }
 }
@@ -139,6 +153,7 @@ pub struct ResponseReader {
     scan: Option<Scan>,
     accept_key: String,
     protocols: Vec<String>,
+    deflate: Option<DeflateConfig>,
 }
 
 /// The server's consent.
@@ -146,6 +161,8 @@ pub struct ResponseReader {
 pub struct Accepted {
     /// The subprotocol that the server chose.
     pub protocol: Option<String>,
+    /// The compression agreed upon, for [`Connection::with_deflate`](crate::Connection::with_deflate).
+    pub deflate: Option<DeflateParams>,
     /// Bytes behind the head: the first frames.
     pub rest: Vec<u8>,
 }
@@ -172,8 +189,8 @@ pub enum HandshakeError {
     /// The server chose a subprotocol that was not offered.
     #[error("subprotocol was not offered")]
     ProtocolNotOffered,
-    /// The server chose an extension that was not offered.
-    #[error("extension was not offered")]
+    /// The server chose an extension that was not offered, or not as it was offered.
+    #[error("extension was not offered like that")]
     ExtensionNotOffered,
 }
 
@@ -207,9 +224,10 @@ impl ResponseReader {
             Ok(httparse::Status::Complete(_)) => {}
             Ok(httparse::Status::Partial) | Err(_) => return Err(HandshakeError::Malformed),
         }
-        let protocol = self.check(&response)?;
+        let (protocol, deflate) = self.check(&response)?;
         Ok(Some(Accepted {
             protocol,
+            deflate,
             rest: input[consumed..].to_vec(),
         }))
     }
@@ -218,7 +236,7 @@ impl ResponseReader {
     fn check(
         &self,
         response: &httparse::Response<'_, '_>,
-    ) -> Result<Option<String>, HandshakeError> {
+    ) -> Result<(Option<String>, Option<DeflateParams>), HandshakeError> {
         let values = |name: &'static str| {
             let headers = response.headers.iter();
             headers
@@ -240,15 +258,19 @@ impl ResponseReader {
         if !values("Sec-WebSocket-Accept").eq([self.accept_key.as_bytes()]) {
             return Err(HandshakeError::WrongAcceptKey);
         }
-        if values("Sec-WebSocket-Extensions")
-            .flat_map(elements)
-            .next()
-            .is_some()
-        {
-            return Err(HandshakeError::ExtensionNotOffered);
+        let mut extensions = Vec::new();
+        for value in values("Sec-WebSocket-Extensions") {
+            extension::parse(value, &mut extensions).map_err(|_| HandshakeError::Malformed)?;
         }
+        let deflate = match &self.deflate {
+            Some(offered) => offered
+                .agree(&extensions)
+                .map_err(|_| HandshakeError::ExtensionNotOffered)?,
+            None if extensions.is_empty() => None,
+            None => return Err(HandshakeError::ExtensionNotOffered),
+        };
         let mut chosen = values("Sec-WebSocket-Protocol");
-        match (chosen.next(), chosen.next()) {
+        let protocol = match (chosen.next(), chosen.next()) {
             (None, _) => Ok(None),
             (Some(protocol), None) => self
                 .protocols
@@ -257,6 +279,7 @@ impl ResponseReader {
                 .map(|offered| Some(offered.clone()))
                 .ok_or(HandshakeError::ProtocolNotOffered),
             (Some(_), Some(_)) => Err(HandshakeError::ProtocolNotOffered),
-        }
+        }?;
+        Ok((protocol, deflate))
     }
 }

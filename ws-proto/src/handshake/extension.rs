@@ -12,7 +12,23 @@ pub struct ExtensionOffer {
     parameters: Vec<(String, Option<String>)>,
 }
 
+/// A value of `Sec-WebSocket-Extensions` does not follow the grammar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed extension header")]
+pub struct InvalidExtensions;
+
 impl ExtensionOffer {
+    /// Reads the value of a `Sec-WebSocket-Extensions` header, an offer's or a response's.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidExtensions`] if it does not follow the grammar.
+    pub fn parse(value: &str) -> Result<Vec<Self>, InvalidExtensions> {
+        let mut offers = Vec::new();
+        parse(value.as_bytes(), &mut offers)?;
+        Ok(offers)
+    }
+
     /// Returns the name, such as `permessage-deflate`.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -27,22 +43,25 @@ impl ExtensionOffer {
     }
 }
 
-/// Appends the offers of one header line to `offers`; `None` if it does not follow the grammar.
-pub(super) fn parse(value: &[u8], offers: &mut Vec<ExtensionOffer>) -> Option<()> {
+/// Appends the offers of one header line to `offers`.
+pub(super) fn parse(
+    value: &[u8],
+    offers: &mut Vec<ExtensionOffer>,
+) -> Result<(), InvalidExtensions> {
     let mut cursor = Cursor { rest: value };
     loop {
         while cursor.accept(b',') {}
         if cursor.rest.is_empty() {
-            return Some(());
+            return Ok(());
         }
         let mut offer = ExtensionOffer {
-            name: cursor.token()?,
+            name: cursor.token().ok_or(InvalidExtensions)?,
             parameters: Vec::new(),
         };
         while cursor.accept(b';') {
-            let name = cursor.token()?;
+            let name = cursor.token().ok_or(InvalidExtensions)?;
             let value = if cursor.accept(b'=') {
-                Some(cursor.value()?)
+                Some(cursor.value().ok_or(InvalidExtensions)?)
             } else {
                 None
             };
@@ -50,7 +69,7 @@ pub(super) fn parse(value: &[u8], offers: &mut Vec<ExtensionOffer>) -> Option<()
         }
         offers.push(offer);
         if !cursor.rest.is_empty() && !cursor.accept(b',') {
-            return None;
+            return Err(InvalidExtensions);
         }
     }
 }
@@ -116,14 +135,9 @@ impl Cursor<'_> {
 mod tests {
     use super::*;
 
-    fn parsed(value: &str) -> Option<Vec<ExtensionOffer>> {
-        let mut offers = Vec::new();
-        parse(value.as_bytes(), &mut offers).map(|()| offers)
-    }
-
     #[test]
     fn offers_keep_their_order_and_parameters() {
-        let offers = parsed(
+        let offers = ExtensionOffer::parse(
             "permessage-deflate; client_max_window_bits; server_max_window_bits=10, , \
              x-other;a = \"b\\c\"",
         )
@@ -152,8 +166,12 @@ mod tests {
             "a=b",
             "é",
         ] {
-            assert_eq!(parsed(value), None, "{value}");
+            assert_eq!(
+                ExtensionOffer::parse(value),
+                Err(InvalidExtensions),
+                "{value}"
+            );
         }
-        assert_eq!(parsed(""), Some(vec![]));
+        assert_eq!(ExtensionOffer::parse(""), Ok(vec![]));
     }
 }

@@ -18,7 +18,7 @@
 //!     .expect("the head is complete");
 //! assert_eq!(head.target(), "/chat");
 //!
-//! let answer = Upgrade::new(&head)?.accept(None, &[]).expect("nothing is added");
+//! let answer = Upgrade::new(&head)?.accept(None, None, &[]).expect("nothing is added");
 //! assert!(answer.starts_with(b"HTTP/1.1 101 Switching Protocols\r\n"));
 //! # Ok::<(), ws_proto::handshake::Rejection>(())
 //! ```
@@ -33,7 +33,7 @@ mod scan;
 mod upgrade;
 
 pub use self::client::{Accepted, ClientHandshake, HandshakeError, InvalidRequest, ResponseReader};
-pub use self::extension::ExtensionOffer;
+pub use self::extension::{ExtensionOffer, InvalidExtensions};
 pub use self::head::{HeadReader, RequestHead, Version};
 pub use self::rejection::{BadRequest, Rejection};
 pub use self::response::response;

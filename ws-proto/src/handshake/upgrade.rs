@@ -9,6 +9,7 @@ use super::extension::{self, ExtensionOffer};
 use super::field::{elements, is_field_value, is_token};
 use super::response::push_header;
 use super::{BadRequest, Rejection, RequestHead, Version};
+use crate::DeflateParams;
 
 /// A request for a WebSocket that follows all rules ([RFC 6455 §4.2.1](https://www.rfc-editor.org/rfc/rfc6455#section-4.2.1)).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +49,7 @@ impl Upgrade {
         let protocols = protocols(head)?;
         let mut extensions = Vec::new();
         for value in head.values("Sec-WebSocket-Extensions") {
-            extension::parse(value, &mut extensions).ok_or(BadRequest::InvalidExtensions)?;
+            extension::parse(value, &mut extensions).map_err(|_| BadRequest::InvalidExtensions)?;
         }
         Ok(Self {
             accept_key: accept_key(key),
@@ -68,7 +69,8 @@ impl Upgrade {
         &self.extensions
     }
 
-    /// Makes the 101, with the subprotocol chosen and headers of the application's.
+    /// Makes the 101, with the subprotocol chosen, the compression agreed upon (see
+    /// [`DeflateConfig::accept`](crate::DeflateConfig::accept)) and headers of the application's.
     ///
     /// # Errors
     ///
@@ -77,6 +79,7 @@ impl Upgrade {
     pub fn accept(
         &self,
         protocol: Option<&str>,
+        deflate: Option<&DeflateParams>,
         extra_headers: &[(&str, &str)],
     ) -> Result<Vec<u8>, AcceptError> {
         let mut head = String::with_capacity(192);
@@ -90,6 +93,9 @@ impl Upgrade {
                 return Err(AcceptError::ProtocolNotOffered);
             }
             push_header(&mut head, "Sec-WebSocket-Protocol", protocol);
+        }
+        if let Some(deflate) = deflate {
+            push_header(&mut head, "Sec-WebSocket-Extensions", &deflate.to_string());
         }
         for (name, value) in extra_headers {
             if !is_token(name.as_bytes()) || !is_field_value(value.as_bytes()) || is_ours(name) {

@@ -72,7 +72,7 @@ fn refusal(refused: Result<Upgrade, Rejection>, expected: &Rejection, status: u1
 
 #[test]
 fn rfc_handshake_is_accepted() {
-    let answer = request(&UPGRADE).unwrap().accept(None, &[]).unwrap();
+    let answer = request(&UPGRADE).unwrap().accept(None, None, &[]).unwrap();
     let expected = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
                     Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
     assert_eq!(String::from_utf8(answer).unwrap(), expected);
@@ -211,13 +211,13 @@ fn t09_only_a_subprotocol_that_was_offered_is_echoed() {
     .concat();
     let upgrade = request(&headers).unwrap();
     assert_eq!(upgrade.protocols().collect::<Vec<_>>(), ["b", "a", "c"]);
-    let answer = String::from_utf8(upgrade.accept(Some("a"), &[]).unwrap()).unwrap();
+    let answer = String::from_utf8(upgrade.accept(Some("a"), None, &[]).unwrap()).unwrap();
     assert!(answer.contains("\r\nSec-WebSocket-Protocol: a\r\n"));
     assert_eq!(
-        upgrade.accept(Some("d"), &[]),
+        upgrade.accept(Some("d"), None, &[]),
         Err(AcceptError::ProtocolNotOffered)
     );
-    let silent = String::from_utf8(upgrade.accept(None, &[]).unwrap()).unwrap();
+    let silent = String::from_utf8(upgrade.accept(None, None, &[]).unwrap()).unwrap();
     assert!(!silent.contains("Protocol:"));
 }
 
@@ -226,7 +226,7 @@ fn extensions_are_declined_by_silence() {
     let offer = "permessage-deflate; client_max_window_bits";
     let upgrade = request(&plus("Sec-WebSocket-Extensions", offer)).unwrap();
     assert_eq!(upgrade.extensions()[0].name(), "permessage-deflate");
-    let answer = String::from_utf8(upgrade.accept(None, &[]).unwrap()).unwrap();
+    let answer = String::from_utf8(upgrade.accept(None, None, &[]).unwrap()).unwrap();
     assert!(!answer.contains("Extensions"));
     let refused = request(&plus("Sec-WebSocket-Extensions", "a;;"));
     refusal(refused, &bad(BadRequest::InvalidExtensions), 400);
@@ -236,7 +236,7 @@ fn extensions_are_declined_by_silence() {
 fn t09_headers_of_the_application_cannot_split_the_101() {
     let upgrade = request(&UPGRADE).unwrap();
     let answer = upgrade
-        .accept(None, &[("Set-Cookie", "a=b; Path=/"), ("X", "1")])
+        .accept(None, None, &[("Set-Cookie", "a=b; Path=/"), ("X", "1")])
         .unwrap();
     let answer = String::from_utf8(answer).unwrap();
     assert!(answer.ends_with("\r\nSet-Cookie: a=b; Path=/\r\nX: 1\r\n\r\n"));
@@ -253,7 +253,7 @@ fn t09_headers_of_the_application_cannot_split_the_101() {
         ("Sec-WebSocket-Extensions", "permessage-deflate"),
         ("sec-websocket-accept", "x"),
     ] {
-        let refused = upgrade.accept(None, &[(name, value)]);
+        let refused = upgrade.accept(None, None, &[(name, value)]);
         assert_eq!(refused, Err(AcceptError::InvalidHeader), "{name}: {value}");
     }
 }

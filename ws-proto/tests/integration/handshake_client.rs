@@ -44,7 +44,10 @@ fn server_accepts_what_the_client_asks() {
     assert_eq!(head.target(), "/chat?a=b");
     assert_eq!(head.header("Host"), Some("example.com:81"));
     assert_eq!(head.header("Cookie"), Some("x=y"));
-    let mut answer = Upgrade::new(&head).unwrap().accept(Some("b"), &[]).unwrap();
+    let mut answer = Upgrade::new(&head)
+        .unwrap()
+        .accept(Some("b"), None, &[])
+        .unwrap();
     answer.extend(b"\x89\x00");
 
     // Cut into bytes, the head ends where it ends.
@@ -71,6 +74,7 @@ fn response_is_accepted_whatever_the_case_of_its_tokens() {
         accepted,
         Accepted {
             protocol: None,
+            deflate: None,
             rest: vec![]
         }
     );

@@ -2,7 +2,10 @@
 
 mod closing;
 mod control;
+mod deflate;
+mod deflate_reference;
 mod differential;
+mod extension;
 mod fragments;
 mod frames;
 mod handshake;

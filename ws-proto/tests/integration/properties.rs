@@ -146,7 +146,7 @@ proptest! {
             prop_assert_eq!(&parts, &whole);
         }
         if let Ok(Some(head)) = whole {
-            let _ = Upgrade::new(&head).map(|upgrade| upgrade.accept(None, &[]));
+            let _ = Upgrade::new(&head).map(|upgrade| upgrade.accept(None, None, &[]));
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ws_proto::testing::{OwnedEvent, TestFrame, receive_all};
-use ws_proto::{CloseCode, CloseFrame, Config, Connection, ProtocolError, State};
+use ws_proto::{CloseCode, CloseFrame, Config, Connection, DeflateParams, ProtocolError, State};
 
 pub(crate) const SEED: [u8; 32] = [7; 32];
 
@@ -43,10 +43,19 @@ impl End {
     }
 
     pub(crate) fn client() -> Self {
+        Self::client_with(Config::default())
+    }
+
+    /// Lets the connection compress as was agreed upon.
+    pub(crate) fn with_deflate(mut self, params: DeflateParams) -> Self {
+        self.connection = self.connection.with_deflate(params);
+        self
+    }
+
+    pub(crate) fn client_with(config: Config) -> Self {
         let now = origin();
-        let connection = Connection::client(Arc::new(Config::default()), SEED, now);
         Self {
-            connection,
+            connection: Connection::client(Arc::new(config), SEED, now),
             now,
             out: Vec::new(),
         }

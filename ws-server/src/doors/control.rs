@@ -221,8 +221,8 @@ async fn send(
         _ => return Err(ApiError::bad("exactly one of text and base64")),
     };
     let max = api.server.config.limits().max_message_size;
-    if message.payload_len() > max {
-        return Err(ApiError::too_large(message.payload_len(), max));
+    if message.payload().len() > max {
+        return Err(ApiError::too_large(message.payload().len(), max));
     }
     let receipt = api
         .server
