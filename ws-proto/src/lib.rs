@@ -1,5 +1,5 @@
-//! RFC 6455 without I/O: the opening handshake, frames, messages and the closing handshake of a
-//! WebSocket, for both roles.
+//! RFC 6455 and RFC 7692 without I/O: the opening handshake, frames, messages, compression and the
+//! closing handshake of a WebSocket, for both roles.
 //!
 //! Nothing here knows a socket, a clock, a thread or a runtime. Bytes come in as slices, cut
 //! anywhere; bytes go out by being appended to a vector; the time is an argument. What a connection
@@ -12,10 +12,11 @@
 //! - [`Connection`]: turns bytes into [`Event`]s. It refuses what the RFC forbids at the very byte,
 //!   text that is not UTF-8 among it; it answers pings, sends its own, and runs the closing
 //!   handshake and the deadlines.
-//! - [`EncodedMessage`]: a message encoded once for many connections.
+//! - [`DeflateConfig`]: permessage-deflate, negotiated on either side and applied by the connection.
+//! - [`EncodedMessage`]: a message encoded, and compressed, once for many connections.
 //!
-//! It deliberately has no compression yet, no URL parser, no TLS, no queue of outgoing messages,
-//! and it fragments nothing that it sends.
+//! It deliberately has no URL parser, no TLS, no queue of outgoing messages, no other extension, and
+//! it fragments nothing that it sends.
 //!
 //! # How to drive it
 //!
@@ -62,6 +63,11 @@
 //! allocation. Other messages share one buffer per connection. It grows with the bytes received,
 //! never by a length that a peer merely declares, and is freed once the message has been looked at.
 //! An idle connection holds no heap memory.
+//!
+//! A compressed message is inflated into that buffer, in steps, and never beyond
+//! [`Config::max_message_size`]. The streams for it belong to the thread and are lent for the time of
+//! a message; only with context takeover a connection keeps its own, which [`DeflateConfig`] gives
+//! the sizes of.
 
 mod assembly;
 mod close;

@@ -4,12 +4,18 @@
 //! has a thread that allocates too.
 
 use std::alloc::System;
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Instant;
 
+use flate2::Compression;
+use flate2::write::DeflateEncoder;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
-use ws_proto::testing::TestFrame;
-use ws_proto::{Config, Connection, Event, Input, MessageKind, Opcode, ProtocolError, frame};
+use ws_proto::testing::{TestFrame, agree};
+use ws_proto::{
+    Config, Connection, DeflateConfig, Event, Input, MessageKind, Opcode, ProtocolError,
+    WindowBits, frame,
+};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -32,6 +38,10 @@ fn main() {
     t22_connections_with_fragments_stay_small(&config, now);
     buffer_is_bounded_and_freed(&config, now);
     idle_connection_holds_nothing(&config, now);
+    // First, while the thread's pool has nothing to lend.
+    connections_with_context_takeover_keep_what_the_documentation_says(now);
+    t24_bomb_pins_no_more_than_the_limit(now);
+    connections_without_context_takeover_share_their_streams(now);
 }
 
 /// Reads, echoes and answers pings without touching the heap.
@@ -197,4 +207,104 @@ fn idle_connection_holds_nothing(config: &Arc<Config>, now: Instant) {
         .expect("the connection is open");
     drop(out);
     assert_eq!(held(&region), 0);
+}
+
+/// Ten MiB of zeros in ten KiB, against a limit of 64 KiB: at most 256 KiB on the way.
+fn t24_bomb_pins_no_more_than_the_limit(now: Instant) {
+    let deflate = DeflateConfig::default();
+    let config = Config::default().with_deflate(Some(deflate));
+    let config = Arc::new(config.with_max_message_size(64 * 1024));
+    let bomb = TestFrame::client(Opcode::Binary, compressed(&vec![0; 10 << 20])).compressed();
+    let mut wire = bomb.to_bytes();
+    let (_, params) = agree(&deflate, &deflate);
+    let mut server = Connection::server(config, now).with_deflate(params);
+    let region = Region::new(ALLOCATOR);
+    let mut input = Input::new(&mut wire);
+    let failed = matches!(server.receive(&mut input, now), Some(Event::Failed(_)));
+    assert!(failed);
+    // Everything that was ever allocated: more than what there was at any moment.
+    let allocated = region.change().bytes_allocated;
+    assert!(allocated < 256 << 10, "{allocated}");
+    drop(server);
+}
+
+/// Between messages such connections hold nothing, and a stream of the thread's serves them all.
+fn connections_without_context_takeover_share_their_streams(now: Instant) {
+    let deflate = DeflateConfig::default().with_min_size(1);
+    let config = Arc::new(Config::default().with_deflate(Some(deflate)));
+    let (_, params) = agree(&deflate, &deflate);
+    let text = b"the same text again and again and again";
+    let frame = TestFrame::client(Opcode::Text, compressed(text)).compressed();
+    let mut exchange = |server: &mut Connection| {
+        let (mut wire, mut out) = (frame.to_bytes(), Vec::new());
+        let mut input = Input::new(&mut wire);
+        let received = server.receive(&mut input, now);
+        assert!(matches!(received, Some(Event::Message(message)) if message.payload == text));
+        assert_eq!(server.receive(&mut input, now), None);
+        server
+            .send(MessageKind::Text, text, &mut out)
+            .expect("the connection is open");
+        assert_eq!(out[0], 0xC1);
+    };
+    let mut servers: Vec<_> = (0..100)
+        .map(|_| Connection::server(Arc::clone(&config), now).with_deflate(params))
+        .collect();
+    // The first one fills the thread's pool.
+    exchange(&mut servers[0]);
+    let region = Region::new(ALLOCATOR);
+    servers.iter_mut().for_each(&mut exchange);
+    assert_eq!(held(&region), 0);
+    // A stream would be the largest thing by far.
+    let allocated = region.change().bytes_allocated;
+    assert!(allocated < servers.len() * 1024, "{allocated}");
+}
+
+/// The figures of [`DeflateConfig`]'s documentation.
+fn connections_with_context_takeover_keep_what_the_documentation_says(now: Instant) {
+    for (bits, sending, receiving) in [(15, 372, 47), (12, 260, 47), (9, 246, 47)] {
+        let bits = WindowBits::new(bits).expect("8 to 15 exist");
+        let deflate = DeflateConfig::default()
+            .with_server_context_takeover(true)
+            .with_client_context_takeover(true)
+            .with_server_max_window_bits(bits)
+            .with_client_max_window_bits(bits);
+        let config = Arc::new(Config::default().with_deflate(Some(deflate)));
+        let (_, params) = agree(&deflate, &deflate);
+        let mut server = Connection::server(config, now).with_deflate(params);
+        let payload = vec![7; 100_000];
+
+        let region = Region::new(ALLOCATOR);
+        let mut out = Vec::new();
+        server
+            .send(MessageKind::Binary, &payload, &mut out)
+            .expect("the connection is open");
+        drop(out);
+        let for_sending = held(&region);
+        let mut wire = TestFrame::client(Opcode::Binary, compressed(&payload))
+            .compressed()
+            .to_bytes();
+        let region = Region::new(ALLOCATOR);
+        let mut input = Input::new(&mut wire);
+        assert!(server.receive(&mut input, now).is_some());
+        assert_eq!(server.receive(&mut input, now), None);
+        let for_receiving = held(&region);
+        assert!(for_sending <= sending << 10, "{bits} bits: {for_sending}");
+        assert!(
+            for_receiving <= receiving << 10,
+            "{bits} bits: {for_receiving}"
+        );
+    }
+}
+
+/// What a peer sends for a compressed message.
+fn compressed(payload: &[u8]) -> Vec<u8> {
+    let mut stream = DeflateEncoder::new(Vec::new(), Compression::best());
+    stream
+        .write_all(payload)
+        .and_then(|()| stream.flush())
+        .expect("a vector takes everything");
+    let mut bytes = stream.get_ref().clone();
+    // RFC 7692 §7.2.1: the end of the empty block is left out.
+    bytes.truncate(bytes.len() - 4);
+    bytes
 }
