@@ -226,7 +226,7 @@ impl Connection {
             .deflate
             .as_mut()
             .expect("a frame says that it is compressed only if that was agreed upon");
-        let inflater = deflate.inflater(sender);
+        let inflater = deflate.inflater();
         self.assembly.inflate(piece, inflater)?;
         if self.frame.is_some() || !frame.fin {
             return Ok(None);

@@ -9,25 +9,22 @@ use super::{TAIL, WindowBits};
 pub(crate) struct InvalidData;
 
 /// One DEFLATE stream, from which one message after another is inflated.
+///
+/// Its window is the largest there is, whatever was agreed upon: the library allocates that much
+/// anyway, and forgets the quicker.
 #[derive(Debug)]
 pub(crate) struct Inflater {
     stream: Decompress,
-    bits: WindowBits,
     /// The peer has ended its stream with a final block; what follows begins a new one.
     has_ended: bool,
 }
 
 impl Inflater {
-    pub(super) fn new(bits: WindowBits) -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            stream: Decompress::new_with_window_bits(false, bits.for_zlib()),
-            bits,
+            stream: Decompress::new_with_window_bits(false, WindowBits::MAX.get()),
             has_ended: false,
         }
-    }
-
-    pub(super) fn bits(&self) -> WindowBits {
-        self.bits
     }
 
     /// Forgets everything.

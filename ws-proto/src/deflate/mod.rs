@@ -85,10 +85,9 @@ impl Deflate {
         pays
     }
 
-    /// The stream that inflates the message that `sender` is sending.
-    pub(crate) fn inflater(&mut self, sender: Role) -> &mut Inflater {
-        let bits = self.direction(sender).bits;
-        self.inflater.get_or_insert_with(|| pool::inflater(bits))
+    /// The stream that inflates the message that is arriving.
+    pub(crate) fn inflater(&mut self) -> &mut Inflater {
+        self.inflater.get_or_insert_with(pool::inflater)
     }
 
     /// The message that `sender` was sending is complete.

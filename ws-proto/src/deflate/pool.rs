@@ -53,14 +53,10 @@ pub(super) fn give_back_compressor(mut compressor: Box<Compressor>) {
     with(|pool| keep(&mut pool.compressors, compressor));
 }
 
-pub(super) fn inflater(bits: WindowBits) -> Box<Inflater> {
-    let idle = with(|pool| {
-        let idle = &mut pool.inflaters;
-        let at = idle.iter().position(|one| one.bits() == bits)?;
-        Some(idle.remove(at))
-    });
-    idle.flatten()
-        .unwrap_or_else(|| Box::new(Inflater::new(bits)))
+pub(super) fn inflater() -> Box<Inflater> {
+    with(|pool| pool.inflaters.pop())
+        .flatten()
+        .unwrap_or_else(|| Box::new(Inflater::new()))
 }
 
 pub(super) fn give_back_inflater(mut inflater: Box<Inflater>) {
