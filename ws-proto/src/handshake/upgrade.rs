@@ -51,6 +51,10 @@ impl Upgrade {
         for value in head.values("Sec-WebSocket-Extensions") {
             extension::parse(value, &mut extensions).map_err(|_| BadRequest::InvalidExtensions)?;
         }
+        // RFC 6455 §9.1: a list has at least one element, be it split over several headers.
+        if extensions.is_empty() && head.header_count("Sec-WebSocket-Extensions") > 0 {
+            return Err(BadRequest::InvalidExtensions.into());
+        }
         Ok(Self {
             accept_key: accept_key(key),
             protocols,
@@ -189,6 +193,10 @@ fn protocols(head: &RequestHead) -> Result<Vec<String>, BadRequest> {
             .ok()
             .filter(|_| is_new && is_token(element));
         protocols.push(name.ok_or(BadRequest::InvalidProtocol)?.to_owned());
+    }
+    // RFC 6455 §4.3: a list has at least one element, be it split over several headers.
+    if protocols.is_empty() && head.header_count("Sec-WebSocket-Protocol") > 0 {
+        return Err(BadRequest::InvalidProtocol);
     }
     Ok(protocols)
 }

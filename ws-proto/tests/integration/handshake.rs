@@ -287,3 +287,109 @@ fn t08_nothing_of_the_request_is_reflected() {
     let answer = refusal(refused, &bad(BadRequest::InvalidKey), 400);
     assert!(!answer.contains("script"));
 }
+
+/// RFC 6455 §1.2.
+#[test]
+fn rfc_request_is_answered_as_in_the_rfc() {
+    let upgrade = request(&[
+        ("Host", "server.example.com"),
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ("Origin", "http://example.com"),
+        ("Sec-WebSocket-Protocol", "chat, superchat"),
+        ("Sec-WebSocket-Version", "13"),
+    ]);
+    let answer = upgrade.unwrap().accept(Some("chat"), None, &[]).unwrap();
+    let expected = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+                    Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\
+                    Sec-WebSocket-Protocol: chat\r\n\r\n";
+    assert_eq!(String::from_utf8(answer).unwrap(), expected);
+}
+
+#[test]
+fn order_of_headers_does_not_matter() {
+    let mut headers = UPGRADE;
+    for _ in 0..headers.len() {
+        headers.rotate_left(1);
+        assert!(request(&headers).is_ok(), "{headers:?}");
+    }
+    headers.reverse();
+    assert!(request(&headers).is_ok());
+}
+
+#[test]
+fn accept_key_is_derived_from_the_key_as_it_was_sent() {
+    // Both decode to the same bytes; the spare bits at the end differ.
+    let accept = |key| {
+        let answer = request(&with("Sec-WebSocket-Key", key)).unwrap();
+        let answer = String::from_utf8(answer.accept(None, None, &[]).unwrap()).unwrap();
+        let (_, rest) = answer.split_once("\r\nSec-WebSocket-Accept: ").unwrap();
+        rest.split_once("\r\n").unwrap().0.to_owned()
+    };
+    let (one, other) = (
+        accept("dGhlIHNhbXBsZSBub25jZQ=="),
+        accept("dGhlIHNhbXBsZSBub25jZR=="),
+    );
+    assert_eq!(one, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    assert_ne!(one, other);
+}
+
+#[test]
+fn extension_list_that_breaks_the_grammar_is_400() {
+    for list in [
+        "",
+        ",",
+        ", ,",
+        "a;",
+        "a;b=",
+        "a b",
+        ";a",
+        "a;b=\"",
+        "a;b=\"\"",
+        "a;b=\"x y\"",
+        "a=b",
+        "a;b=c=d",
+        "a,;",
+        "a;b c",
+        "(a)",
+        "é",
+    ] {
+        let refused = request(&plus("Sec-WebSocket-Extensions", list));
+        refusal(refused, &bad(BadRequest::InvalidExtensions), 400);
+    }
+    // Empty elements are no more than untidy.
+    for list in ["a", ",a,,b,", "a ; b = \"c\" , d", "a;b;b"] {
+        assert!(request(&plus("Sec-WebSocket-Extensions", list)).is_ok());
+    }
+    let split = [
+        &plus("Sec-WebSocket-Extensions", "")[..],
+        &[("sec-websocket-extensions", "a")],
+    ];
+    assert_eq!(request(&split.concat()).unwrap().extensions().len(), 1);
+}
+
+#[test]
+fn subprotocol_list_without_an_element_is_400() {
+    for list in ["", ",", " , ,"] {
+        let refused = request(&plus("Sec-WebSocket-Protocol", list));
+        refusal(refused, &bad(BadRequest::InvalidProtocol), 400);
+    }
+}
+
+#[test]
+fn accepted_response_has_each_of_its_headers_once() {
+    let upgrade = request(&plus("Sec-WebSocket-Protocol", "a, b")).unwrap();
+    let answer = upgrade.accept(Some("b"), None, &[("X-Sec", "1")]).unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 101 "));
+    for name in [
+        "Upgrade",
+        "Connection",
+        "Sec-WebSocket-Accept",
+        "Sec-WebSocket-Protocol",
+    ] {
+        let line = format!("\r\n{name}: ");
+        assert_eq!(answer.matches(&line).count(), 1, "{name}");
+    }
+}
