@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::field::{elements, is_field_value, is_token, trim};
 use super::response::push_header;
 use super::scan::Scan;
-use super::upgrade::accept_key;
+use super::upgrade::{accept_key, is_ours};
 use super::{HeadLimits, Rejection, extension};
 use crate::{DeflateConfig, DeflateParams};
 
@@ -82,9 +82,11 @@ impl ClientHandshake {
     ///
     /// # Errors
     ///
-    /// [`InvalidRequest`] if its name or value is malformed.
+    /// [`InvalidRequest`] if its name or value is malformed, or if it belongs to the handshake.
     pub fn with_header(mut self, name: &str, value: &str) -> Result<Self, InvalidRequest> {
-        if !is_token(name.as_bytes()) || !is_field_value(value.as_bytes()) {
+        // RFC 6455 §11.3: key and version must not appear more than once; RFC 9112 §3.2: nor Host.
+        let is_taken = is_ours(name) || name.eq_ignore_ascii_case("Host");
+        if is_taken || !is_token(name.as_bytes()) || !is_field_value(value.as_bytes()) {
             return Err(InvalidRequest::Header);
         }
         self.headers.push((name.to_owned(), value.to_owned()));
@@ -142,7 +144,7 @@ pub enum InvalidRequest {
     /// A subprotocol is not a token or not unique.
     #[error("invalid subprotocol")]
     Protocol,
-    /// A header is malformed.
+    /// A header is malformed, or not the application's to set.
     #[error("invalid header")]
     Header,
 }

@@ -133,8 +133,8 @@ pub(super) fn accept_key(key: &[u8]) -> String {
     STANDARD.encode(hash.finalize())
 }
 
-/// Headers that belong to the handshake, or would give the 101 a body.
-fn is_ours(name: &str) -> bool {
+/// Headers that belong to the handshake, or would give its request or its 101 a body.
+pub(super) fn is_ours(name: &str) -> bool {
     [
         "Upgrade",
         "Connection",

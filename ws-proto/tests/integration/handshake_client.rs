@@ -164,3 +164,140 @@ fn request_cannot_be_split_by_its_parts() {
         InvalidRequest::Header
     );
 }
+
+/// RFC 6455 §4.1, the client's requirements from 1 to 10.
+#[test]
+fn request_has_what_the_rfc_asks() {
+    let client = ClientHandshake::new("server.example.com", "/chat", KEY).unwrap();
+    let request = client
+        .with_protocol("chat")
+        .and_then(|client| client.with_protocol("superchat"))
+        .and_then(|client| client.with_header("Origin", "http://example.com"))
+        .unwrap()
+        .request();
+    let expected = "GET /chat HTTP/1.1\r\nHost: server.example.com\r\nUpgrade: websocket\r\n\
+                    Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+                    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: chat, superchat\r\n\
+                    Origin: http://example.com\r\n\r\n";
+    assert_eq!(String::from_utf8(request).unwrap(), expected);
+}
+
+#[test]
+fn headers_of_the_handshake_cannot_be_added_twice() {
+    for name in [
+        "Host",
+        "Upgrade",
+        "connection",
+        "Content-Length",
+        "Transfer-Encoding",
+        "Sec-WebSocket-Key",
+        "sec-websocket-version",
+        "Sec-WebSocket-Protocol",
+        "Sec-WebSocket-Extensions",
+    ] {
+        let refused = handshake().with_header(name, "x").unwrap_err();
+        assert_eq!(refused, InvalidRequest::Header, "{name}");
+    }
+}
+
+#[test]
+fn extensions_are_only_offered_when_asked_for() {
+    let request = String::from_utf8(handshake().request()).unwrap();
+    assert!(!request.contains("Extensions"), "{request}");
+}
+
+/// RFC 6455 §1.2.
+#[test]
+fn rfc_response_is_accepted() {
+    let answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+                   Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\
+                   Sec-WebSocket-Protocol: chat\r\n\r\n";
+    let client = handshake().with_protocol("chat").unwrap();
+    let mut reader = client.response_reader(HeadLimits::default());
+    let accepted = reader.read(answer).unwrap().unwrap();
+    assert_eq!(accepted.protocol.as_deref(), Some("chat"));
+}
+
+#[test]
+fn response_that_lacks_a_header_is_refused() {
+    let without = |name: &str| {
+        let whole = String::from_utf8(response(OK, "websocket", "Upgrade", ACCEPT, "")).unwrap();
+        let lines: Vec<_> = whole
+            .split_inclusive("\r\n")
+            .filter(|line| !line.starts_with(name))
+            .collect();
+        read(lines.concat().as_bytes())
+    };
+    assert_eq!(without("Upgrade:"), Err(HandshakeError::NotUpgraded));
+    assert_eq!(without("Connection:"), Err(HandshakeError::NotUpgraded));
+    let refused = without("Sec-WebSocket-Accept:");
+    assert_eq!(refused, Err(HandshakeError::WrongAcceptKey));
+    assert!(without("X:").unwrap().is_some());
+}
+
+#[test]
+fn accept_key_is_compared_exactly_but_for_white_space() {
+    for accept in [
+        " \t s3pPLMBiTxaQ9kYGzzhZRbK+xOo=",
+        "s3pPLMBiTxaQ9kYGzzhZRbK+xOo= \t ",
+    ] {
+        assert!(read(&response(OK, "websocket", "Upgrade", accept, "")).is_ok());
+    }
+    for accept in [
+        "S3PPLMBITXAQ9KYGZZHZRBK+XOO=",
+        "s3pPLMBiTxaQ9kYGzzhZRbK+xOo",
+        "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=, x",
+        "",
+    ] {
+        let refused = read(&response(OK, "websocket", "Upgrade", accept, ""));
+        assert_eq!(refused, Err(HandshakeError::WrongAcceptKey), "{accept}");
+    }
+}
+
+#[test]
+fn upgrade_must_be_websocket_and_nothing_else() {
+    for upgrade in ["h2c", "websocket, h2c", "web socket", ""] {
+        let refused = read(&response(OK, upgrade, "Upgrade", ACCEPT, ""));
+        assert_eq!(refused, Err(HandshakeError::NotUpgraded), "{upgrade}");
+    }
+    let twice = response(OK, "websocket", "Upgrade", ACCEPT, "Upgrade: h2c\r\n");
+    assert_eq!(read(&twice), Err(HandshakeError::NotUpgraded));
+}
+
+#[test]
+fn subprotocol_of_the_response_is_one_that_was_offered() {
+    for (lines, chosen) in [
+        ("", Ok(None)),
+        ("Sec-WebSocket-Protocol: p\r\n", Ok(Some("p"))),
+        ("Sec-WebSocket-Protocol: P\r\n", Err(())),
+        ("Sec-WebSocket-Protocol: \r\n", Err(())),
+        ("Sec-WebSocket-Protocol: p, q\r\n", Err(())),
+        ("Sec-WebSocket-Protocol: p, p\r\n", Err(())),
+        // RFC 6455 §11.3.4: not more than once in a response.
+        (
+            "Sec-WebSocket-Protocol: p\r\nSec-WebSocket-Protocol: p\r\n",
+            Err(()),
+        ),
+    ] {
+        let read = read(&response(OK, "websocket", "Upgrade", ACCEPT, lines));
+        let expected = match chosen {
+            Ok(chosen) => Ok(chosen),
+            Err(()) => Err(HandshakeError::ProtocolNotOffered),
+        };
+        let read = read.map(|accepted| accepted.unwrap().protocol);
+        assert_eq!(
+            read.as_ref().map(|protocol| protocol.as_deref()),
+            expected.as_ref().map(|chosen| *chosen),
+            "{lines}"
+        );
+    }
+}
+
+#[test]
+fn extension_that_was_not_asked_for_is_refused() {
+    for list in ["x", "permessage-deflate", "permessage-deflate; x=1, y"] {
+        let line = format!("Sec-WebSocket-Extensions: {list}\r\n");
+        let refused = read(&response(OK, "websocket", "Upgrade", ACCEPT, &line));
+        assert_eq!(refused, Err(HandshakeError::ExtensionNotOffered), "{list}");
+    }
+}
