@@ -3,7 +3,7 @@
 use ws_proto::testing::{OwnedEvent, TestFrame, encode_all};
 use ws_proto::{CloseCode, CloseFrame, MessageKind, Opcode, ProtocolError, SendError, State};
 
-use crate::support::{End, seconds, sent_close_code, server_fails};
+use crate::support::{End, client_fails, seconds, sent_close_code, sent_frames, server_fails};
 
 fn close(payload: &[u8]) -> TestFrame {
     TestFrame::client(Opcode::Close, payload)
@@ -206,4 +206,99 @@ fn client_answers_a_close_masked() {
         End::server().receive(&answer),
         [received(CloseCode::AWAY, "")]
     );
+}
+
+#[test]
+fn close_frame_carries_its_code_and_reason() {
+    for (mut end, mut peer) in [
+        (End::server(), End::client()),
+        (End::client(), End::server()),
+    ] {
+        let frame = CloseFrame::new(CloseCode::AWAY, "tschüß");
+        end.connection.close(Some(frame), end.now);
+        end.connection.poll_transmit(&mut end.out);
+        let sent = end.sent();
+        let payload = [&[0x03, 0xE9], "tschüß".as_bytes()].concat();
+        assert_eq!(sent_frames(&sent)[0].1, payload);
+        assert_eq!(peer.receive(&sent), [received(CloseCode::AWAY, "tschüß")]);
+    }
+}
+
+#[test]
+fn close_frames_that_break_a_rule_fail_the_client_with_1002() {
+    client_fails(b"\x88\x01\x03", &ProtocolError::TruncatedClosePayload, 1002);
+    for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, u16::MAX] {
+        let wire = [&b"\x88\x02"[..], &code.to_be_bytes()].concat();
+        let error = ProtocolError::InvalidReceivedCloseCode { code };
+        client_fails(&wire, &error, 1002);
+    }
+    let wire = b"\x88\x05\x03\xE8\xED\xA0\x80";
+    client_fails(wire, &ProtocolError::CloseReasonNotUtf8, 1002);
+}
+
+#[test]
+fn client_echoes_codes_that_may_travel_and_an_empty_close_empty() {
+    for code in [1000_u16, 1001, 1011, 1014, 3000, 3999, 4000, 4999] {
+        let mut client = End::client();
+        client.receive(&[&b"\x88\x02"[..], &code.to_be_bytes()].concat());
+        assert_eq!(sent_close_code(&client.sent()), Some(code));
+        assert_eq!(client.connection.state(), State::Closed);
+    }
+    let mut client = End::client();
+    assert_eq!(client.receive(b"\x88\x00"), [OwnedEvent::Close(None)]);
+    assert_eq!(sent_frames(&client.sent())[0].1, b"");
+}
+
+#[test]
+fn client_ignores_data_after_close() {
+    let mut client = End::client();
+    let events = client.receive(b"\x88\x00\x81\x04late\xFF\xFF");
+    assert_eq!(events, [OwnedEvent::Close(None)]);
+    assert_eq!(client.receive(b"\x81\x05later"), []);
+}
+
+#[test]
+fn client_waits_for_the_answer_to_its_one_close() {
+    let mut client = End::client();
+    client.close(CloseCode::AWAY);
+    assert_eq!(sent_close_code(&client.sent()), Some(1001));
+    assert_eq!(client.connection.state(), State::Closing);
+    client.close(CloseCode::NORMAL);
+    let sent = client
+        .connection
+        .send(MessageKind::Text, b"late", &mut Vec::new());
+    assert_eq!(sent, Err(SendError::Closing));
+    let events = client.receive(b"\x81\x04late\x88\x02\x03\xE9");
+    assert_eq!(events, [received(CloseCode::AWAY, "")]);
+    assert_eq!(client.connection.state(), State::Closed);
+    assert_eq!(client.sent(), b"");
+}
+
+#[test]
+fn no_data_follows_our_answer_to_a_close() {
+    for mut end in End::both() {
+        end.receive_frame(end.peer_frame(Opcode::Close, ""));
+        end.sent();
+        let sent = end.connection.send(MessageKind::Binary, b"x", &mut end.out);
+        assert_eq!(sent, Err(SendError::Closing));
+        assert_eq!(end.sent(), b"");
+    }
+}
+
+#[test]
+fn nothing_is_processed_after_a_failure() {
+    for mut end in End::both() {
+        let mut wire = vec![0xF1];
+        wire.extend(end.peer_frame(Opcode::Text, "late").to_bytes());
+        let close = end.peer_frame(Opcode::Close, b"\x03\xE8");
+        wire.extend(close.to_bytes());
+        let failed = OwnedEvent::Failed(ProtocolError::ReservedBits);
+        assert_eq!(end.receive(&wire), [failed]);
+        assert_eq!(sent_close_code(&end.sent()), Some(1002));
+        assert_eq!(end.receive_frame(close), []);
+        let sent = end.connection.send(MessageKind::Text, b"x", &mut end.out);
+        assert_eq!(sent, Err(SendError::Closing));
+        assert_eq!(end.sent(), b"");
+        assert_eq!(end.connection.poll_timeout(), None);
+    }
 }

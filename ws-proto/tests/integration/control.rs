@@ -1,9 +1,9 @@
 //! Pings and pongs.
 
-use ws_proto::testing::{OwnedEvent, TestFrame, receive_all};
+use ws_proto::testing::{OwnedEvent, TestFrame, encode_all, receive_all};
 use ws_proto::{Config, Event, Input, Opcode, ProtocolError};
 
-use crate::support::{End, fails, seconds};
+use crate::support::{End, fails, seconds, sent_frames};
 
 fn ping(payload: &str) -> TestFrame {
     TestFrame::client(Opcode::Ping, payload)
@@ -115,4 +115,51 @@ fn after_our_close_frame_pings_are_not_answered() {
         []
     );
     assert_eq!(server.sent(), b"");
+}
+
+#[test]
+fn ping_is_answered_with_its_own_payload() {
+    for mut end in End::both() {
+        for payload in [vec![], b"Hello".to_vec(), vec![0xFF; 125]] {
+            let frame = end.peer_frame(Opcode::Ping, payload.clone());
+            assert_eq!(
+                end.receive_frame(frame),
+                [OwnedEvent::Ping(payload.clone())]
+            );
+            let sent = sent_frames(&end.sent());
+            assert_eq!(sent.len(), 1);
+            assert_eq!((sent[0].0.opcode, &sent[0].1), (Opcode::Pong, &payload));
+        }
+    }
+}
+
+#[test]
+fn ping_between_fragments_is_answered_before_the_message_ends() {
+    for mut end in End::both() {
+        end.receive_frame(end.peer_frame(Opcode::Text, "a").unfinished());
+        end.receive_frame(end.peer_frame(Opcode::Ping, "p"));
+        assert_eq!(sent_frames(&end.sent())[0].1, b"p");
+    }
+}
+
+#[test]
+fn ping_behind_a_close_frame_is_not_answered() {
+    for mut end in End::both() {
+        let frames = [
+            end.peer_frame(Opcode::Close, ""),
+            end.peer_frame(Opcode::Ping, "late"),
+        ];
+        assert_eq!(end.receive(&encode_all(&frames)), [OwnedEvent::Close(None)]);
+        let sent = sent_frames(&end.sent());
+        assert_eq!(sent.len(), 1);
+        assert_eq!(sent[0].0.opcode, Opcode::Close);
+    }
+}
+
+#[test]
+fn client_leaves_an_unsolicited_pong_unanswered() {
+    let mut client = End::client();
+    let events = client.receive(b"\x8A\x01x");
+    assert_eq!(events, [OwnedEvent::Pong(b"x".to_vec())]);
+    assert_eq!(client.sent(), b"");
 }

@@ -3,7 +3,7 @@
 use ws_proto::testing::{OwnedEvent, TestFrame, encode_all};
 use ws_proto::{Config, MessageKind, Opcode, ProtocolError};
 
-use crate::support::{End, fails, server_fails};
+use crate::support::{End, client_fails, fails, server_fails};
 
 fn first(payload: &str) -> TestFrame {
     TestFrame::client(Opcode::Binary, payload).unfinished()
@@ -120,4 +120,45 @@ fn counts_begin_anew_with_each_message() {
     let wire = encode_all(&[first("a"), next(""), last("b")]);
     let message = OwnedEvent::Message(MessageKind::Binary, b"ab".to_vec());
     assert_eq!(server.receive(&wire.repeat(4)), vec![message; 4]);
+}
+
+#[test]
+fn fragments_out_of_order_fail_the_client_with_1002() {
+    let (hel, lo) = (b"\x01\x03Hel", b"\x80\x02lo");
+    client_fails(lo, &ProtocolError::UnexpectedContinuation, 1002);
+    for second in [&b"\x81\x02lo"[..], b"\x02\x02lo"] {
+        let wire = [&hel[..], second].concat();
+        client_fails(&wire, &ProtocolError::ExpectedContinuation, 1002);
+    }
+}
+
+#[test]
+fn client_handles_control_frames_between_fragments() {
+    let mut client = End::client();
+    let events = client.receive(b"\x01\x03Hel\x89\x01p\x8A\x01q\x00\x00\x80\x02lo");
+    let expected = [
+        OwnedEvent::Ping(b"p".to_vec()),
+        OwnedEvent::Pong(b"q".to_vec()),
+        OwnedEvent::Message(MessageKind::Text, b"Hello".to_vec()),
+    ];
+    assert_eq!(events, expected);
+    // The close frame does not wait for the message either.
+    let mut client = End::client();
+    let events = client.receive(b"\x01\x03Hel\x88\x00");
+    assert_eq!(events, [OwnedEvent::Close(None)]);
+}
+
+#[test]
+fn message_has_the_kind_of_its_first_fragment() {
+    for mut end in End::both() {
+        for kind in [MessageKind::Text, MessageKind::Binary] {
+            let frames = [
+                end.peer_frame(kind.into(), "a").unfinished(),
+                end.peer_frame(Opcode::Continuation, "b").unfinished(),
+                end.peer_frame(Opcode::Continuation, "c"),
+            ];
+            let events = end.receive(&encode_all(&frames));
+            assert_eq!(events, [OwnedEvent::Message(kind, b"abc".to_vec())]);
+        }
+    }
 }

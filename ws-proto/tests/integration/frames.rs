@@ -4,7 +4,7 @@ use ws_proto::frame::Header;
 use ws_proto::testing::{OwnedEvent, TestFrame, encode_all};
 use ws_proto::{Config, MessageKind, Opcode, ProtocolError, Role};
 
-use crate::support::{End, fails, server_fails};
+use crate::support::{End, client_fails, fails, server_fails};
 
 fn text(payload: &str) -> OwnedEvent {
     OwnedEvent::Message(MessageKind::Text, payload.as_bytes().to_vec())
@@ -49,6 +49,15 @@ fn rfc_ping_is_answered_with_its_payload() {
 }
 
 #[test]
+fn rfc_masked_pong_reaches_the_server() {
+    let wire = [
+        0x8a, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58,
+    ];
+    let expected = [OwnedEvent::Pong(b"Hello".to_vec())];
+    assert_eq!(End::server().receive(&wire), expected);
+}
+
+#[test]
 fn rfc_binary_of_256_bytes_has_a_16_bit_length() {
     let mut wire = vec![0x82, 0x7E, 0x01, 0x00];
     wire.extend([9; 256]);
@@ -84,10 +93,10 @@ fn t20_unmasked_client_frame_fails_at_its_second_byte() {
 }
 
 #[test]
-fn masked_server_frame_fails_the_client() {
-    let mut client = End::client();
-    let events = client.receive(&[0x81, 0x85]);
-    assert_eq!(events, [OwnedEvent::Failed(ProtocolError::MaskedFrame)]);
+fn masked_server_frame_fails_the_client_with_1002() {
+    client_fails(&[0x81, 0x85], &ProtocolError::MaskedFrame, 1002);
+    let frame = TestFrame::client(Opcode::Text, "Hello").to_bytes();
+    client_fails(&frame, &ProtocolError::MaskedFrame, 1002);
 }
 
 #[test]
@@ -258,4 +267,57 @@ fn client_masks_each_frame_with_another_key() {
     assert_eq!(out.len(), 22);
     assert_ne!(out[2..6], out[13..17]);
     assert_eq!(End::server().receive(&out), [text("Hello"), text("Hello")]);
+}
+
+#[test]
+fn reserved_bits_fail_the_client_with_1002() {
+    for bit in [0x10, 0x20, 0x40] {
+        client_fails(&[0x81 | bit], &ProtocolError::ReservedBits, 1002);
+        client_fails(&[0x89 | bit], &ProtocolError::ReservedBits, 1002);
+    }
+}
+
+#[test]
+fn reserved_opcodes_fail_the_client_with_1002() {
+    for opcode in [3, 4, 5, 6, 7, 0xB, 0xC, 0xD, 0xE, 0xF] {
+        let error = ProtocolError::ReservedOpcode { opcode };
+        client_fails(&[0x80 | opcode], &error, 1002);
+    }
+}
+
+#[test]
+fn fragmented_control_frame_fails_the_client_with_1002() {
+    for opcode in [0x8, 0x9, 0xA] {
+        client_fails(&[opcode], &ProtocolError::FragmentedControlFrame, 1002);
+    }
+}
+
+#[test]
+fn control_frame_over_125_bytes_fails_the_client_with_1002() {
+    for opcode in [0x88, 0x89, 0x8A] {
+        for len in [0x7E, 0x7F] {
+            client_fails(&[opcode, len], &ProtocolError::ControlFrameTooLong, 1002);
+        }
+    }
+    let ping = TestFrame::server(Opcode::Ping, [1; 125]);
+    assert_eq!(
+        End::client().receive_frame(ping),
+        [OwnedEvent::Ping(vec![1; 125])]
+    );
+}
+
+#[test]
+fn lengths_that_break_a_rule_fail_the_client_with_1002() {
+    for wire in [&b"\x82\x7E\x00\x7D"[..], b"\x82\x7F\0\0\0\0\0\0\xFF\xFF"] {
+        client_fails(wire, &ProtocolError::NonMinimalLength, 1002);
+    }
+    let wire = b"\x82\x7F\x80\0\0\0\0\0\0\0";
+    client_fails(wire, &ProtocolError::LengthOverflow, 1002);
+}
+
+#[test]
+fn length_over_the_limit_fails_the_client_with_1009_before_the_payload() {
+    let wire = b"\x82\x7F\0\0\0\0\0\x10\0\x01";
+    let (size, max) = ((1 << 20) + 1, 1 << 20);
+    client_fails(wire, &ProtocolError::MessageTooBig { size, max }, 1009);
 }

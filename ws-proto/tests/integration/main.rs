@@ -13,6 +13,7 @@ mod handshake_client;
 mod head;
 mod pair;
 mod properties;
+mod sending;
 mod support;
 mod text;
 mod timers;

@@ -3,8 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ws_proto::frame::Header;
 use ws_proto::testing::{OwnedEvent, TestFrame, receive_all};
-use ws_proto::{CloseCode, CloseFrame, Config, Connection, DeflateParams, ProtocolError, State};
+use ws_proto::{
+    CloseCode, CloseFrame, Config, Connection, DeflateParams, Opcode, ProtocolError, Role, State,
+    mask,
+};
 
 pub(crate) const SEED: [u8; 32] = [7; 32];
 
@@ -61,6 +65,19 @@ impl End {
         }
     }
 
+    /// One of each role, for rules that bind both.
+    pub(crate) fn both() -> [Self; 2] {
+        [Self::server(), Self::client()]
+    }
+
+    /// A frame as the other role sends it.
+    pub(crate) fn peer_frame(&self, opcode: Opcode, payload: impl Into<Vec<u8>>) -> TestFrame {
+        match self.connection.role() {
+            Role::Server => TestFrame::client(opcode, payload),
+            Role::Client => TestFrame::server(opcode, payload),
+        }
+    }
+
     pub(crate) fn receive(&mut self, bytes: &[u8]) -> Vec<OwnedEvent> {
         receive_all(&mut self.connection, bytes, self.now, &mut self.out)
     }
@@ -104,25 +121,53 @@ pub(crate) fn server_fails(bytes: &[u8], error: &ProtocolError, code: u16) {
     fails(End::server(), bytes, error, code);
 }
 
+/// The same of a fresh client.
+#[track_caller]
+pub(crate) fn client_fails(bytes: &[u8], error: &ProtocolError, code: u16) {
+    fails(End::client(), bytes, error, code);
+}
+
 #[track_caller]
 pub(crate) fn fails(mut end: End, bytes: &[u8], error: &ProtocolError, code: u16) {
     let events = end.receive(bytes);
     assert_eq!(events.last(), Some(&OwnedEvent::Failed(error.clone())));
     assert_eq!(sent_close_code(&end.sent()), Some(code));
     assert_eq!(end.connection.state(), State::Closed);
-    assert_eq!(
-        end.receive(&TestFrame::client(ws_proto::Opcode::Ping, "").to_bytes()),
-        []
-    );
+    let ping = end.peer_frame(Opcode::Ping, "");
+    assert_eq!(end.receive_frame(ping), []);
     assert_eq!(end.sent(), b"");
 }
 
-/// The code of a server's close frame, if `sent` is exactly that.
+/// The code of a close frame of either role, if `sent` is exactly that.
 pub(crate) fn sent_close_code(sent: &[u8]) -> Option<u16> {
-    match sent {
-        [0x88, len, high, low, ..] if usize::from(*len) + 2 == sent.len() => {
-            Some(u16::from_be_bytes([*high, *low]))
+    match &sent_frames(sent)[..] {
+        [(header, payload)] if header.opcode == Opcode::Close => {
+            Some(u16::from_be_bytes(*payload.first_chunk()?))
         }
         _ => None,
     }
+}
+
+/// Takes what an endpoint of either role sent to pieces: headers, and payloads without their masks.
+pub(crate) fn sent_frames(mut sent: &[u8]) -> Vec<(Header, Vec<u8>)> {
+    let mut frames = Vec::new();
+    while let [_, second, ..] = sent {
+        let sender = if second & 0x80 == 0 {
+            Role::Server
+        } else {
+            Role::Client
+        };
+        let (header, size) = Header::decode(sent, sender, 0x40)
+            .expect("what is sent keeps the rules")
+            .expect("what is sent is whole");
+        let len = usize::try_from(header.payload_len).expect("it is in memory");
+        let mut payload = sent[size..][..len].to_vec();
+        if let Some(key) = header.mask {
+            mask(&mut payload, key);
+        }
+        frames.push((header, payload));
+        sent = &sent[size + len..];
+    }
+    assert_eq!(sent, b"", "nothing but whole frames is sent");
+    frames
 }

@@ -3,7 +3,7 @@
 use ws_proto::testing::{OwnedEvent, TestFrame, encode_all};
 use ws_proto::{MessageKind, Opcode, ProtocolError};
 
-use crate::support::{End, server_fails};
+use crate::support::{End, client_fails, server_fails};
 
 fn failed() -> [OwnedEvent; 1] {
     [OwnedEvent::Failed(ProtocolError::TextNotUtf8)]
@@ -83,4 +83,21 @@ fn binary_is_not_checked() {
     let frame = TestFrame::client(Opcode::Binary, b"\xFF\x80");
     let expected = OwnedEvent::Message(MessageKind::Binary, b"\xFF\x80".to_vec());
     assert_eq!(End::server().receive_frame(frame), [expected]);
+}
+
+#[test]
+fn invalid_text_fails_the_client_with_1007() {
+    let error = &ProtocolError::TextNotUtf8;
+    client_fails(b"\x81\x03\xED\xA0\x80", error, 1007);
+    client_fails(b"\x81\x02\xE2\x82", error, 1007);
+    // In a fragment at once; at the end for want of a byte.
+    client_fails(b"\x01\x02\xF4\x90", error, 1007);
+    client_fails(b"\x01\x01\xE2\x80\x01\x82", error, 1007);
+}
+
+#[test]
+fn client_accepts_a_character_split_over_fragments() {
+    let events = End::client().receive(b"\x01\x01\xC3\x80\x01\xA4");
+    let expected = OwnedEvent::Message(MessageKind::Text, "ä".as_bytes().to_vec());
+    assert_eq!(events, [expected]);
 }
