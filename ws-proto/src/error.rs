@@ -140,3 +140,69 @@ pub enum SendError {
     #[error("text is not UTF-8")]
     NotUtf8,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::CloseFrame;
+
+    /// Makes a match without a wildcard and an example of each row, so that a variant without a row
+    /// does not compile.
+    macro_rules! table {
+        ($($variant:ident { $($field:ident: $value:expr),* } => $code:literal,)*) => {
+            fn code_in_table(error: &ProtocolError) -> u16 {
+                match error {
+                    $(ProtocolError::$variant { .. } => $code,)*
+                }
+            }
+
+            fn examples() -> Vec<ProtocolError> {
+                vec![$(ProtocolError::$variant { $($field: $value),* },)*]
+            }
+        };
+    }
+
+    // RFC 6455 §7.4.1: 1002 for a breach of the protocol, 1007 for data that its kind forbids, 1008
+    // for policy, 1009 for size, 1011 for what only we could not go on with.
+    table! {
+        ReservedBits {} => 1002,
+        ReservedOpcode { opcode: 0xF } => 1002,
+        FragmentedControlFrame {} => 1002,
+        ControlFrameTooLong {} => 1002,
+        UnmaskedFrame {} => 1002,
+        MaskedFrame {} => 1002,
+        NonMinimalLength {} => 1002,
+        LengthOverflow {} => 1002,
+        UnexpectedContinuation {} => 1002,
+        ExpectedContinuation {} => 1002,
+        TextNotUtf8 {} => 1007,
+        InvalidDeflateData {} => 1007,
+        TruncatedClosePayload {} => 1002,
+        InvalidReceivedCloseCode { code: u16::MAX } => 1002,
+        CloseReasonNotUtf8 {} => 1002,
+        MessageTooBig { size: u64::MAX, max: usize::MAX } => 1009,
+        TooManyFragments { max: u32::MAX } => 1008,
+        TooManyEmptyFragments { max: u32::MAX } => 1008,
+        TooManyControlFrames {} => 1008,
+        MessageTimeout {} => 1008,
+        PongTimeout {} => 1011,
+        CloseTimeout {} => 1008,
+    }
+
+    #[test]
+    fn every_failure_has_its_close_code() {
+        for error in examples() {
+            assert_eq!(
+                error.close_code().as_u16(),
+                code_in_table(&error),
+                "{error}"
+            );
+            // The reason is the error, uncut.
+            let reason = error.to_string();
+            assert!(
+                (1..=CloseFrame::MAX_REASON_SIZE).contains(&reason.len()),
+                "{reason}"
+            );
+        }
+    }
+}
