@@ -13,6 +13,7 @@ mod handshake_client;
 mod head;
 mod pair;
 mod properties;
+mod requirements;
 mod sending;
 mod support;
 mod text;
