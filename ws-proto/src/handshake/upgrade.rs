@@ -10,6 +10,7 @@ use super::field::{elements, is_field_value, is_token};
 use super::response::push_header;
 use super::{BadRequest, Rejection, RequestHead, Version};
 use crate::DeflateParams;
+use crate::deflate::EXTENSION_NAME;
 
 /// A request for a WebSocket that follows all rules ([RFC 6455 §4.2.1](https://www.rfc-editor.org/rfc/rfc6455#section-4.2.1)).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,8 +79,8 @@ impl Upgrade {
     ///
     /// # Errors
     ///
-    /// [`AcceptError`] if the subprotocol was not offered, or a header is malformed or not the
-    /// application's to set.
+    /// [`AcceptError`] if the subprotocol or the compression was not offered, or a header is
+    /// malformed or not the application's to set.
     pub fn accept(
         &self,
         protocol: Option<&str>,
@@ -99,6 +100,11 @@ impl Upgrade {
             push_header(&mut head, "Sec-WebSocket-Protocol", protocol);
         }
         if let Some(deflate) = deflate {
+            // RFC 6455 §9: no extension that the client did not ask for.
+            let mut names = self.extensions.iter().map(ExtensionOffer::name);
+            if !names.any(|name| name == EXTENSION_NAME) {
+                return Err(AcceptError::ExtensionNotOffered);
+            }
             push_header(&mut head, "Sec-WebSocket-Extensions", &deflate.to_string());
         }
         for (name, value) in extra_headers {
@@ -119,6 +125,9 @@ pub enum AcceptError {
     /// The subprotocol is not among those offered.
     #[error("subprotocol was not offered")]
     ProtocolNotOffered,
+    /// Compression is not among the extensions offered.
+    #[error("extension was not offered")]
+    ExtensionNotOffered,
     /// A header has a malformed name or value, or belongs to the handshake.
     #[error("header cannot be added to the response")]
     InvalidHeader,

@@ -1,5 +1,6 @@
 //! Requests for a WebSocket, and the answers.
 
+use ws_proto::DeflateConfig;
 use ws_proto::handshake::{
     AcceptError, BadRequest, HeadLimits, HeadReader, Rejection, Upgrade, response,
 };
@@ -391,5 +392,28 @@ fn accepted_response_has_each_of_its_headers_once() {
     ] {
         let line = format!("\r\n{name}: ");
         assert_eq!(answer.matches(&line).count(), 1, "{name}");
+    }
+}
+
+#[test]
+fn only_compression_that_was_offered_is_accepted() {
+    let offer = "x-other, permessage-deflate; server_max_window_bits=10";
+    let asking = request(&plus("Sec-WebSocket-Extensions", offer)).unwrap();
+    let params = DeflateConfig::default()
+        .accept(asking.extensions())
+        .unwrap();
+    let answer = asking.accept(None, Some(&params), &[]).unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    let lines: Vec<_> = answer
+        .split("\r\n")
+        .filter(|line| line.starts_with("Sec-WebSocket-Extensions: "))
+        .collect();
+    assert_eq!(lines, [format!("Sec-WebSocket-Extensions: {params}")]);
+    for silent in [
+        request(&UPGRADE).unwrap(),
+        request(&plus("Sec-WebSocket-Extensions", "x-other")).unwrap(),
+    ] {
+        let refused = silent.accept(None, Some(&params), &[]);
+        assert_eq!(refused, Err(AcceptError::ExtensionNotOffered));
     }
 }
