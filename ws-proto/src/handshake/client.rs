@@ -261,8 +261,13 @@ impl ResponseReader {
             return Err(HandshakeError::WrongAcceptKey);
         }
         let mut extensions = Vec::new();
-        for value in values("Sec-WebSocket-Extensions") {
-            extension::parse(value, &mut extensions).map_err(|_| HandshakeError::Malformed)?;
+        let mut lists = values("Sec-WebSocket-Extensions");
+        if let Some(list) = lists.next() {
+            extension::parse(list, &mut extensions).map_err(|_| HandshakeError::Malformed)?;
+            // RFC 6455 §11.3.2: not more than once in a response; §9.1: no list without an element.
+            if extensions.is_empty() || lists.next().is_some() {
+                return Err(HandshakeError::Malformed);
+            }
         }
         let deflate = match &self.deflate {
             Some(offered) => offered

@@ -3,6 +3,7 @@
 use ws_proto::handshake::{
     Accepted, ClientHandshake, HandshakeError, HeadLimits, HeadReader, InvalidRequest, Upgrade,
 };
+use ws_proto::{DeflateConfig, Role};
 
 const KEY: [u8; 16] = *b"the sample nonce";
 
@@ -299,5 +300,52 @@ fn extension_that_was_not_asked_for_is_refused() {
         let line = format!("Sec-WebSocket-Extensions: {list}\r\n");
         let refused = read(&response(OK, "websocket", "Upgrade", ACCEPT, &line));
         assert_eq!(refused, Err(HandshakeError::ExtensionNotOffered), "{list}");
+    }
+}
+
+/// Reads a 101 with such extension headers, after having offered compression.
+fn read_extensions(lines: &str) -> Result<Accepted, HandshakeError> {
+    let client = handshake().with_deflate(DeflateConfig::default());
+    let answer = response(OK, "websocket", "Upgrade", ACCEPT, lines);
+    let mut reader = client.response_reader(HeadLimits::default());
+    reader
+        .read(&answer)
+        .map(|accepted| accepted.expect("the head is complete"))
+}
+
+#[test]
+fn compression_is_offered_and_its_answer_judged() {
+    let client = handshake().with_deflate(DeflateConfig::default());
+    let request = String::from_utf8(client.request()).unwrap();
+    let offer = "\r\nSec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; \
+                 client_no_context_takeover; client_max_window_bits\r\n";
+    assert!(request.contains(offer), "{request}");
+
+    assert_eq!(read_extensions("").unwrap().deflate, None);
+    let line = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover\r\n";
+    let params = read_extensions(line).unwrap().deflate.unwrap();
+    assert!(!params.context_takeover(Role::Server));
+    let line = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
+    let refused = read_extensions(line).unwrap_err();
+    assert_eq!(refused, HandshakeError::ExtensionNotOffered);
+}
+
+#[test]
+fn extension_header_that_is_malformed_empty_or_doubled_is_refused() {
+    let line = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover\r\n";
+    assert!(read_extensions(line).is_ok());
+    let empty = "Sec-WebSocket-Extensions: \r\n";
+    for lines in [
+        empty,
+        "Sec-WebSocket-Extensions: ,\r\n",
+        "Sec-WebSocket-Extensions: permessage-deflate;\r\n",
+        "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=\r\n",
+        "Sec-WebSocket-Extensions: permessage-deflate server_no_context_takeover\r\n",
+        &[line, line].concat(),
+        &[line, empty].concat(),
+        &[empty, line].concat(),
+    ] {
+        let refused = read_extensions(lines).unwrap_err();
+        assert_eq!(refused, HandshakeError::Malformed, "{lines}");
     }
 }
