@@ -9,12 +9,12 @@ use ws_proto::testing::{
     OwnedEvent, TestFrame, agree, cut, deflate_config, encode_all, message, sizes,
 };
 use ws_proto::{
-    Config, DeflateConfig, DeflateParams, EncodedMessage, MessageKind, Opcode, ProtocolError, Role,
-    WindowBits,
+    CloseCode, CloseFrame, Config, DeflateConfig, DeflateParams, EncodedMessage, MessageKind,
+    Opcode, ProtocolError, Role, WindowBits,
 };
 
 use crate::deflate_reference::{Decoded, decode_message};
-use crate::support::{End, fails};
+use crate::support::{End, fails, seconds, sent_frames};
 
 /// "Hello", compressed (RFC 7692 §7.2.3.1).
 const HELLO: [u8; 7] = [0xF2, 0x48, 0xCD, 0xC9, 0xC9, 0x07, 0x00];
@@ -469,7 +469,7 @@ fn closing_connection_neither_inflates_nor_compresses() {
     let (mut client, mut server) = pair(with_takeover(), 1 << 20);
     let message = EncodedMessage::new(MessageKind::Text, &[b'a'; 1000]);
     let frame = client.connection.frame_of(&message).unwrap();
-    server.close(ws_proto::CloseCode::NORMAL);
+    server.close(CloseCode::NORMAL);
     assert_eq!(server.receive(&frame), []);
     assert_eq!(
         server.connection.frame_of(&message),
@@ -490,4 +490,218 @@ fn parameters_say_what_was_agreed_upon() {
     assert!(params.context_takeover(Role::Client) && !params.context_takeover(Role::Server));
     assert_eq!(params.max_window_bits(Role::Client).get(), 10);
     assert_eq!(params.max_window_bits(Role::Server), WindowBits::MAX);
+}
+
+/// The payloads of RFC 7692 §7.2.3 that stand for "Hello", each by itself.
+const HELLOS: [&[u8]; 4] = [
+    &HELLO,
+    &[
+        0x00, 0x05, 0x00, 0xFA, 0xFF, 0x48, 0x65, 0x6C, 0x6C, 0x6F, 0x00,
+    ],
+    &[0xF3, 0x48, 0xCD, 0xC9, 0xC9, 0x07, 0x00, 0x00],
+    &[
+        0xF2, 0x48, 0x05, 0x00, 0x00, 0x00, 0xFF, 0xFF, 0xCA, 0xC9, 0xC9, 0x07, 0x00,
+    ],
+];
+
+fn client(max_message_size: usize) -> End {
+    pair(with_takeover(), max_message_size).0
+}
+
+/// The frames of RFC 7692 §7.2.3, byte for byte.
+#[test]
+fn rfc_compressed_frames_reach_the_client() {
+    for payload in HELLOS {
+        let header = [0xC1, u8::try_from(payload.len()).expect("it is short")];
+        let wire = [&header[..], payload].concat();
+        assert_eq!(client(100).receive(&wire), [text("Hello")], "{wire:02x?}");
+    }
+    let mut client = client(100);
+    assert_eq!(client.receive(b"\x41\x03\xF2\x48\xCD"), []);
+    assert_eq!(client.receive(b"\x80\x04\xC9\xC9\x07\x00"), [text("Hello")]);
+    // It refers to the message before.
+    assert_eq!(
+        client.receive(b"\xC1\x05\xF2\x00\x11\x00\x00"),
+        [text("Hello")]
+    );
+    assert_eq!(client.receive(b"\xC1\x01\x00"), [text("")]);
+}
+
+#[test]
+fn rfc_compressed_payloads_reach_the_server_in_any_fragments() {
+    for payload in HELLOS {
+        for cut in 0..=payload.len() {
+            let frames = [
+                TestFrame::client(Opcode::Text, &payload[..cut])
+                    .compressed()
+                    .unfinished(),
+                continuation(&payload[cut..]),
+            ];
+            let events = server(100).receive(&encode_all(&frames));
+            assert_eq!(events, [text("Hello")], "{payload:02x?} cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn message_of_several_fragments_ends_with_an_empty_one() {
+    // RFC 7692 §7.2.3.6: who does not know the end in advance sends an empty block at last.
+    for mut end in [client(100), server(100)] {
+        let frames = [
+            end.peer_frame(Opcode::Text, &HELLO[..6])
+                .compressed()
+                .unfinished(),
+            end.peer_frame(Opcode::Continuation, &HELLO[6..])
+                .unfinished(),
+            end.peer_frame(Opcode::Continuation, ""),
+        ];
+        assert_eq!(end.receive(&encode_all(&frames)), [text("Hello")]);
+    }
+}
+
+#[test]
+fn reserved_bit_out_of_place_fails_the_client_with_1002() {
+    let error = ProtocolError::ReservedBits;
+    fails(End::client(), &[0xC1], &error, 1002);
+    let wire = b"\x41\x03\xF2\x48\xCD\xC0\x04\xC9\xC9\x07\x00";
+    fails(client(100), wire, &error, 1002);
+    // Neither does the bit begin in the middle of a message.
+    fails(client(100), b"\x01\x01H\xC0\x01\x00", &error, 1002);
+    for first in [0xC8, 0xC9, 0xCA, 0xA1, 0x91, 0xE1, 0xF1] {
+        fails(client(100), &[first], &error, 1002);
+    }
+}
+
+#[test]
+fn compressed_data_that_breaks_a_rule_fails_the_client() {
+    let error = ProtocolError::InvalidDeflateData;
+    fails(client(100), b"\xC2\x01\x06", &error, 1007);
+    let wire = b"\xC2\x05\x00\x05\x00\x00\x00";
+    fails(client(100), wire, &error, 1007);
+    // A text that is not UTF-8 once it is inflated: the same rules as ever.
+    let wire = b"\xC1\x07\x00\x01\x00\xFE\xFF\xFF\x00";
+    fails(client(100), wire, &ProtocolError::TextNotUtf8, 1007);
+    let frame = TestFrame::server(Opcode::Binary, zeros(10_000)).compressed();
+    let (size, max) = (101, 100);
+    let error = ProtocolError::MessageTooBig { size, max };
+    fails(client(100), &frame.to_bytes(), &error, 1009);
+}
+
+#[test]
+fn control_frames_are_not_compressed() {
+    for mut end in <[End; 2]>::from(pair(with_takeover(), 1 << 20)) {
+        end.receive_frame(end.peer_frame(Opcode::Ping, [b'a'; 125]));
+        end.pass(seconds(25));
+        let frame = CloseFrame::new(CloseCode::NORMAL, "a".repeat(123));
+        end.connection.close(Some(frame), end.now);
+        end.connection.poll_transmit(&mut end.out);
+        let frames = sent_frames(&end.sent());
+        assert_eq!(frames.len(), 3);
+        for (header, payload) in frames {
+            assert_eq!(header.rsv, 0, "{header:?}");
+            assert!([0, 125].contains(&payload.len()));
+        }
+    }
+}
+
+#[test]
+fn compressed_message_is_one_frame_with_the_bit_and_its_own_opcode() {
+    for mut end in <[End; 2]>::from(pair(with_takeover(), 1 << 20)) {
+        for kind in [MessageKind::Text, MessageKind::Binary] {
+            let payload = [b'a'; 300];
+            end.connection.send(kind, &payload, &mut end.out).unwrap();
+            let frames = sent_frames(&end.sent());
+            assert_eq!(frames.len(), 1);
+            let header = frames[0].0;
+            assert_eq!((header.fin, header.rsv), (true, 0x40));
+            assert_eq!(header.opcode, kind.into());
+            assert!(!frames[0].1.ends_with(&[0x00, 0x00, 0xFF, 0xFF]));
+        }
+    }
+}
+
+#[test]
+fn without_context_takeover_each_message_is_compressed_with_an_empty_window() {
+    let payload: Vec<u8> = (0..=255).chain(0..=255).collect();
+    for mut end in <[End; 2]>::from(pair(DeflateConfig::default(), 1 << 20)) {
+        for _ in 0..3 {
+            end.connection
+                .send(MessageKind::Binary, &payload, &mut end.out)
+                .unwrap();
+            let sent = sent_frames(&end.sent());
+            assert_eq!(sent[0].0.rsv, 0x40);
+            let mut alone = Decoded::default();
+            decode_message(&sent[0].1, &mut alone);
+            assert_eq!(alone.bytes, payload);
+        }
+    }
+}
+
+#[test]
+fn client_compressor_stays_inside_its_window() {
+    let noise: Vec<u8> = (0..300_u64)
+        .map(|index| {
+            (index + 1)
+                .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+                .to_le_bytes()[7]
+        })
+        .collect();
+    let payload = noise.repeat(200);
+    for bits in 8..=15 {
+        let config = with_takeover().with_client_max_window_bits(WindowBits::new(bits).unwrap());
+        let (mut client, mut server) = pair(config, 1 << 20);
+        let mut decoded = Decoded::default();
+        for _ in 0..2 {
+            let (connection, out) = (&mut client.connection, &mut client.out);
+            connection.send(MessageKind::Binary, &payload, out).unwrap();
+            let sent = client.sent();
+            let frames = sent_frames(&sent);
+            assert_eq!(frames[0].0.rsv, 0x40);
+            decode_message(&frames[0].1, &mut decoded);
+            assert_eq!(server.receive(&sent), [binary(&payload)]);
+        }
+        assert_eq!(decoded.bytes, payload.repeat(2));
+        assert!(decoded.max_distance <= 1 << bits, "{bits} bits");
+    }
+}
+
+#[test]
+fn window_of_32_kib_is_inflated() {
+    // A stored block of 32,768 bytes, and a copy of the first three of them.
+    let far = |end: &End| {
+        let mut block = vec![0x00, 0x00, 0x80, 0xFF, 0x7F];
+        block.extend(b"abc");
+        block.extend(vec![b'x'; 32_765]);
+        block.extend(fixed_reference_to_the_far_end());
+        end.peer_frame(Opcode::Binary, block).compressed()
+    };
+    for mut end in <[End; 2]>::from(pair(with_takeover(), 1 << 20)) {
+        let events = end.receive_frame(far(&end));
+        let expected = [b"abc".to_vec(), vec![b'x'; 32_765], b"abc".to_vec()].concat();
+        assert_eq!(events, [binary(&expected)]);
+    }
+}
+
+/// A block of fixed codes that copies 3 bytes from 32,768 bytes back, and the empty stored block's
+/// beginning (RFC 1951 §3.2.5, §3.2.6).
+fn fixed_reference_to_the_far_end() -> Vec<u8> {
+    let mut bits = Vec::new();
+    // Numbers go in from their least bit, codes from their first.
+    let mut number = |value: u32, count: u32| bits.extend((0..count).map(|at| value >> at & 1));
+    number(0, 1);
+    number(1, 2);
+    // Length 3 is code 257, which is 0000001; distances from 24,577 on are code 29, with 13 bits.
+    number(0b100_0000, 7);
+    number(0b10111, 5);
+    number(32_768 - 24_577, 13);
+    // The end of the block is code 256, seven zeros; then a stored block.
+    number(0, 7);
+    number(0, 3);
+    bits.resize(bits.len().next_multiple_of(8), 0);
+    let byte = |bits: &[u32]| {
+        bits.iter()
+            .rev()
+            .fold(0, |byte, &bit| byte << 1 | bit as u8)
+    };
+    bits.chunks(8).map(byte).collect()
 }
