@@ -66,17 +66,30 @@ impl Inflater {
         Ok(!input.is_empty() || is_full)
     }
 
-    /// Ends a message, all of which has been passed to [`inflate`](Self::inflate).
-    pub(crate) fn finish(&mut self) -> Result<(), InvalidData> {
+    /// Ends a message, all of which has been passed to [`inflate`](Self::inflate). `is_last` says
+    /// that the stream is reset before it is used again.
+    pub(crate) fn finish(&mut self, is_last: bool) -> Result<(), InvalidData> {
         if self.has_ended {
             return Ok(());
         }
-        // RFC 7692 §7.2.2: the peer left out the end of an empty block. It inflates to nothing: if
-        // it does not, the message was cut inside a block.
-        let mut probe = Vec::with_capacity(64);
-        let mut tail = &TAIL[..];
-        self.inflate(&mut tail, &mut probe)?;
-        match probe.is_empty() && tail.is_empty() {
+        // RFC 7692 §7.2.2: the peer left out the end of an empty block. To a message that was cut
+        // inside a block it is something else, and so is what we put behind it: a block that ends
+        // the stream, or one more empty block if the stream goes on. Only a header of dynamic codes
+        // swallows the latter unseen, and spoils what the same peer sends after it.
+        let end: &[u8] = match is_last {
+            true => &[0x00, 0x00, 0xFF, 0xFF, 0x03, 0x00],
+            false => &[0x00, 0x00, 0xFF, 0xFF, 0x00, 0x00, 0x00, 0xFF, 0xFF],
+        };
+        debug_assert!(end.starts_with(&TAIL), "what was left out comes first");
+        let (mut rest, mut probe) = (end, Vec::with_capacity(64));
+        self.inflate(&mut rest, &mut probe)?;
+        // The empty block may be the final one, as may any other.
+        let is_whole = match (self.has_ended, rest.len()) {
+            (true, len) if len == end.len() - TAIL.len() => true,
+            (has_ended, 0) => has_ended == is_last,
+            _ => false,
+        };
+        match is_whole && probe.is_empty() {
             true => Ok(()),
             false => Err(InvalidData),
         }

@@ -90,13 +90,14 @@ impl Deflate {
         self.inflater.get_or_insert_with(pool::inflater)
     }
 
-    /// The message that `sender` was sending is complete.
-    pub(crate) fn message_ended(&mut self, sender: Role) {
-        if !self.direction(sender).takeover
-            && let Some(inflater) = self.inflater.take()
-        {
+    /// The message that `sender` was sending has arrived: it must be complete.
+    pub(crate) fn message_ended(&mut self, sender: Role) -> Result<(), ProtocolError> {
+        let takeover = self.direction(sender).takeover;
+        self.inflater().finish(!takeover)?;
+        if !takeover && let Some(inflater) = self.inflater.take() {
             pool::give_back_inflater(inflater);
         }
+        Ok(())
     }
 
     /// Frees everything: nothing is received or sent any more.

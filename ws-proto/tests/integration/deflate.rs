@@ -705,3 +705,57 @@ fn fixed_reference_to_the_far_end() -> Vec<u8> {
     };
     bits.chunks(8).map(byte).collect()
 }
+
+#[test]
+fn compressed_message_that_is_cut_short_fails_with_1007() {
+    let words: Vec<u8> = (1..2000_u64)
+        .map(|index| index.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes()[7])
+        .map(|byte| b"ten letters"[usize::from(byte) % 11])
+        .collect();
+    let (mut sender, _) = pair(DeflateConfig::default(), 1 << 20);
+    sender
+        .connection
+        .send(MessageKind::Binary, &words, &mut sender.out)
+        .unwrap();
+    let payload = sent_frames(&sender.sent()).remove(0).1;
+    assert_eq!(payload[0] & 0b110, 0b100, "a block with codes of its own");
+    let (_, mut receiver) = pair(DeflateConfig::default(), 1 << 20);
+    let events = receiver.receive_frame(compressed(&payload[..]));
+    assert_eq!(events, [binary(&words)]);
+    for len in 0..payload.len() {
+        let (_, mut receiver) = pair(DeflateConfig::default(), 1 << 20);
+        let events = receiver.receive_frame(compressed(&payload[..len]));
+        let failed = OwnedEvent::Failed(ProtocolError::InvalidDeflateData);
+        assert_eq!(events, [failed], "{len} of {} bytes", payload.len());
+    }
+    // With context takeover as well, unless it is the header of such a block that is cut.
+    for payload in [&[][..], &HELLO[..3], &HELLO[..4], &[0x0A, 0x00]] {
+        let error = ProtocolError::InvalidDeflateData;
+        fails(server(100), &compressed(payload).to_bytes(), &error, 1007);
+    }
+}
+
+#[test]
+fn final_blocks_end_a_message_wherever_they_stand() {
+    let empty_final = &[0x01][..];
+    let hello_and_empty_final = &[0xF2, 0x48, 0xCD, 0xC9, 0xC9, 0x07, 0x04][..];
+    for config in [with_takeover(), DeflateConfig::default()] {
+        for (payload, expected) in [
+            (empty_final, ""),
+            (&[0x03, 0x00], ""),
+            (hello_and_empty_final, "Hello"),
+            (HELLOS[2], "Hello"),
+        ] {
+            let (mut client, mut server) = pair(config, 100);
+            for end in [&mut client, &mut server] {
+                let frame = end.peer_frame(Opcode::Text, payload).compressed();
+                for _ in 0..2 {
+                    let events = end.receive_frame(frame.clone());
+                    assert_eq!(events, [text(expected)], "{payload:02x?}");
+                }
+                let hello = end.peer_frame(Opcode::Text, HELLO).compressed();
+                assert_eq!(end.receive_frame(hello), [text("Hello")]);
+            }
+        }
+    }
+}
