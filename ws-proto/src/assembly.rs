@@ -95,6 +95,11 @@ impl Assembly {
         self.is_compressed && !self.is_discarding
     }
 
+    /// Tells whether no frame of the message carried anything.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.declared == 0
+    }
+
     /// Accepts a message that is whole in the input; the caller hands out the payload it has.
     pub(crate) fn whole(&mut self, payload: &[u8]) -> Result<Option<MessageKind>, ProtocolError> {
         let kind = self.finish();

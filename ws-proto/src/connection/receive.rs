@@ -231,7 +231,7 @@ impl Connection {
         if self.frame.is_some() || !frame.fin {
             return Ok(None);
         }
-        deflate.message_ended(sender)?;
+        deflate.message_ended(sender, self.assembly.is_blank())?;
         let kind = self.assembly.complete()?;
         self.timers.message_ended();
         Ok(kind.map(|kind| Step::Message(kind, Place::Buffer)))

@@ -91,9 +91,18 @@ impl Deflate {
     }
 
     /// The message that `sender` was sending has arrived: it must be complete.
-    pub(crate) fn message_ended(&mut self, sender: Role) -> Result<(), ProtocolError> {
+    ///
+    /// RFC 7692 §7.2.3.6 makes an empty message a byte; one without any is taken for empty as well,
+    /// since that is what a compressor has that is flushed twice.
+    pub(crate) fn message_ended(
+        &mut self,
+        sender: Role,
+        is_blank: bool,
+    ) -> Result<(), ProtocolError> {
         let takeover = self.direction(sender).takeover;
-        self.inflater().finish(!takeover)?;
+        if !is_blank {
+            self.inflater().finish(!takeover)?;
+        }
         if !takeover && let Some(inflater) = self.inflater.take() {
             pool::give_back_inflater(inflater);
         }
