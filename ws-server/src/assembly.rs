@@ -32,7 +32,8 @@ pub(crate) fn share(
         .with_message_timeout(limits.message_timeout)
         .with_ping_interval(limits.ping_interval)
         .with_pong_timeout(limits.pong_timeout)
-        .with_close_timeout(limits.close_timeout);
+        .with_close_timeout(limits.close_timeout)
+        .with_deflate(config.compression().deflate());
     let identity = config.identity();
     let sessions = Sessions::new(SessionConfig {
         ttl: identity.ttl,

@@ -4,15 +4,17 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Duration;
 
+use ws_proto::{DeflateLevel, WindowBits};
 use ws_transport::ListenAddr;
 
 use super::account::{self, Account};
 use super::fault::Problem;
+use super::raw::RawValue;
 use super::reader::{self, Reader};
 use super::typed::{
-    AppBackend, AppConfig, Console, ControlConfig, ExecConfig, FifoConfig, FifoFraming,
-    IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, OnDisconnect, OriginConfig,
-    Output, ServerConfig, Trim, ValidateBackend, ValidateConfig,
+    AppBackend, AppConfig, CompressionConfig, Console, ControlConfig, ExecConfig, FifoConfig,
+    FifoFraming, IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, OnDisconnect,
+    OriginConfig, Output, ServerConfig, Trim, ValidateBackend, ValidateConfig,
 };
 
 /// Smallest allowed timeout. Below it everything fails.
@@ -72,6 +74,21 @@ pub(super) fn limits(reader: &mut Reader<'_>) -> LimitsConfig {
         close_timeout: reader.duration("limits.close_timeout", SHORTEST, 10 * MINUTE),
         send_queue_size: reader.size("limits.send_queue_size", 1, GIB),
         drain_timeout: reader.duration("limits.drain_timeout", Duration::ZERO, DAY),
+    }
+}
+
+pub(super) fn compression(reader: &mut Reader<'_>) -> CompressionConfig {
+    CompressionConfig {
+        enabled: reader.flag("compression.enabled"),
+        level: reader.read("compression.level", |value| {
+            let level = byte(value, 1, 9)?;
+            Ok(DeflateLevel::new(level).expect("the range is that of the levels"))
+        }),
+        min_size: reader.size("compression.min_size", 0, GIB),
+        server_context_takeover: reader.flag("compression.server_context_takeover"),
+        client_context_takeover: reader.flag("compression.client_context_takeover"),
+        server_max_window_bits: reader.read("compression.server_max_window_bits", window_bits),
+        client_max_window_bits: reader.read("compression.client_max_window_bits", window_bits),
     }
 }
 
@@ -311,6 +328,16 @@ fn exec(reader: &mut Reader<'_>, chosen: bool, paths: &ExecPaths) -> Option<Exec
         _ => {}
     }
     chosen.then_some(exec)
+}
+
+fn window_bits(value: &RawValue) -> Result<WindowBits, Problem> {
+    let bits = byte(value, WindowBits::MIN.get(), WindowBits::MAX.get())?;
+    Ok(WindowBits::new(bits).expect("the range is that of the windows"))
+}
+
+fn byte(value: &RawValue, min: u8, max: u8) -> Result<u8, Problem> {
+    let number = reader::number(value, min.into(), max.into())?;
+    Ok(u8::try_from(number).expect("it is at most a byte"))
 }
 
 /// RFC 6265 §4.1.1: the name of a cookie is a token.

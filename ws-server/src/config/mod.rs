@@ -28,9 +28,9 @@ pub use origin::{InvalidOrigin, OriginRule, WebOrigin};
 pub use raw::{RawConfig, RawKind, RawValue, Source};
 pub use settings::defaults;
 pub use typed::{
-    AppBackend, AppConfig, Console, ControlConfig, ExecConfig, FifoConfig, FifoFraming,
-    IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, OnDisconnect, OriginConfig,
-    Output, ServerConfig, Trim, ValidateBackend, ValidateConfig,
+    AppBackend, AppConfig, CompressionConfig, Console, ControlConfig, ExecConfig, FifoConfig,
+    FifoFraming, IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, OnDisconnect,
+    OriginConfig, Output, ServerConfig, Trim, ValidateBackend, ValidateConfig,
 };
 
 use reader::Reader;
@@ -41,6 +41,7 @@ pub struct Config {
     server: ServerConfig,
     origin: OriginConfig,
     limits: LimitsConfig,
+    compression: CompressionConfig,
     identity: IdentityConfig,
     validate: ValidateConfig,
     app: AppConfig,
@@ -65,6 +66,7 @@ impl Config {
         let config = Self {
             origin: build::origin(&mut reader),
             limits: build::limits(&mut reader),
+            compression: build::compression(&mut reader),
             identity: build::identity(&mut reader),
             validate: build::validate(&mut reader),
             app: build::app(&mut reader),
@@ -113,6 +115,11 @@ impl Config {
     /// Returns `[limits]`.
     pub fn limits(&self) -> &LimitsConfig {
         &self.limits
+    }
+
+    /// Returns `[compression]`.
+    pub fn compression(&self) -> &CompressionConfig {
+        &self.compression
     }
 
     /// Returns `[identity]`.

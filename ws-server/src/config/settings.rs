@@ -193,6 +193,47 @@ pub(super) const SETTINGS: &[Setting] = &[
         doc: "Upper bound of the shutdown, 0s to 1d. Accepted messages are finished; an idle server ends at once.",
     },
     Setting {
+        path: "compression.enabled",
+        default: DefaultValue::Flag(false),
+        doc: "Agree to permessage-deflate (RFC 7692) with clients that offer it, as browsers do. Whoever can\n\
+              put text of his own beside a secret into one message, and see how long it is on the wire,\n\
+              guesses the secret bit by bit (BREACH), TLS or not: leave it off where that can happen.",
+    },
+    Setting {
+        path: "compression.level",
+        default: DefaultValue::Number(3),
+        doc: "How hard to try, 1 (fastest) to 9 (smallest).",
+    },
+    Setting {
+        path: "compression.min_size",
+        default: DefaultValue::Text("128B"),
+        doc: "Size of the smallest message that is compressed, 0 to 1GiB. Shorter ones hardly shrink, except\n\
+              with context takeover.",
+    },
+    Setting {
+        path: "compression.server_context_takeover",
+        default: DefaultValue::Flag(false),
+        doc: "What the server sends may refer back to its earlier messages: small ones shrink too. 372KiB of\n\
+              memory for each connection, and a push to many is compressed for each of them anew.",
+    },
+    Setting {
+        path: "compression.client_context_takeover",
+        default: DefaultValue::Flag(false),
+        doc: "What a client sends may refer back to its earlier messages. 47KiB of memory for each connection.",
+    },
+    Setting {
+        path: "compression.server_max_window_bits",
+        default: DefaultValue::Number(15),
+        doc: "How far back the server refers, 8 to 15: two to that power in bytes. Less than 15 compresses\n\
+              less; with context takeover a connection then keeps down to 246KiB.",
+    },
+    Setting {
+        path: "compression.client_max_window_bits",
+        default: DefaultValue::Number(15),
+        doc: "The same for what a client sends, 8 to 15: saves memory there, none here. A client that cannot be\n\
+              limited keeps to 15.",
+    },
+    Setting {
         path: "identity.cookie",
         default: DefaultValue::Text("ws_session"),
         doc: "Name of the session cookie.",

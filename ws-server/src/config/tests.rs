@@ -89,6 +89,56 @@ fn all_faults_are_reported_at_once_with_their_paths() {
 }
 
 #[test]
+fn compression_is_off_and_its_defaults_are_those_of_the_protocol() {
+    let off = check(json!({})).unwrap();
+    assert_eq!(off.compression().deflate(), None);
+    // As an environment variable gives it.
+    let on = check(json!({ "compression": { "enabled": "true" } })).unwrap();
+    assert_eq!(
+        on.compression().deflate(),
+        Some(ws_proto::DeflateConfig::default())
+    );
+}
+
+#[test]
+fn compression_is_checked_as_a_whole() {
+    let config = check(json!({ "compression": {
+        "enabled": true,
+        "level": "9",
+        "min_size": "1KiB",
+        "server_context_takeover": true,
+        "client_context_takeover": "true",
+        "server_max_window_bits": 8,
+        "client_max_window_bits": "14",
+    } }));
+    let deflate = config.unwrap().compression().deflate().unwrap();
+    assert_eq!((deflate.level().get(), deflate.min_size()), (9, 1024));
+    assert!(deflate.server_context_takeover() && deflate.client_context_takeover());
+    assert_eq!(deflate.server_max_window_bits().get(), 8);
+    assert_eq!(deflate.client_max_window_bits().get(), 14);
+
+    let found = faults(json!({ "compression": {
+        "enable": true,
+        "enabled": "yes",
+        "level": 0,
+        "min_size": "2GiB",
+        "server_context_takeover": 1,
+        "server_max_window_bits": 16,
+        "client_max_window_bits": 7,
+    } }));
+    let expected = [
+        "compression.enable: unknown key, did you mean compression.enabled?",
+        "compression.enabled: \"yes\" is not true or false",
+        "compression.level: 0 is not between 1 and 9",
+        "compression.min_size: 2GiB is not between 0B and 1GiB",
+        "compression.server_context_takeover: expected true or false, found an integer",
+        "compression.server_max_window_bits: 16 is not between 8 and 15",
+        "compression.client_max_window_bits: 7 is not between 8 and 15",
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
 fn unknown_keys_are_told_the_nearest_known_name() {
     let nearest = |path: &str| {
         let mut raw = RawConfig::default();

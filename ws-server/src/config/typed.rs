@@ -8,6 +8,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ws_proto::{DeflateConfig, DeflateLevel, WindowBits};
 use ws_transport::ListenAddr;
 
 use super::account::Account;
@@ -72,6 +73,40 @@ pub struct LimitsConfig {
     pub send_queue_size: usize,
     /// Upper bound of the shutdown.
     pub drain_timeout: Duration,
+}
+
+/// `[compression]`: permessage-deflate, if a client offers it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct CompressionConfig {
+    /// Whether offers are accepted.
+    pub enabled: bool,
+    /// How hard to try.
+    pub level: DeflateLevel,
+    /// Bytes of the smallest message that is compressed.
+    pub min_size: usize,
+    /// Whether what the server sends refers back to earlier messages.
+    pub server_context_takeover: bool,
+    /// Whether what a client sends may refer back to earlier messages.
+    pub client_context_takeover: bool,
+    /// How far back the server refers.
+    pub server_max_window_bits: WindowBits,
+    /// How far back a client may refer.
+    pub client_max_window_bits: WindowBits,
+}
+
+impl CompressionConfig {
+    /// Returns the settings as the protocol takes them, `None` if it is disabled.
+    pub(crate) fn deflate(&self) -> Option<DeflateConfig> {
+        let deflate = DeflateConfig::default()
+            .with_level(self.level)
+            .with_min_size(self.min_size)
+            .with_server_context_takeover(self.server_context_takeover)
+            .with_client_context_takeover(self.client_context_takeover)
+            .with_server_max_window_bits(self.server_max_window_bits)
+            .with_client_max_window_bits(self.client_max_window_bits);
+        self.enabled.then_some(deflate)
+    }
 }
 
 /// `[identity]`: the session cookie.
