@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::sleep_until;
 use tracing::{info, warn};
-use ws_proto::{CloseCode, CloseFrame, EncodedMessage, Event};
+use ws_proto::{CloseCode, CloseFrame, DeflateParams, EncodedMessage, Event};
 use ws_session::{ConnectionId, Outbound};
 use ws_transport::Stream;
 
@@ -38,11 +38,17 @@ use crate::visitor::Visitor;
 
 use self::state::{Inner, Phase, Plan};
 
-/// Bytes that a connection may have processed before the worker's others get their turn: a peer
-/// that sends without a pause would hold them up otherwise.
-const FAIR_SHARE: usize = 256 * 1024;
 /// What a turn counts for besides its bytes.
 const TURN_COST: usize = 4 * 1024;
+
+/// What the opening handshake came to.
+#[derive(Debug)]
+pub(crate) struct Consent {
+    /// The 101.
+    pub(crate) response: Vec<u8>,
+    /// The compression that it agrees to.
+    pub(crate) deflate: Option<DeflateParams>,
+}
 
 /// The connection has ended or accepts nothing more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +76,7 @@ impl Connection {
         shard: &Shard,
         stream: Stream,
         visitor: Visitor,
-        response: Vec<u8>,
+        consent: Consent,
         place: Place,
         label: ConnectionLabel,
         now: Instant,
@@ -78,7 +84,7 @@ impl Connection {
         let server = &shard.server;
         let mut outbound = Outbound::new(server.config.limits().send_queue_size);
         outbound
-            .push_control(Bytes::from(response))
+            .push_control(Bytes::from(consent.response))
             .expect("a new queue is not finished");
         let app = server.config.app();
         let turns = Turns::new(TurnLimits {
@@ -86,17 +92,24 @@ impl Connection {
             waiting: app.queue.get(),
             unordered: app.unordered,
         });
+        let mut protocol = ws_proto::Connection::server(Arc::clone(&server.protocol), now);
+        if let Some(deflate) = consent.deflate {
+            protocol = protocol.with_deflate(deflate);
+            server.hub.counters.connections_compressed.increment();
+        }
         Self {
             visitor,
             label,
             opened: now,
             state: RefCell::new(Inner {
                 stream: Some(Rc::new(stream)),
-                protocol: ws_proto::Connection::server(Arc::clone(&server.protocol), now),
+                protocol,
+                is_compressed: consent.deflate.is_some(),
                 outbound,
                 turns,
                 runs: HashMap::new(),
                 unread: Vec::new(),
+                spent: 0,
                 phase: Phase::Open,
                 place: Some(place),
                 was_door: false,
@@ -124,8 +137,12 @@ impl Connection {
     pub(crate) async fn drive(self: Rc<Self>, shard: &Rc<Shard>) {
         let mut timer = pin!(sleep_until(self.opened.into()));
         let mut armed = None;
-        let mut spent = 0;
         while let Some(plan) = self.settle(shard) {
+            if plan.is_others_turn {
+                tokio::task::yield_now().await;
+                self.state.borrow_mut().spent = 0;
+                continue;
+            }
             // A timer that fires early costs one more turn of this loop; one that is moved with
             // every message would cost more.
             if let Some(deadline) = plan.deadline
@@ -136,13 +153,7 @@ impl Connection {
             }
             tokio::select! {
                 ready = plan.stream.readable(), if plan.read => match ready {
-                    Ok(()) => {
-                        spent += TURN_COST + self.read(shard, &plan.stream);
-                        if spent >= FAIR_SHARE {
-                            spent = 0;
-                            tokio::task::yield_now().await;
-                        }
-                    }
+                    Ok(()) => self.read(shard, &plan.stream),
                     Err(_) => self.end(CloseCause::Vanished),
                 },
                 ready = plan.stream.writable(), if plan.write => {
@@ -189,8 +200,11 @@ impl Connection {
             return Receipt { dropped: 1, ..one };
         }
         counters.messages_queued.increment();
-        if state.outbound.push(message.as_bytes().clone()).is_err() {
-            // The peer learns the sooner why it is closed, and only whole frames.
+        let frame = state.frame_of(message, counters);
+        if state.outbound.push(frame).is_err() {
+            // The peer learns the sooner why it is closed, and only whole frames. With context
+            // takeover those behind a dropped one cannot be inflated: none comes, because from the
+            // close on the machine makes no frame but its own.
             let given_up = state.outbound.drop_untouched() as u64;
             counters.messages_dropped.add(given_up + 1);
             let reason = "pushed messages exceed limits.send_queue_size";
@@ -268,7 +282,8 @@ impl Connection {
             // else would wake us.
             let has_room_again = was_over_limit && !state.outbound.is_over_limit();
             // A connection that closes for the drain looks for the peer's close frame.
-            let has_unread = !state.unread.is_empty() && state.may_take();
+            let has_unread =
+                !state.unread.is_empty() && state.may_take() && !state.is_others_turn();
             if !has_room_again && !has_unread {
                 break;
             }
@@ -307,12 +322,12 @@ impl Connection {
             // When both wait for room, the client and the doors take turns.
             let door_waits = state.turns.has_room() && self.waiting_runs.get() > 0;
             state.is_doors_turn = door_waits && !state.was_door;
-            if state.unread.is_empty() || !state.may_take() {
+            if state.unread.is_empty() || !state.may_take() || state.is_others_turn() {
                 return;
             }
             let mut bytes = std::mem::take(&mut state.unread);
             let mut write = shard.scratch.borrow_mut();
-            state.take_in(&mut bytes, shard, &mut write.write, now);
+            state.take_in(&mut bytes, &shard.server, &mut write.write, now);
         }
     }
 
@@ -338,26 +353,23 @@ impl Connection {
         }
     }
 
-    /// Processes what has arrived, one buffer at most, and returns how many bytes that were.
-    fn read(&self, shard: &Rc<Shard>, stream: &Stream) -> usize {
+    /// Processes what has arrived, one buffer at most.
+    fn read(&self, shard: &Rc<Shard>, stream: &Stream) {
         let mut scratch = shard.scratch.borrow_mut();
         let scratch = &mut *scratch;
         let read = match stream.try_read(&mut scratch.read) {
             Ok(read) if read > 0 => read,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return 0,
-            Ok(_) | Err(_) => {
-                self.end(CloseCause::Vanished);
-                return 0;
-            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Ok(_) | Err(_) => return self.end(CloseCause::Vanished),
         };
         let mut state = self.state.borrow_mut();
         state.take_in(
             &mut scratch.read[..read],
-            shard,
+            &shard.server,
             &mut scratch.write,
             Instant::now(),
         );
-        read
+        state.spent += TURN_COST + read;
     }
 
     fn handle_timeout(&self) {

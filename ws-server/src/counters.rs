@@ -154,6 +154,8 @@ pub(crate) struct Counters {
     pub(crate) sockets_accepted: Counter,
     pub(crate) pages_served: Counter,
     pub(crate) connections_opened: Counter,
+    /// Of these, those that agreed to compression.
+    pub(crate) connections_compressed: Counter,
     refusals: Tally<{ Refusal::NAMES.len() }>,
     closes: Tally<{ CloseCause::NAMES.len() }>,
 
@@ -165,6 +167,10 @@ pub(crate) struct Counters {
     pub(crate) messages_sent: Counter,
     /// Of these, not taken whole before the connection ended.
     pub(crate) messages_dropped: Counter,
+    /// Payloads of messages for connections that agreed to compression.
+    pub(crate) compressible_bytes: Counter,
+    /// The frames that were made of them.
+    pub(crate) compressed_bytes: Counter,
 
     pub(crate) callbacks_accepted: Counter,
     pub(crate) callbacks_started: Counter,
@@ -236,6 +242,11 @@ impl Counters {
                 "queued": self.messages_queued.get(),
                 "sent": self.messages_sent.get(),
                 "dropped": self.messages_dropped.get(),
+            },
+            "compression": {
+                "connections": self.connections_compressed.get(),
+                "payload_bytes": self.compressible_bytes.get(),
+                "frame_bytes": self.compressed_bytes.get(),
             },
             "callbacks": {
                 "accepted": self.callbacks_accepted.get(),

@@ -14,7 +14,7 @@ use ws_session::{Binding, ConnectionId, SessionId, SessionToken, UserId};
 use ws_transport::{Accepted, LocalAddr, PeerAddr, Stream};
 
 use crate::application::Validation;
-use crate::connection::Connection;
+use crate::connection::{Connection, Consent};
 use crate::core::answer::{Identity, Verdict};
 use crate::core::cookie;
 use crate::core::origin::{Provenance, is_allowed, is_loopback_host};
@@ -45,7 +45,7 @@ struct Admitted {
     user: UserId,
     session: SessionId,
     fifo: Option<Fifo>,
-    response: Vec<u8>,
+    consent: Consent,
     place: Place,
 }
 
@@ -105,7 +105,7 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted, peer: Option<S
         user,
         session,
         fifo,
-        response,
+        consent,
         place,
     } = admitted;
     let id = visitor.connection;
@@ -127,7 +127,7 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted, peer: Option<S
     };
     let now = Instant::now();
     let connection = Rc::new(Connection::new(
-        shard, stream, visitor, response, place, label, now,
+        shard, stream, visitor, consent, place, label, now,
     ));
     // The 101 is queued already, so a push that comes from here on stands behind it.
     shard.insert(Rc::clone(&connection));
@@ -327,15 +327,19 @@ impl Opening<'_> {
             .chain(&cookies)
             .map(|value| ("Set-Cookie", value.as_str()))
             .collect();
+        let deflate = server
+            .protocol
+            .deflate()
+            .and_then(|deflate| deflate.accept(upgrade.extensions()));
         let response = upgrade
-            .accept(None, None, &set_cookies)
+            .accept(None, deflate.as_ref(), &set_cookies)
             .map_err(|error| internal(&error))?;
         Ok(Admitted {
             visitor,
             user,
             session: *session,
             fifo,
-            response,
+            consent: Consent { response, deflate },
             place,
         })
     }

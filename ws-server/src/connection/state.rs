@@ -16,18 +16,30 @@ use crate::core::question::{Question, Source};
 use crate::core::turns::{MessageId, Turns};
 use crate::counters::{CloseCause, Counters};
 use crate::hub::Place;
-use crate::shard::{Frames, Shard};
+use crate::shard::Frames;
+use crate::shared::Shared;
+
+/// Bytes that a connection may have processed before the worker's others get their turn: a peer
+/// that sends without a pause would hold them up otherwise.
+const FAIR_SHARE: usize = 256 * 1024;
+/// What a message that may be compressed counts for besides its bytes: to begin anew with each
+/// costs the streams more than a small one's bytes.
+const INFLATED_COST: usize = 1024;
 
 #[derive(Debug)]
 pub(super) struct Inner {
     /// Taken when the connection ends: what is left of it then holds no descriptor.
     pub(super) stream: Option<Rc<Stream>>,
     pub(super) protocol: ws_proto::Connection,
+    /// Whether the handshake agreed to compression.
+    pub(super) is_compressed: bool,
     pub(super) outbound: Outbound,
     pub(super) turns: Turns<Question, Answer>,
     pub(super) runs: HashMap<MessageId, AbortHandle>,
-    /// Read, but not processed for want of room.
+    /// Read, but not processed for want of room, or because it is the others' turn.
     pub(super) unread: Vec<u8>,
+    /// Bytes processed since the worker's others had their turn.
+    pub(super) spent: usize,
     pub(super) phase: Phase,
     /// `None` once nothing is left to do.
     pub(super) place: Option<Place>,
@@ -61,6 +73,8 @@ pub(super) enum Phase {
 /// What the driver waits for.
 pub(super) struct Plan {
     pub(super) stream: Rc<Stream>,
+    /// Nothing but that the others have had their turn; there may be work left.
+    pub(super) is_others_turn: bool,
     pub(super) read: bool,
     pub(super) write: bool,
     pub(super) deadline: Option<Instant>,
@@ -85,22 +99,26 @@ impl Inner {
         }
     }
 
-    /// Processes bytes from the peer as far as there is room, and keeps the rest.
+    /// Whether the connection has had its share of the worker's time.
+    pub(super) fn is_others_turn(&self) -> bool {
+        self.spent >= FAIR_SHARE
+    }
+
+    /// Processes bytes from the peer as far as there is room and it is its turn, and keeps the rest.
     pub(super) fn take_in(
         &mut self,
         bytes: &mut [u8],
-        shard: &Shard,
+        server: &Shared,
         out: &mut Frames,
         now: Instant,
     ) {
         if self.phase != Phase::Open {
             return;
         }
-        let server = &shard.server;
         let counters = &server.hub.counters;
         let answers_ping = server.config.app().ping;
         let mut input = Input::new(bytes);
-        while self.may_take() {
+        while self.may_take() && !self.is_others_turn() {
             // Echoes and pongs that wait in `out` count as queued: a flood of them is not read on.
             let is_over_limit = self.outbound.len_bytes() + out.bytes.len()
                 > server.config.limits().send_queue_size;
@@ -114,7 +132,16 @@ impl Inner {
                     self.received += 1;
                     counters.messages_received.increment();
                     counters.bytes_received.add(message.payload.len() as u64);
-                    if server.application.is_none() {
+                    if self.is_compressed {
+                        // A buffer of the wire's bytes may become many megabytes.
+                        self.spent += INFLATED_COST + message.payload.len();
+                    }
+                    if server.application.is_none() && self.is_compressed {
+                        let (kind, payload) = (message.kind, message.payload.to_vec());
+                        self.encode(kind, &payload, &mut out.bytes, counters);
+                        out.end(true);
+                    } else if server.application.is_none() {
+                        // Valid as it came: what need not be compressed is not looked at again.
                         frame::encode_server(message.kind, message.payload, &mut out.bytes);
                         out.end(true);
                     } else if answers_ping
@@ -202,13 +229,48 @@ impl Inner {
             counters.replies_dropped.increment();
             return;
         }
-        let message = EncodedMessage::new(reply.kind, &reply.payload);
+        let mut frame = Vec::new();
+        self.encode(reply.kind, &reply.payload, &mut frame, counters);
+        // It may wait, and the queue counts what it has, not the room that it was given.
+        frame.shrink_to_fit();
         counters.messages_queued.increment();
-        let queued = self.outbound.push_unbounded(message.as_bytes().clone());
+        let queued = self.outbound.push_unbounded(Bytes::from(frame));
         debug_assert!(
             queued.is_ok(),
             "an open connection has no close frame queued"
         );
+    }
+
+    /// Appends the frame of a message for an open connection. It must be sent before any other, or
+    /// none after it: with context takeover later ones refer to it.
+    fn encode(
+        &mut self,
+        kind: MessageKind,
+        payload: &[u8],
+        out: &mut Vec<u8>,
+        counters: &Counters,
+    ) {
+        let start = out.len();
+        let encoded = self.protocol.send(kind, payload, out);
+        debug_assert!(encoded.is_ok(), "it is open, and texts are UTF-8");
+        self.count_compression(payload.len(), out.len() - start, counters);
+    }
+
+    /// The frame of a message that others may share, for an open connection; else as
+    /// [`encode`](Self::encode).
+    pub(super) fn frame_of(&mut self, message: &EncodedMessage, counters: &Counters) -> Bytes {
+        let frame = self.protocol.frame_of(message);
+        debug_assert!(frame.is_ok(), "it is open");
+        let frame = frame.unwrap_or_default();
+        self.count_compression(message.payload().len(), frame.len(), counters);
+        frame
+    }
+
+    fn count_compression(&self, payload_len: usize, frame_len: usize, counters: &Counters) {
+        if self.is_compressed {
+            counters.compressible_bytes.add(payload_len as u64);
+            counters.compressed_bytes.add(frame_len as u64);
+        }
     }
 
     /// Begins the closing handshake behind everything that is queued.
@@ -323,9 +385,13 @@ impl Inner {
             .min();
         Some(Plan {
             stream,
+            is_others_turn: self.is_others_turn(),
             read,
             write: !self.outbound.is_empty(),
             deadline,
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use ws_proto::handshake::ExtensionOffer;
+use ws_proto::{DeflateConfig, DeflateParams};
+
+use super::*;
+use crate::assembly;
+use crate::config::{Config, RawConfig};
+use crate::core::turns::TurnLimits;
+use crate::helpers::Helpers;
+
+const MESSAGE_SIZE: usize = 60_000;
+const MESSAGE_COUNT: u64 = 100;
+
+fn echo_server() -> Shared {
+    let mut raw = RawConfig::default();
+    raw.set("app.backend", "echo");
+    raw.set("compression.enabled", true);
+    let config = Config::from_raw(&raw, "/".as_ref()).unwrap();
+    let helpers = Helpers {
+        spawners: None,
+        fork_server: None,
+    };
+    let (_, draining) = watch::channel(false);
+    assembly::share(config, Box::default(), None, &helpers, draining).unwrap()
+}
+
+fn agreed() -> DeflateParams {
+    let offers = ExtensionOffer::parse("permessage-deflate").unwrap();
+    DeflateConfig::default().accept(&offers).unwrap()
+}
+
+/// An open connection whose socket takes nothing.
+fn connection(server: &Shared, deflate: Option<DeflateParams>, now: Instant) -> Inner {
+    let mut protocol = ws_proto::Connection::server(Arc::clone(&server.protocol), now);
+    if let Some(params) = deflate {
+        protocol = protocol.with_deflate(params);
+    }
+    Inner {
+        stream: None,
+        protocol,
+        is_compressed: deflate.is_some(),
+        outbound: Outbound::new(usize::MAX),
+        turns: Turns::new(TurnLimits {
+            running: 1,
+            waiting: 1,
+            unordered: false,
+        }),
+        runs: HashMap::new(),
+        unread: Vec::new(),
+        spent: 0,
+        phase: Phase::Open,
+        place: None,
+        was_door: false,
+        is_doors_turn: false,
+        is_paused: false,
+        is_draining: false,
+        drain_turn: None,
+        cause: None,
+        close_code: None,
+        received: 0,
+        sent: 0,
+    }
+}
+
+/// The n-th message: all alike but for its number.
+fn text(number: u64) -> String {
+    format!("{number:0>width$}", width = MESSAGE_SIZE)
+}
+
+/// All messages, as they come in one piece.
+fn messages(client: &mut ws_proto::Connection) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for number in 0..MESSAGE_COUNT {
+        let text = text(number);
+        client
+            .send(MessageKind::Text, text.as_bytes(), &mut bytes)
+            .unwrap();
+    }
+    bytes
+}
+
+#[test]
+fn inv05_what_a_few_bytes_inflate_to_is_taken_in_shares() {
+    let (server, now) = (echo_server(), Instant::now());
+    let mut client = ws_proto::Connection::client(Arc::clone(&server.protocol), [7; 32], now)
+        .with_deflate(agreed());
+    let mut bytes = messages(&mut client);
+    assert!(bytes.len() < FAIR_SHARE / 8, "{} on the wire", bytes.len());
+
+    let mut state = connection(&server, Some(agreed()), now);
+    let mut frames = Frames::default();
+    let share = FAIR_SHARE.div_ceil(MESSAGE_SIZE + INFLATED_COST) as u64;
+    let mut rounds = 0;
+    while !bytes.is_empty() {
+        state.take_in(&mut bytes, &server, &mut frames, now);
+        rounds += 1;
+        assert_eq!(state.received, MESSAGE_COUNT.min(rounds * share));
+        bytes = std::mem::take(&mut state.unread);
+        if bytes.is_empty() {
+            break;
+        }
+        // Nothing moves until the others have had their turn.
+        assert!(state.is_others_turn());
+        let waiting = bytes.len();
+        state.take_in(&mut bytes, &server, &mut frames, now);
+        bytes = std::mem::take(&mut state.unread);
+        assert_eq!(bytes.len(), waiting);
+        state.spent = 0;
+    }
+    assert_eq!(rounds, MESSAGE_COUNT.div_ceil(share));
+
+    // And not one of them is lost or changed on the way.
+    let mut echoed = Vec::new();
+    while let Some(piece) = state.outbound.front() {
+        let size = piece.len();
+        echoed.extend_from_slice(piece);
+        state.outbound.advance(size);
+    }
+    let mut input = Input::new(&mut echoed);
+    for number in 0..MESSAGE_COUNT {
+        match client.receive(&mut input, now) {
+            Some(Event::Message(message)) => assert_eq!(message.payload, text(number).as_bytes()),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(client.receive(&mut input, now), None);
+}
+
+#[test]
+fn what_came_as_it_is_counts_by_what_was_read() {
+    let (server, now) = (echo_server(), Instant::now());
+    let mut client = ws_proto::Connection::client(Arc::clone(&server.protocol), [7; 32], now);
+    let mut bytes = messages(&mut client);
+    let mut state = connection(&server, None, now);
+    state.take_in(&mut bytes, &server, &mut Frames::default(), now);
+    assert_eq!((state.received, state.spent), (MESSAGE_COUNT, 0));
+    assert_eq!(server.hub.counters.compressible_bytes.get(), 0);
+}
