@@ -10,6 +10,7 @@ mod wire;
 
 mod callbacks;
 mod carbonphp;
+mod compression;
 mod control;
 mod crowd;
 mod echo;
