@@ -17,6 +17,14 @@ const SCRIPTS: &str = "ws-cli/tests/clients";
 /// The application: a shell script that gives back what it gets.
 const APPLICATION: &[&str] = &["--", "/bin/sh", "-c", "exec cat"];
 
+/// Makes the server agree to all that a client offers of compression.
+const COMPRESSION: &[(&str, &str)] = &[
+    ("WS__COMPRESSION__ENABLED", "true"),
+    ("WS__COMPRESSION__MIN_SIZE", "1"),
+    ("WS__COMPRESSION__SERVER_CONTEXT_TAKEOVER", "true"),
+    ("WS__COMPRESSION__CLIENT_CONTEXT_TAKEOVER", "true"),
+];
+
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// curl stays on after a 101 until its time is up, which is then its exit code.
@@ -32,15 +40,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let ws = arguments.binary.get()?;
     let mut skipped = Vec::new();
     let mut failed = Vec::new();
-    let clients: [(&str, Client); 3] = [
-        ("curl", curl),
-        ("python websockets", python_websockets),
-        ("node ws", node_ws),
+    let clients: [(&str, Client, Variables); 5] = [
+        ("curl", curl, &[]),
+        ("python websockets", python_websockets, &[]),
+        ("node ws", node_ws, &[]),
+        (
+            "python websockets, compressed",
+            python_websockets,
+            COMPRESSION,
+        ),
+        ("node ws, compressed", node_ws, COMPRESSION),
     ];
-    for (name, client) in clients {
+    for (name, client, variables) in clients {
         println!("{name}:");
-        let server = Server::start(&ws, APPLICATION, &[])?;
-        let outcome = client(&ws, &server);
+        let server = Server::start(&ws, APPLICATION, variables)?;
+        let outcome = client(&ws, &server, variables);
         let log = server.log();
         match outcome.and_then(|()| server.stop()) {
             Ok(()) => {}
@@ -60,16 +74,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if !skipped.is_empty() {
         return Err(Skipped(format!("not installed: {}", skipped.join(", "))).into());
     }
-    println!("{} clients got what they should", clients.len());
+    println!("{} runs of clients got what they should", clients.len());
     Ok(())
 }
 
-type Client = fn(ws: &Path, server: &Server) -> Result<()>;
+/// The server's configuration, which a script sees too.
+type Variables = &'static [(&'static str, &'static str)];
 
-fn python_websockets(ws: &Path, server: &Server) -> Result<()> {
+type Client = fn(ws: &Path, server: &Server, variables: Variables) -> Result<()>;
+
+fn python_websockets(ws: &Path, server: &Server, variables: Variables) -> Result<()> {
     let mut command = Command::new(python_with_websockets()?);
     command.arg("-B").arg(script("websockets_client.py"));
-    run_script(command, ws, server)
+    run_script(command, ws, server, variables)
 }
 
 /// Finds a Python that has the package websockets.
@@ -85,19 +102,25 @@ pub(crate) fn python_with_websockets() -> Result<PathBuf> {
     Ok(python)
 }
 
-fn node_ws(ws: &Path, server: &Server) -> Result<()> {
+fn node_ws(ws: &Path, server: &Server, variables: Variables) -> Result<()> {
     let node = browser::node_with("ws")?;
     let mut command = browser::node_command(&node);
     command.arg(script("ws_client.mjs"));
-    run_script(command, ws, server)
+    run_script(command, ws, server, variables)
 }
 
 fn script(name: &str) -> PathBuf {
     workspace::root().join(SCRIPTS).join(name)
 }
 
-fn run_script(mut command: Command, ws: &Path, server: &Server) -> Result<()> {
+fn run_script(
+    mut command: Command,
+    ws: &Path,
+    server: &Server,
+    variables: Variables,
+) -> Result<()> {
     command
+        .envs(variables.iter().copied())
         .env("WS_URL", server.url())
         .env("WS_BIN", ws)
         .env("WS_CONTROL_SOCKET", server.state().join("control.sock"))
@@ -216,7 +239,7 @@ const REQUESTS: &[Request] = &[
     },
 ];
 
-fn curl(_ws: &Path, server: &Server) -> Result<()> {
+fn curl(_ws: &Path, server: &Server, _variables: Variables) -> Result<()> {
     let curl = workspace::find("curl").ok_or_else(|| Skipped("curl is not installed".into()))?;
     let mut failed = 0;
     for request in REQUESTS {

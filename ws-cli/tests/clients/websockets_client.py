@@ -1,7 +1,8 @@
 """Python's websockets against `ws serve -- cat`. Run by `cargo xtask clients`.
 
 WS_URL names the server, WS_BIN is its binary for the client verbs, WS_CONTROL_SOCKET its control
-socket, WS_GLOBAL_FIFO the FIFO whose records go to everybody.
+socket, WS_GLOBAL_FIFO the FIFO whose records go to everybody; WS__COMPRESSION__ENABLED is part of
+its configuration.
 """
 
 import asyncio
@@ -10,8 +11,10 @@ import sys
 
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 
 URL = os.environ["WS_URL"]
+COMPRESSION = os.environ.get("WS__COMPRESSION__ENABLED") == "true"
 UNICODE = "Grüße, мир, 世界, \N{GRINNING FACE}\N{COMBINING ACUTE ACCENT}"
 
 
@@ -92,6 +95,34 @@ async def offer_of_compression_is_declined():
         assert ws.protocol.extensions == []
 
 
+async def offer_of_compression_is_accepted():
+    async with open_connection(compression="deflate") as ws:
+        agreed = ws.response.headers["Sec-WebSocket-Extensions"]
+        assert agreed.startswith("permessage-deflate"), agreed
+        assert "no_context_takeover" not in agreed, agreed
+        assert len(ws.protocol.extensions) == 1
+        for i in range(50):
+            text = f"{i} " + UNICODE * (i + 1)
+            await ws.send(text)
+            assert await ws.recv() == text
+
+
+async def small_windows_and_no_memory_are_enough():
+    for bits in range(9, 16):
+        for forgets in (False, True):
+            factory = ClientPerMessageDeflateFactory(
+                server_no_context_takeover=forgets,
+                client_no_context_takeover=forgets,
+                server_max_window_bits=bits,
+                client_max_window_bits=bits,
+            )
+            async with open_connection(extensions=[factory], compression=None) as ws:
+                assert len(ws.protocol.extensions) == 1
+                for text in ("0123456789abcdef" * 5000, UNICODE * 700, "short"):
+                    await ws.send(text)
+                    assert await ws.recv() == text
+
+
 async def unknown_subprotocol_is_not_chosen():
     async with open_connection(subprotocols=["nonsense"]) as ws:
         assert ws.subprotocol is None
@@ -154,6 +185,9 @@ async def push_by_the_fifo_arrives():
 
 
 async def main():
+    compression = [offer_of_compression_is_declined]
+    if COMPRESSION:
+        compression = [offer_of_compression_is_accepted, small_windows_and_no_memory_are_enough]
     checks = [
         text_comes_back,
         unicode_comes_back,
@@ -164,7 +198,7 @@ async def main():
         ping_is_answered,
         word_ping_is_answered_without_the_application,
         close_code_comes_back,
-        offer_of_compression_is_declined,
+        *compression,
         unknown_subprotocol_is_not_chosen,
         session_is_kept_by_the_cookie,
         foreign_origin_is_forbidden,

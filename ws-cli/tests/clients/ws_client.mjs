@@ -11,11 +11,14 @@ import { promisify } from 'node:util';
 const WebSocket = createRequire(import.meta.url)('ws');
 
 const URL = process.env.WS_URL;
+const COMPRESSION = process.env.WS__COMPRESSION__ENABLED === 'true';
 const UNICODE = 'Grüße, мир, 世界, \u{1F600}';
 
 /** An open connection with a queue of what it receives. */
 async function open(options = {}) {
-  const socket = new WebSocket(URL, options.protocols ?? [], options);
+  // Where the server agrees, everything is compressed.
+  const perMessageDeflate = { threshold: 0 };
+  const socket = new WebSocket(URL, options.protocols ?? [], { perMessageDeflate, ...options });
   const received = [];
   const waiting = [];
   socket.on('message', (payload, isBinary) => {
@@ -92,10 +95,29 @@ const checks = {
     assert.equal((await socket.closed).code, 4001);
   },
 
-  'an offer of compression is declined': () =>
-    withConnection(async (socket) => assert.equal(socket.extensions, ''), {
-      perMessageDeflate: true,
-    }),
+  [`an offer of compression is ${COMPRESSION ? 'accepted' : 'declined'}`]: () =>
+    withConnection(
+      async (socket) =>
+        assert.equal(socket.extensions, COMPRESSION ? 'permessage-deflate' : ''),
+      { perMessageDeflate: true },
+    ),
+
+  'what one asks for is agreed to, or nothing': async () => {
+    for (const perMessageDeflate of [
+      { serverNoContextTakeover: true, clientNoContextTakeover: true },
+      { serverMaxWindowBits: 9, clientMaxWindowBits: 9, threshold: 0 },
+    ]) {
+      await withConnection(
+        async (socket) => {
+          for (const text of [UNICODE.repeat(1000), '0123456789abcdef'.repeat(5000), 'x']) {
+            socket.send(text);
+            assert.equal(await socket.receive(), text);
+          }
+        },
+        { perMessageDeflate },
+      );
+    }
+  },
 
   'an unknown subprotocol fails in the client, not before': async () => {
     const socket = new WebSocket(URL, ['nonsense']);
