@@ -74,11 +74,11 @@ function environment(bin) {
 }
 
 class Server {
-  static async start(place, listen) {
+  static async start(place, listen, variables = {}) {
     const server = new Server();
     server.process = spawn("ws", ["serve", "--listen", listen], {
       cwd: place.work,
-      env: environment(place.bin),
+      env: { ...environment(place.bin), ...variables },
       stdio: ["ignore", "pipe", "pipe"],
       detached: true, // a process group of its own, so that nothing of it can be left
     });
@@ -390,8 +390,33 @@ async function run() {
     await light.state("open");
   });
   await check("no policy violation, no error, no foreign request at all", () => light.assertFaultless());
-  await browser.close();
+  await page.context().close();
   await check("the server ends with 0", () => server.stop());
+
+  server = await Server.start(place, "127.0.0.1:0", { WS__COMPRESSION__ENABLED: "true" });
+  await check("with compression enabled the browser agrees to it, and long messages come through", async () => {
+    const compressed = await Console.open(browser, `http://${server.url.host}/`);
+    await compressed.state("open");
+    const [extensions, reply] = await compressed.page.evaluate(async (text) => {
+      const socket = new WebSocket(`ws://${location.host}/`);
+      await new Promise((resolve) => (socket.onopen = resolve));
+      const message = new Promise((resolve) => (socket.onmessage = ({ data }) => resolve(data)));
+      socket.send(`/echo/${text}`);
+      const result = [socket.extensions, await message];
+      socket.close();
+      return result;
+    }, "long ".repeat(5000));
+    assert.match(extensions, /^permessage-deflate; server_no_context_takeover; client_no_context_takeover\b/);
+    assert.equal(reply, "long ".repeat(5000));
+    const options = { cwd: place.work, env: environment(place.bin), timeout: STEP_LIMIT };
+    const { stdout } = await promisify(execFile)("ws", ["status", "--json"], options);
+    const { connections, payload_bytes, frame_bytes } = JSON.parse(stdout).compression;
+    assert.equal(connections, 2);
+    assert.ok(payload_bytes > 25_000 && frame_bytes < payload_bytes / 2, `${payload_bytes} as ${frame_bytes}`);
+    compressed.assertFaultless();
+  });
+  await browser.close();
+  await check("this server ends with 0, too", () => server.stop());
 }
 
 let cleaned;
