@@ -125,7 +125,8 @@ impl Layer {
         })
     }
 
-    /// Takes `WS__SECTION__KEY`; names inside a table (`WS__APP__ENV__PATH`) keep their case.
+    /// Takes `WS__SECTION__KEY` and `WS__SECTION__SECTION__KEY`; names inside a table
+    /// (`WS__APP__ENV__PATH`) keep their case.
     fn of_environment(surroundings: &Surroundings) -> Result<Self, Failure> {
         let mut layer = Self::default();
         for (name, value) in &surroundings.variables {
@@ -143,7 +144,16 @@ impl Layer {
             let (section, key) = (lower().unwrap_or_default(), lower());
             let mut path = vec![section.as_str()];
             path.extend(key.as_deref());
-            path.extend(parts.next());
+            // Inside a table names are the user's own; inside a section they are ours.
+            let rest = parts.next();
+            let in_table = key
+                .as_ref()
+                .is_some_and(|key| ws_server::config::is_setting(&format!("{section}.{key}")));
+            let rest = rest.map(|rest| match in_table {
+                true => rest.to_owned(),
+                false => rest.to_lowercase(),
+            });
+            path.extend(rest.as_deref());
             layer.set(&path, value, Source::new(name, &surroundings.directory));
         }
         Ok(layer)

@@ -153,6 +153,8 @@ reasons! {
 pub(crate) struct Counters {
     pub(crate) sockets_accepted: Counter,
     pub(crate) pages_served: Counter,
+    /// Opening handshakes of trusted proxies whose word about the visitor cannot be understood.
+    pub(crate) forwarded_garbled: Counter,
     pub(crate) connections_opened: Counter,
     /// Of these, those that agreed to compression.
     pub(crate) connections_compressed: Counter,
@@ -228,6 +230,7 @@ impl Counters {
             "sockets": {
                 "accepted": self.sockets_accepted.get(),
                 "pages": self.pages_served.get(),
+                "forwarded_garbled": self.forwarded_garbled.get(),
                 "refused": self.refusals.total(),
                 "refused_by": self.refusals.to_json(Refusal::NAMES),
             },

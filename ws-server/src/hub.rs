@@ -27,7 +27,9 @@ const DRAIN_RATE: u32 = 1000;
 pub(crate) struct Entry {
     /// The worker thread that owns it.
     pub(crate) shard: usize,
-    pub(crate) addr: Option<std::net::SocketAddr>,
+    /// The visitor's address, which is not the peer's behind a trusted proxy.
+    pub(crate) addr: Option<std::net::IpAddr>,
+    pub(crate) port: Option<u16>,
     pub(crate) uri: Box<str>,
     pub(crate) fifo: Option<Box<std::path::Path>>,
     pub(crate) opened_at: SystemTime,

@@ -17,6 +17,7 @@ use crate::application::Validation;
 use crate::connection::{Connection, Consent};
 use crate::core::answer::{Identity, Verdict};
 use crate::core::cookie;
+use crate::core::forwarded::{self, Forwarded};
 use crate::core::origin::{Provenance, is_allowed, is_loopback_host};
 use crate::counters::Refusal;
 use crate::doors;
@@ -44,6 +45,8 @@ struct Admitted {
     visitor: Visitor,
     user: UserId,
     session: SessionId,
+    /// The visitor's own address.
+    addr: Option<IpAddr>,
     fifo: Option<Fifo>,
     consent: Consent,
     place: Place,
@@ -104,6 +107,7 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted, peer: Option<S
         visitor,
         user,
         session,
+        addr,
         fifo,
         consent,
         place,
@@ -120,7 +124,10 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted, peer: Option<S
     info!(parent: &label.span(), path, "connection opened");
     let entry = Entry {
         shard: shard.index,
-        addr: peer,
+        addr,
+        port: peer
+            .filter(|peer| Some(peer.ip()) == addr)
+            .map(|peer| peer.port()),
         uri: (&*visitor.target).into(),
         fifo: fifo.as_ref().map(|fifo| fifo.path().into()),
         opened_at: SystemTime::now(),
@@ -196,8 +203,9 @@ impl Opening<'_> {
         if !server.hub.has_place() {
             return Err(full());
         }
-        self.check_origin(&head)?;
-        let admitted = self.identify(&head, &upgrade).await?;
+        let forwarded = self.look_behind_proxies(&head);
+        self.check_origin(&head, &forwarded)?;
+        let admitted = self.identify(&head, &upgrade, &forwarded).await?;
         Ok(Wish::Connect(Box::new(admitted)))
     }
 
@@ -219,20 +227,37 @@ impl Opening<'_> {
         }
     }
 
-    /// The headers of a proxy count for this one purpose if it is on this host: a page can set
-    /// neither of them.
-    fn check_origin(&self, head: &RequestHead) -> Result<(), Refused> {
+    /// Who the visitor is, in the words of those who are believed.
+    fn look_behind_proxies<'h>(&self, head: &'h RequestHead) -> Forwarded<'h> {
+        let server = &self.shard.server;
+        let peer = self.peer.map(|peer| peer.ip());
+        let forwarded = forwarded::visitor(&server.config.server().trusted, peer, head);
+        if forwarded.is_garbled {
+            server.hub.counters.forwarded_garbled.increment();
+            warn!(
+                conn.id = %self.id, peer.addr = peer.map(tracing::field::display),
+                "a trusted proxy sends addresses that cannot be understood; its own is taken"
+            );
+        }
+        forwarded
+    }
+
+    /// The host and the scheme that a proxy names count for this one purpose even if it is not
+    /// trusted, as long as it is on this host: a page can set neither of them.
+    fn check_origin(&self, head: &RequestHead, forwarded: &Forwarded<'_>) -> Result<(), Refused> {
         if head.header_count("Origin") > 1 {
             return Err(refused(Refusal::Malformed, 400, "two Origin headers"));
         }
-        let is_local_peer = self.peer.is_none_or(|peer| peer.ip().is_loopback());
-        let forwarded = |name| is_local_peer.then(|| head.header(name)).flatten();
+        let peer = self.peer.map(|peer| peer.ip());
+        let is_believed = peer.is_none_or(|peer| peer.is_loopback())
+            || self.shard.server.config.server().trusted.contain(peer);
+        let header = |name| is_believed.then(|| head.header(name)).flatten();
         let provenance = Provenance {
             origin: head.header("Origin"),
-            host: forwarded("X-Forwarded-Host")
+            host: header("X-Forwarded-Host")
                 .or_else(|| head.header("Host"))
                 .unwrap_or_default(),
-            scheme: forwarded("X-Forwarded-Proto"),
+            scheme: forwarded.scheme.or_else(|| header("X-Forwarded-Proto")),
         };
         if is_allowed(self.shard.server.config.origin(), provenance) {
             return Ok(());
@@ -246,7 +271,12 @@ impl Opening<'_> {
     }
 
     /// Finds the session, asks the validation callback who it is, and makes the FIFO.
-    async fn identify(&self, head: &RequestHead, upgrade: &Upgrade) -> Result<Admitted, Refused> {
+    async fn identify(
+        &self,
+        head: &RequestHead,
+        upgrade: &Upgrade,
+        forwarded: &Forwarded<'_>,
+    ) -> Result<Admitted, Refused> {
         let server = &self.shard.server;
         let identity = server.config.identity();
         if identity.require_cookie && head.header("Cookie").is_none() {
@@ -257,8 +287,9 @@ impl Opening<'_> {
             .filter(|(name, _)| name.eq_ignore_ascii_case("Cookie"));
         let cookies = cookies.filter_map(|(_, value)| std::str::from_utf8(value).ok());
         let token = cookie::session_token(cookies, &identity.cookie);
-        let (session, issued) = self.resume(token.as_ref())?;
-        let result = self.admit(head, upgrade, &session, issued.as_ref()).await;
+        let (session, issued) = self.resume(token.as_ref(), forwarded.addr)?;
+        let admission = self.admit(head, upgrade, forwarded, &session, issued.as_ref());
+        let result = admission.await;
         if result.is_err() && issued.is_some() {
             // Nobody will come back with a token that was never handed out.
             server.hub.sessions().remove(session);
@@ -269,16 +300,16 @@ impl Opening<'_> {
     fn resume(
         &self,
         token: Option<&SessionToken>,
+        addr: Option<IpAddr>,
     ) -> Result<(SessionId, Option<SessionToken>), Refused> {
         let mut fresh = [0; 32];
         getrandom::fill(&mut fresh).map_err(|error| internal(&error))?;
-        let ip = self.peer.map(|peer| peer.ip());
         let resumed = self
             .shard
             .server
             .hub
             .sessions()
-            .resume(token, ip, Instant::now(), fresh);
+            .resume(token, addr, Instant::now(), fresh);
         Ok((resumed.id, resumed.issued))
     }
 
@@ -286,6 +317,7 @@ impl Opening<'_> {
         &self,
         head: &RequestHead,
         upgrade: &Upgrade,
+        forwarded: &Forwarded<'_>,
         session: &SessionId,
         issued: Option<&SessionToken>,
     ) -> Result<Admitted, Refused> {
@@ -295,13 +327,19 @@ impl Opening<'_> {
             .as_ref()
             .map(|fifos| fifos.path().join(doors::GLOBAL_FIFO));
         let global_fifo = global_fifo.as_ref().map(|path| path.to_string_lossy());
+        let is_https = forwarded.scheme == Some("https");
         let arrival = Arrival {
             head,
             connection: self.id,
             session,
-            peer: self.peer,
+            addr: forwarded.addr,
+            // That of a proxy's connection is not the visitor's.
+            port: self
+                .peer
+                .filter(|peer| Some(peer.ip()) == forwarded.addr)
+                .map(|peer| peer.port()),
             local: self.local,
-            tls: false,
+            tls: is_https,
             control_socket: &server.control_socket.to_string_lossy(),
             global_fifo: global_fifo.as_deref(),
         };
@@ -315,13 +353,13 @@ impl Opening<'_> {
         };
         // Whoever is only being validated has no place, and may find all of them taken now.
         let place = server.hub.take_place().ok_or_else(full)?;
-        let fifo = self.make_fifo(&user)?;
+        let fifo = self.make_fifo(&user, forwarded.addr)?;
         let fifo_path = fifo
             .as_ref()
             .map(|fifo| fifo.path().to_string_lossy().into_owned());
         visitor.identify(&user, fifo_path.as_deref())?;
-        let own_cookie =
-            issued.map(|token| cookie::set_cookie(&server.config.identity().cookie, token, false));
+        let own_cookie = issued
+            .map(|token| cookie::set_cookie(&server.config.identity().cookie, token, is_https));
         let set_cookies: Vec<(&str, &str)> = own_cookie
             .iter()
             .chain(&cookies)
@@ -338,6 +376,7 @@ impl Opening<'_> {
             visitor,
             user,
             session: *session,
+            addr: forwarded.addr,
             fifo,
             consent: Consent { response, deflate },
             place,
@@ -400,7 +439,7 @@ impl Opening<'_> {
 
     /// Makes the connection's FIFO: named by user, address and port, or by the connection id where
     /// there is no port or the name is taken.
-    fn make_fifo(&self, user: &UserId) -> Result<Option<Fifo>, Refused> {
+    fn make_fifo(&self, user: &UserId, addr: Option<IpAddr>) -> Result<Option<Fifo>, Refused> {
         let server = &self.shard.server;
         let Some(fifos) = server
             .fifos
@@ -410,9 +449,7 @@ impl Opening<'_> {
             return Ok(None);
         };
         let user = encode_name(user.as_str());
-        let ip = self
-            .peer
-            .map_or_else(|| "local".to_owned(), |peer| fifo_ip(peer.ip()));
+        let ip = addr.map_or_else(|| "local".to_owned(), fifo_ip);
         let by_id = format!("{user}:{ip}:{}.fifo", self.id);
         let made = match self.peer {
             Some(peer) => match fifos.create(&format!("{user}:{ip}:{}.fifo", peer.port())) {

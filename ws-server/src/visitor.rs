@@ -1,6 +1,6 @@
 //! The browser on the other end, as callbacks see it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ws_ipc::{Environment, EnvironmentError};
@@ -33,7 +33,10 @@ pub(crate) struct Arrival<'a> {
     pub(crate) head: &'a RequestHead,
     pub(crate) connection: ConnectionId,
     pub(crate) session: &'a SessionId,
-    pub(crate) peer: Option<SocketAddr>,
+    /// The visitor's address, which is not the peer's behind a trusted proxy.
+    pub(crate) addr: Option<IpAddr>,
+    /// The visitor's port, if it is known.
+    pub(crate) port: Option<u16>,
     pub(crate) local: Option<SocketAddr>,
     pub(crate) tls: bool,
     pub(crate) control_socket: &'a str,
@@ -62,9 +65,11 @@ impl Visitor {
         env.set("SERVER_PORT", port.to_string())?;
         env.set("SERVER_PROTOCOL", "HTTP/1.1")?;
         env.set("SCRIPT_NAME", "")?;
-        if let Some(peer) = arrival.peer {
-            env.set("REMOTE_ADDR", peer.ip().to_string())?;
-            env.set("REMOTE_PORT", peer.port().to_string())?;
+        if let Some(addr) = arrival.addr {
+            env.set("REMOTE_ADDR", addr.to_string())?;
+        }
+        if let Some(port) = arrival.port {
+            env.set("REMOTE_PORT", port.to_string())?;
         }
         if arrival.tls {
             env.set("HTTPS", "on")?;

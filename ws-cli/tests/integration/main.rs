@@ -21,6 +21,7 @@ mod handshake;
 mod helpers;
 mod life;
 mod places;
+mod proxied;
 mod stalled;
 mod validation;
 mod verbs;

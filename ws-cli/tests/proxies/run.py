@@ -41,6 +41,7 @@ APPLICATION = """#!/bin/sh
 case $REQUEST_URI in
 /uri*) printf '\\n%s' "$REQUEST_URI" ;;
 /headers*) printf '\\n%s %s' "$HTTP_X_FORWARDED_PROTO" "$HTTP_X_FORWARDED_FOR" ;;
+/who*) printf '\\n%s' "$REMOTE_ADDR" ;;
 /leave*) printf 'X-WS-Close: 4001 see you\\n\\n' ;;
 *) printf 'X-WS-Type: %s\\n\\n' "$WS_MESSAGE_TYPE"; exec cat ;;
 esac
@@ -199,6 +200,8 @@ class Stack:
         address = f"unix:{self.dir}/ws.sock" if self.unix else "127.0.0.1:0"
         environment = {name: value for name, value in os.environ.items() if name[:3] != "WS_"}
         environment["WS__APP__OUTPUT"] = "cgi"
+        # The last address that is not this one is the visitor's: a spoofed one, to see that.
+        environment["WS__SERVER__PROXY__TRUSTED"] = "127.0.0.1,unix"
         environment["WS__LIMITS__PING_INTERVAL"] = self.ping
         environment["WS__LIMITS__MAX_MESSAGE_SIZE"] = "64KiB"
         self.server = await asyncio.create_subprocess_exec(
@@ -436,6 +439,17 @@ async def headers_of_the_proxy_are_its_own(stack):
         assert address == "127.0.0.1", said
 
 
+async def visitor_is_who_a_trusted_proxy_says(stack):
+    if stack.proxy.configuration == "htaccess":
+        raise NotHere
+    # The proxies here replace the list, or append the address that they see, which is trusted too:
+    # then the one before it counts.
+    spoofed = {"X-Forwarded-For": "192.0.2.1"}
+    address = await stack.ask("/who", additional_headers=spoofed)
+    appends = stack.proxy.configuration == "apache.conf"
+    assert address == ("192.0.2.1" if appends else "127.0.0.1"), address
+
+
 async def pings_keep_an_idle_tunnel(stack):
     async with stack.connect() as ws:
         await asyncio.sleep(IDLE_TEST_SECONDS)
@@ -508,6 +522,7 @@ CHECKS = [
     code_of_the_server_arrives,
     code_of_the_client_is_answered,
     headers_of_the_proxy_are_its_own,
+    visitor_is_who_a_trusted_proxy_says,
     pings_keep_an_idle_tunnel,
     reloads_of_the_proxy_keep_tunnels,
     drain_closes_with_1001,

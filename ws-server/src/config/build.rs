@@ -11,6 +11,7 @@ use super::account::{self, Account};
 use super::fault::Problem;
 use super::raw::RawValue;
 use super::reader::{self, Reader};
+use super::trusted::TrustedPeers;
 use super::typed::{
     AppBackend, AppConfig, CompressionConfig, Console, ControlConfig, ExecConfig, FifoConfig,
     FifoFraming, IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, OnDisconnect,
@@ -46,6 +47,12 @@ pub(super) fn server(reader: &mut Reader<'_>) -> ServerConfig {
                 ("off", Console::Off),
             ],
         ),
+        trusted: TrustedPeers::new(reader.list("server.proxy.trusted", |text, _| {
+            text.parse().map_err(|_| Problem::Malformed {
+                given: text.to_owned(),
+                expected: "an address, a network like \"10.0.0.0/8\", or \"unix\"".to_owned(),
+            })
+        })),
     }
 }
 

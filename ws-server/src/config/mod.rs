@@ -14,6 +14,7 @@ mod reader;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod trusted;
 mod typed;
 mod units;
 
@@ -26,7 +27,8 @@ pub use fault::{Fault, InvalidConfig, Problem};
 pub(crate) use origin::split_authority;
 pub use origin::{InvalidOrigin, OriginRule, WebOrigin};
 pub use raw::{RawConfig, RawKind, RawValue, Source};
-pub use settings::defaults;
+pub use settings::{defaults, is_setting};
+pub use trusted::{InvalidTrustedPeer, TrustedPeer, TrustedPeers};
 pub use typed::{
     AppBackend, AppConfig, CompressionConfig, Console, ControlConfig, ExecConfig, FifoConfig,
     FifoFraming, IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, OnDisconnect,

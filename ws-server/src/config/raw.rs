@@ -157,43 +157,48 @@ impl RawConfig {
         Self { root }
     }
 
-    /// Sets `section.key`, overwriting what was there.
+    /// Sets `section.key`, overwriting what was there; a section may lie in another one.
     pub fn set(&mut self, path: &str, value: impl Into<RawValue>) {
-        let Some((section, key)) = path.split_once('.') else {
-            self.root.insert(path.to_owned(), value.into());
-            return;
-        };
-        let table = self.root.entry(section.to_owned());
-        let table = table.or_insert_with(|| RawKind::Table(BTreeMap::new()).into());
-        if !matches!(table.kind, RawKind::Table(_)) {
-            table.kind = RawKind::Table(BTreeMap::new());
+        let (sections, key) = split(path);
+        let mut table = &mut self.root;
+        for section in sections {
+            let inner = table.entry(section.to_owned());
+            let inner = inner.or_insert_with(|| RawKind::Table(BTreeMap::new()).into());
+            if !matches!(inner.kind, RawKind::Table(_)) {
+                inner.kind = RawKind::Table(BTreeMap::new());
+            }
+            let RawKind::Table(keys) = &mut inner.kind else {
+                return;
+            };
+            table = keys;
         }
-        if let RawKind::Table(keys) = &mut table.kind {
-            keys.insert(key.to_owned(), value.into());
-        }
+        table.insert(key.to_owned(), value.into());
     }
 
     /// Removes `section.key`, so that its default holds.
     pub fn remove(&mut self, path: &str) {
-        let Some((section, key)) = path.split_once('.') else {
-            return;
-        };
-        if let Some(RawValue {
-            kind: RawKind::Table(keys),
-            ..
-        }) = self.root.get_mut(section)
-        {
-            keys.remove(key);
+        let (mut sections, key) = split(path);
+        let table = sections.try_fold(&mut self.root, |table, section| {
+            match &mut table.get_mut(section)?.kind {
+                RawKind::Table(keys) => Some(keys),
+                _ => None,
+            }
+        });
+        if let Some(table) = table {
+            table.remove(key);
         }
     }
 
     /// Returns what was written for `section.key`.
     pub fn get(&self, path: &str) -> Option<&RawValue> {
-        let (section, key) = path.split_once('.')?;
-        match &self.root.get(section)?.kind {
-            RawKind::Table(keys) => keys.get(key),
-            _ => None,
-        }
+        let (mut sections, key) = split(path);
+        let table = sections.try_fold(&self.root, |table, section| {
+            match &table.get(section)?.kind {
+                RawKind::Table(keys) => Some(keys),
+                _ => None,
+            }
+        });
+        table?.get(key)
     }
 
     /// Returns a copy in which each setting that has a default, and was not written, has it.
@@ -215,6 +220,12 @@ impl RawConfig {
     }
 }
 
+/// Splits a path into its sections, the outermost first, and the key.
+fn split(path: &str) -> (impl Iterator<Item = &str>, &str) {
+    let (sections, key) = path.rsplit_once('.').unwrap_or(("", path));
+    (sections.split('.').filter(|name| !name.is_empty()), key)
+}
+
 impl<'de> Deserialize<'de> for RawConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         BTreeMap::deserialize(deserializer).map(Self::new)
@@ -224,32 +235,63 @@ impl<'de> Deserialize<'de> for RawConfig {
 /// Writes sections and keys in the order of the settings table, which is one for readers.
 impl Serialize for RawConfig {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut sections: Vec<_> = self.root.iter().collect();
-        sections.sort_by_key(|(name, _)| settings::position(|setting| setting.section() == *name));
-        serializer.collect_map(
-            sections
-                .into_iter()
-                .map(|(name, value)| (name, Section { name, value })),
-        )
+        Section::of(None, &self.root).serialize(serializer)
     }
 }
 
+/// A table that holds settings and other sections.
 struct Section<'a> {
-    name: &'a str,
-    value: &'a RawValue,
+    /// What the settings' paths begin with.
+    path: Option<String>,
+    entries: &'a BTreeMap<String, RawValue>,
+}
+
+impl<'a> Section<'a> {
+    fn of(path: Option<String>, entries: &'a BTreeMap<String, RawValue>) -> Self {
+        Self { path, entries }
+    }
+}
+
+/// What stands in a section.
+enum Entry<'a> {
+    Section(Section<'a>),
+    Value(&'a RawValue),
+}
+
+impl Serialize for Entry<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Section(section) => section.serialize(serializer),
+            Self::Value(value) => value.serialize(serializer),
+        }
+    }
 }
 
 impl Serialize for Section<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let RawKind::Table(keys) = &self.value.kind else {
-            return self.value.serialize(serializer);
-        };
-        let mut keys: Vec<_> = keys.iter().collect();
-        keys.sort_by_cached_key(|(key, _)| {
-            let path = format!("{}.{key}", self.name);
-            settings::position(|setting| setting.path == path)
+        let entries = self.entries.iter().map(|(name, value)| {
+            let path = match &self.path {
+                Some(outer) => format!("{outer}.{name}"),
+                None => name.clone(),
+            };
+            let is_in = |setting: &settings::Setting| {
+                let section = setting.section();
+                let is_below = |rest: &str| rest.is_empty() || rest.starts_with('.');
+                setting.path == path || section.strip_prefix(&*path).is_some_and(is_below)
+            };
+            let position = settings::position(is_in);
+            let entry = match &value.kind {
+                RawKind::Table(entries) if settings::is_section(&path) => {
+                    Entry::Section(Section::of(Some(path), entries))
+                }
+                _ => Entry::Value(value),
+            };
+            (position, name, entry)
         });
-        serializer.collect_map(keys)
+        let mut entries: Vec<_> = entries.collect();
+        entries.sort_by_key(|(position, ..)| *position);
+        let entries = entries.into_iter().map(|(_, name, entry)| (name, entry));
+        serializer.collect_map(entries)
     }
 }
 

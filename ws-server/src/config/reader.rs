@@ -160,22 +160,26 @@ impl<'a> Reader<'a> {
     }
 
     fn find_unknown(&mut self) {
-        for (section, value) in self.raw.sections() {
-            if !SETTINGS.iter().any(|setting| setting.section() == section) {
-                self.faults.push(unknown(section, value));
-                continue;
-            }
-            let RawKind::Table(keys) = value.kind() else {
-                let problem = wrong_type("a table", value);
-                self.faults.push(Fault::new(section, Some(value), problem));
-                continue;
-            };
-            for (key, value) in keys {
-                let path = format!("{section}.{key}");
-                if settings::find(&path).is_none() {
-                    self.faults.push(unknown(&path, value));
-                }
-            }
+        for (name, value) in self.raw.sections() {
+            self.find_unknown_in(name.to_owned(), value);
+        }
+    }
+
+    fn find_unknown_in(&mut self, path: String, value: &RawValue) {
+        if settings::find(&path).is_some() {
+            return;
+        }
+        if !settings::is_section(&path) {
+            self.faults.push(unknown(&path, value));
+            return;
+        }
+        let RawKind::Table(entries) = value.kind() else {
+            let problem = wrong_type("a table", value);
+            self.faults.push(Fault::new(&path, Some(value), problem));
+            return;
+        };
+        for (name, value) in entries {
+            self.find_unknown_in(format!("{path}.{name}"), value);
         }
     }
 }
@@ -205,7 +209,9 @@ fn nearest(path: &str) -> Option<String> {
     let sections = SETTINGS
         .iter()
         .map(|setting| (distance(setting.section()), setting.section()));
-    let sections = sections.filter(|_| !path.contains('.'));
+    // A section is meant where a section stands.
+    let depth = |path: &str| path.matches('.').count();
+    let sections = sections.filter(|(_, section)| depth(section) == depth(path));
     let best = sections
         .chain(paths)
         .min_by_key(|(distance, _)| *distance)?;

@@ -44,13 +44,23 @@ impl Setting {
 
     fn split(&self) -> (&'static str, &'static str) {
         self.path
-            .split_once('.')
+            .rsplit_once('.')
             .expect("every path is section.key")
     }
 }
 
 pub(super) fn find(path: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.path == path)
+}
+
+/// Whether the path is that of a section: `server`, or `server.proxy` inside it.
+pub(super) fn is_section(path: &str) -> bool {
+    SETTINGS.iter().any(|setting| setting.section() == path)
+}
+
+/// Whether the path is that of a setting, such as `app.env`.
+pub fn is_setting(path: &str) -> bool {
+    find(path).is_some()
 }
 
 /// Returns where the first setting of that kind stands in the table; behind all if there is none.
@@ -131,6 +141,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         path: "server.console",
         default: DefaultValue::Text("auto"),
         doc: "The page at /: \"on\", \"off\", or \"auto\": with the demo application and --dev only.",
+    },
+    Setting {
+        path: "server.proxy.trusted",
+        default: DefaultValue::List(&[]),
+        doc: "Proxies whose word about a visitor is believed: addresses (\"10.0.0.5\"), networks\n\
+              (\"10.0.0.0/8\"), and \"unix\" for whoever connects to a Unix socket. Of X-Forwarded-For and\n\
+              Forwarded the last address that is not one of them is the visitor's; X-Forwarded-Proto\n\
+              says whether the visitor uses https. From anybody else these headers mean nothing.",
     },
     Setting {
         path: "origin.allow",

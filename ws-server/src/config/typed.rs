@@ -13,6 +13,7 @@ use ws_transport::ListenAddr;
 
 use super::account::Account;
 use super::origin::OriginRule;
+use super::trusted::TrustedPeers;
 
 /// `[server]`: where to listen and where state lives.
 #[derive(Clone, Debug)]
@@ -28,6 +29,8 @@ pub struct ServerConfig {
     pub state_dir: PathBuf,
     /// Whether there is a page at `/`; see [`Config::serves_console`](super::Config::serves_console).
     pub console: Console,
+    /// Proxies whose word about a visitor is believed.
+    pub trusted: TrustedPeers,
 }
 
 /// Whether there is a page at `/`.
