@@ -281,6 +281,8 @@ impl Connection {
         if !is_deflated || !self.encode_deflated(kind, payload, &mut frame) {
             self.encode_plain(kind, payload, &mut frame);
         }
+        // It may wait in a queue, where only its size is counted.
+        frame.shrink_to_fit();
         Ok(frame.into())
     }
 

@@ -475,6 +475,16 @@ fn shared_message_is_compressed_once_where_parameters_allow() {
 }
 
 #[test]
+fn frame_holds_no_more_memory_than_it_is_long() {
+    let (_, mut server) = pair(with_takeover(), 1 << 20);
+    let message = EncodedMessage::new(MessageKind::Text, &vec![b'x'; 1 << 20]);
+    let frame = server.connection.frame_of(&message).unwrap();
+    let len = frame.len();
+    let room = frame.try_into_mut().unwrap().capacity();
+    assert!(room <= len + 64, "{len} bytes hold {room}");
+}
+
+#[test]
 fn closing_connection_neither_inflates_nor_compresses() {
     let (mut client, mut server) = pair(with_takeover(), 1 << 20);
     let message = EncodedMessage::new(MessageKind::Text, &[b'a'; 1000]);
