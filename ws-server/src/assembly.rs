@@ -17,6 +17,7 @@ use crate::error::ServeError;
 use crate::helpers::Helpers;
 use crate::hub::Hub;
 use crate::page::Page;
+use crate::places::PlaceLimits;
 use crate::shared::Shared;
 
 pub(crate) fn share(
@@ -50,7 +51,12 @@ pub(crate) fn share(
         hub: Hub::new(
             shards,
             sessions,
-            limits.max_connections.get(),
+            PlaceLimits {
+                total: limits.max_connections,
+                per_addr: limits.max_connections_per_ip,
+                counts_loopback: limits.counts_loopback,
+                per_user: limits.max_connections_per_user,
+            },
             u64::from_ne_bytes(seed),
         ),
         application: application(&config, helpers),

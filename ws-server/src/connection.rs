@@ -31,7 +31,7 @@ use crate::core::failure::RunFailure;
 use crate::core::question::Question;
 use crate::core::turns::{MessageId, TurnLimits, Turns};
 use crate::counters::{CloseCause, Counters};
-use crate::hub::Place;
+use crate::places::Place;
 use crate::shard::Shard;
 use crate::span::ConnectionLabel;
 use crate::visitor::Visitor;

@@ -86,6 +86,8 @@ reasons! {
         /// The validation callback could not say.
         ValidationFailed = "validation_failed",
         MaxConnections = "max_connections",
+        MaxConnectionsPerIp = "max_connections_per_ip",
+        MaxConnectionsPerUser = "max_connections_per_user",
         Draining = "draining",
         /// The connection's FIFO could not be made, or the like.
         Internal = "internal",

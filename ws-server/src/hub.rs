@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use ws_proto::EncodedMessage;
 use ws_session::{Binding, ConnectionId, ConnectionIds, Registry, Sessions, Target};
 
@@ -16,6 +16,7 @@ use crate::command::{Command, Receipt, Recipients};
 use crate::core::pace::Pace;
 use crate::core::question::Source;
 use crate::counters::Counters;
+use crate::places::{PlaceLimits, Places};
 
 /// Pushes, and apart from them runs, that may be under way at once; publishers beyond it wait.
 const MAX_UNDER_WAY: usize = 1024;
@@ -35,10 +36,6 @@ pub(crate) struct Entry {
     pub(crate) opened_at: SystemTime,
 }
 
-/// The right to be one of `limits.max_connections`. A connection keeps it until everything that it
-/// had accepted is done with: those who send and leave at once do not pile up beyond the limit.
-pub(crate) type Place = OwnedSemaphorePermit;
-
 /// The server is going down; nothing is accepted any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stopped;
@@ -53,7 +50,7 @@ pub(crate) struct Hub {
     pushes: Semaphore,
     /// The same for runs, apart from pushes because a run waits for a full queue.
     runs: Semaphore,
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
     drain_pace: Mutex<Pace>,
     pub(crate) counters: Counters,
 }
@@ -62,7 +59,7 @@ impl Hub {
     pub(crate) fn new(
         shards: Box<[mpsc::UnboundedSender<Command>]>,
         sessions: Sessions,
-        max_connections: usize,
+        limits: PlaceLimits,
         seed: u64,
     ) -> Self {
         Self {
@@ -72,7 +69,7 @@ impl Hub {
             shards,
             pushes: Semaphore::new(MAX_UNDER_WAY),
             runs: Semaphore::new(MAX_UNDER_WAY),
-            places: Arc::new(Semaphore::new(max_connections)),
+            places: Places::new(limits),
             drain_pace: Mutex::new(Pace::per_second(DRAIN_RATE)),
             counters: Counters::default(),
         }
@@ -94,14 +91,9 @@ impl Hub {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether one more connection may come.
-    pub(crate) fn has_place(&self) -> bool {
-        self.places.available_permits() > 0
-    }
-
-    /// Takes the place of one connection, if there is one.
-    pub(crate) fn take_place(&self) -> Option<Place> {
-        Arc::clone(&self.places).try_acquire_owned().ok()
+    /// The places for connections, and who has taken them.
+    pub(crate) fn places(&self) -> &Arc<Places> {
+        &self.places
     }
 
     /// Makes a connection known: from here on it is reached by pushes.

@@ -28,6 +28,7 @@ mod helpers;
 mod hub;
 mod opening;
 mod page;
+mod places;
 mod server;
 mod shard;
 mod shared;

@@ -21,7 +21,8 @@ use crate::core::forwarded::{self, Forwarded};
 use crate::core::origin::{Provenance, is_allowed, is_loopback_host};
 use crate::counters::Refusal;
 use crate::doors;
-use crate::hub::{Entry, Place};
+use crate::hub::Entry;
+use crate::places::{Full, Place, Visit};
 use crate::shard::Shard;
 use crate::span::ConnectionLabel;
 use crate::visitor::{Arrival, Visitor};
@@ -200,12 +201,10 @@ impl Opening<'_> {
         if self.shard.is_draining() {
             return Err(busy(Refusal::Draining, GOING_DOWN));
         }
-        if !server.hub.has_place() {
-            return Err(full());
-        }
         let forwarded = self.look_behind_proxies(&head);
+        let visit = server.hub.places().visit(forwarded.addr)?;
         self.check_origin(&head, &forwarded)?;
-        let admitted = self.identify(&head, &upgrade, &forwarded).await?;
+        let admitted = self.identify(&head, &upgrade, &forwarded, visit).await?;
         Ok(Wish::Connect(Box::new(admitted)))
     }
 
@@ -276,6 +275,7 @@ impl Opening<'_> {
         head: &RequestHead,
         upgrade: &Upgrade,
         forwarded: &Forwarded<'_>,
+        visit: Visit,
     ) -> Result<Admitted, Refused> {
         let server = &self.shard.server;
         let identity = server.config.identity();
@@ -288,7 +288,7 @@ impl Opening<'_> {
         let cookies = cookies.filter_map(|(_, value)| std::str::from_utf8(value).ok());
         let token = cookie::session_token(cookies, &identity.cookie);
         let (session, issued) = self.resume(token.as_ref(), forwarded.addr)?;
-        let admission = self.admit(head, upgrade, forwarded, &session, issued.as_ref());
+        let admission = self.admit(head, upgrade, forwarded, visit, &session, issued.as_ref());
         let result = admission.await;
         if result.is_err() && issued.is_some() {
             // Nobody will come back with a token that was never handed out.
@@ -318,6 +318,7 @@ impl Opening<'_> {
         head: &RequestHead,
         upgrade: &Upgrade,
         forwarded: &Forwarded<'_>,
+        visit: Visit,
         session: &SessionId,
         issued: Option<&SessionToken>,
     ) -> Result<Admitted, Refused> {
@@ -352,7 +353,7 @@ impl Opening<'_> {
             },
         };
         // Whoever is only being validated has no place, and may find all of them taken now.
-        let place = server.hub.take_place().ok_or_else(full)?;
+        let place = visit.settle(&user)?;
         let fifo = self.make_fifo(&user, forwarded.addr)?;
         let fifo_path = fifo
             .as_ref()
@@ -542,8 +543,32 @@ fn busy(refusal: Refusal, text: &str) -> Refused {
     }
 }
 
-fn full() -> Refused {
-    busy(Refusal::MaxConnections, "limits.max_connections is reached")
+impl From<Full> for Refused {
+    fn from(full: Full) -> Self {
+        // RFC 6585 §4: 429 is for one who asks too often, 503 (RFC 9110 §15.6.4) is for everybody.
+        let (refusal, status, text) = match full {
+            Full::Total => (
+                Refusal::MaxConnections,
+                503,
+                "limits.max_connections is reached",
+            ),
+            Full::Addr => (
+                Refusal::MaxConnectionsPerIp,
+                429,
+                "limits.max_connections_per_ip is reached",
+            ),
+            Full::User => (
+                Refusal::MaxConnectionsPerUser,
+                429,
+                "limits.max_connections_per_user is reached",
+            ),
+        };
+        Self {
+            refusal,
+            response: response(status, &[("Retry-After", RETRY_AFTER)], text),
+            cause: text.to_owned(),
+        }
+    }
 }
 
 /// The cause goes to the log, not to the peer.

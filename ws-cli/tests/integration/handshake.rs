@@ -398,6 +398,66 @@ fn t08_full_server_says_when_to_come_again() {
 }
 
 #[test]
+fn t31_one_address_has_its_limit_and_loopback_only_if_it_is_written() {
+    let server = echo()
+        .set("limits.max_connections_per_ip", "2")
+        .set("server.proxy.trusted", "127.0.0.1")
+        .start();
+    let open = |line: &str| Wire::over(server.raw_stream(), &[line]).0;
+    let forwarded = |addr: &str| format!("X-Forwarded-For: {addr}");
+    let here = [
+        open("X-A: b"),
+        open("X-A: b"),
+        open(&forwarded("192.0.2.1")),
+        open(&forwarded("192.0.2.1")),
+        open(&forwarded("2001:db8::1")),
+        open(&forwarded("2001:db8::2")),
+    ];
+    for line in ["X-A: b", &forwarded("192.0.2.1"), &forwarded("2001:db8::3")] {
+        let response = refusal(&server, head("/", &[line]));
+        assert_eq!(response.status, 429, "{line}");
+        assert!(response.body.contains("limits.max_connections_per_ip"));
+        assert!(response.header("Retry-After").is_some());
+    }
+    assert_eq!(
+        server.figure("sockets.refused_by.max_connections_per_ip"),
+        3
+    );
+    open(&forwarded("192.0.2.2")).bye();
+    here.into_iter().for_each(Wire::bye);
+    server.until("connections.open", 0);
+    open(&forwarded("192.0.2.1")).bye();
+    server.finish();
+
+    // The default limit is not for this host.
+    let server = echo().start();
+    let here: Vec<_> = (0..101).map(|_| Wire::open(&server)).collect();
+    here.into_iter().for_each(Wire::bye);
+    server.finish();
+}
+
+#[test]
+fn t31_one_user_has_its_limit() {
+    let server = echo()
+        .set("limits.max_connections_per_user", "2")
+        .validate("#!/bin/sh\nprintf '%s' \"$HTTP_X_NAME\"\n")
+        .start();
+    let open = |line: &str| Wire::over(server.raw_stream(), &[line]).0;
+    let here = [
+        open("X-Name: alice"),
+        open("X-Name: alice"),
+        open("X-Name: bob"),
+    ];
+    let response = refusal(&server, head("/", &["X-Name: alice"]));
+    assert_eq!(response.status, 429);
+    assert!(response.body.contains("limits.max_connections_per_user"));
+    here.into_iter().for_each(Wire::bye);
+    server.until("connections.open", 0);
+    open("X-Name: alice").bye();
+    server.finish();
+}
+
+#[test]
 fn t09_offered_protocols_and_extensions_are_not_echoed() {
     let server = echo().start();
     let offers = [

@@ -74,6 +74,11 @@ pub(super) fn limits(reader: &mut Reader<'_>) -> LimitsConfig {
     LimitsConfig {
         max_message_size: reader.size("limits.max_message_size", 1, GIB),
         max_connections: reader.count("limits.max_connections", 1_000_000),
+        max_connections_per_ip: reader.count("limits.max_connections_per_ip", 1_000_000),
+        counts_loopback: reader.is_given("limits.max_connections_per_ip"),
+        max_connections_per_user: reader.read("limits.max_connections_per_user", |value| {
+            Ok(NonZeroUsize::new(reader::number(value, 0, 1_000_000)?))
+        }),
         handshake_timeout: reader.duration("limits.handshake_timeout", SHORTEST, 10 * MINUTE),
         message_timeout: reader.duration("limits.message_timeout", SHORTEST, HOUR),
         ping_interval: reader.interval("limits.ping_interval", SHORTEST, HOUR),

@@ -174,6 +174,18 @@ pub(super) const SETTINGS: &[Setting] = &[
               and a descriptor, with its own FIFO two: the default fits the common hard limit of 20000.",
     },
     Setting {
+        path: "limits.max_connections_per_ip",
+        default: DefaultValue::Number(100),
+        doc: "Open connections of one address, 1 to 1000000, those being validated among them; further ones\n\
+              are answered 429. An IPv6 network of 64 bits is one address. Loopback addresses are exempt\n\
+              unless this is written, so name your proxy in server.proxy.trusted.",
+    },
+    Setting {
+        path: "limits.max_connections_per_user",
+        default: DefaultValue::Number(0),
+        doc: "Open connections of one user, 0 to 1000000; further ones are answered 429. 0 is any number.",
+    },
+    Setting {
         path: "limits.handshake_timeout",
         default: DefaultValue::Text("10s"),
         doc: "From accept until the request head is complete, 10ms to 10m. Slow clients hold a place so long.",

@@ -62,6 +62,12 @@ pub struct LimitsConfig {
     pub max_message_size: usize,
     /// Open connections.
     pub max_connections: NonZeroUsize,
+    /// Open connections of one address; an IPv6 network of 64 bits is one.
+    pub max_connections_per_ip: NonZeroUsize,
+    /// Whether loopback addresses have that limit too: if it was written.
+    pub counts_loopback: bool,
+    /// Open connections of one user; `None` is any number.
+    pub max_connections_per_user: Option<NonZeroUsize>,
     /// From accept until the request head is complete.
     pub handshake_timeout: Duration,
     /// From the first byte of a message to its last.

@@ -15,7 +15,7 @@ use crate::core::answer::{Answer, Reply};
 use crate::core::question::{Question, Source};
 use crate::core::turns::{MessageId, Turns};
 use crate::counters::{CloseCause, Counters};
-use crate::hub::Place;
+use crate::places::Place;
 use crate::shard::Frames;
 use crate::shared::Shared;
 
