@@ -62,7 +62,7 @@ enum Step {
     Deny,
     /// Each fuzz target for a short while
     Fuzz,
-    /// Autobahn's cases
+    /// Autobahn's cases, against the server and against our client
     Conformance,
     /// Python websockets, Node ws, curl
     Clients,
@@ -160,14 +160,14 @@ fn name(step: Step) -> String {
 
 /// Runs all commands of a step, whether or not one of them fails.
 fn run_step(step: Step, xtask: &Path, ws: Option<&Path>, log: &Path) -> Outcome {
-    let mut note = String::new();
+    let mut notes = Vec::new();
     let mut failure = None;
     for mut command in commands(step, xtask, ws) {
         command.env("CARGO_TERM_COLOR", "never");
         match process::run_logged(&mut command, log, limit(step)) {
             Ok(status) if status.success() => {
                 if command.get_program() == xtask {
-                    note = last_line(&read(log));
+                    notes.push(last_line(&read(log)));
                 }
             }
             Ok(status) if status.code() == Some(i32::from(SKIPPED)) => {
@@ -179,9 +179,9 @@ fn run_step(step: Step, xtask: &Path, ws: Option<&Path>, log: &Path) -> Outcome 
         }
     }
     if step == Step::Test {
-        note = count_tests(&read(log));
+        notes.push(count_tests(&read(log)));
     }
-    failure.map_or(Outcome::Passed(note), Outcome::Failed)
+    failure.map_or_else(|| Outcome::Passed(notes.join("; ")), Outcome::Failed)
 }
 
 fn commands(step: Step, xtask: &Path, ws: Option<&Path>) -> Vec<Command> {
@@ -225,11 +225,15 @@ fn commands(step: Step, xtask: &Path, ws: Option<&Path>) -> Vec<Command> {
             "build --quiet --workspace --locked --bins --tests --examples",
         )],
         Step::Test => vec![cargo("test --workspace --locked --no-fail-fast")],
+        Step::Conformance => {
+            let mut client = verb("conformance");
+            client.arg("--client");
+            vec![verb("conformance"), client]
+        }
         Step::Layers
         | Step::Tidy
         | Step::Deny
         | Step::Fuzz
-        | Step::Conformance
         | Step::Clients
         | Step::Proxies
         | Step::Browser => vec![verb(&name(step))],

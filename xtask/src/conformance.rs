@@ -1,91 +1,131 @@
-//! Autobahn's cases, run by kosoku against `ws serve --echo`, compared with the verdicts on file.
+//! Autobahn's cases, run by kosoku against `ws serve --echo` or our client, compared with the
+//! verdicts on file.
 
+use std::fmt::Display;
 use std::fs;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::server::{Binary, Server};
-use crate::verdict::{self, Verdict, Verdicts};
-use crate::{Skipped, process, workspace};
+use crate::verdict::{self, Case, Verdict, Verdicts};
+use crate::{Skipped, process, server, workspace};
 
-/// The expected verdicts, beside the crate that earns them.
-const EXPECTED: &str = "ws-proto/conformance.json";
+/// What a submission must pass.
+const GROUPS: &[&str] = &["1", "2", "3", "4", "5", "6", "7", "9", "10"];
 
-/// Without compression, as they come.
-const GROUPS: &[u32] = &[1, 2, 3, 4, 5, 6, 7, 9, 10];
-
-/// Compression, which takes minutes.
-const MORE_GROUPS: &[u32] = &[12, 13];
+/// The groups of compression, which take minutes, and how many groups each of them has.
+const COMPRESSION: &[(&str, u32)] = &[("12", 5), ("13", 7)];
 
 /// Cases 9.1.6 and 9.2.6 send 16 MiB in one message, and debug builds take their time.
 const VARIABLES: &[(&str, &str)] = &[("WS__LIMITS__MAX_MESSAGE_SIZE", "16MiB")];
 
+/// The example that is the client under test.
+const CLIENT: &str = "autobahn_client";
+
 const GROUP_LIMIT: Duration = Duration::from_secs(300);
 const SLOW_GROUP_LIMIT: Duration = Duration::from_secs(1200);
+const BUILD_LIMIT: Duration = Duration::from_secs(900);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Compression too (groups 12 and 13)
+    /// All groups, those of compression too
     #[arg(long)]
     all: bool,
-    /// Only these groups
+    /// Only these groups, such as 7 or 12.1
     #[arg(long, value_delimiter = ',', conflicts_with = "all")]
-    groups: Vec<u32>,
+    groups: Vec<Case>,
     /// Writes the verdicts on file instead of comparing with them
     #[arg(long)]
     bless: bool,
+    /// Tests the client role instead of the server
+    #[arg(long)]
+    client: bool,
     /// A server that already runs and echoes, instead of ours
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "client")]
     address: Option<String>,
     #[command(flatten)]
     binary: Binary,
+}
+
+/// The end of the connection that is ours.
+#[derive(Debug)]
+enum Subject {
+    /// A server at `HOST:PORT`.
+    Server(String),
+    /// A program that is told `HOST:PORT`, does what it is asked there, and ends.
+    Client(PathBuf),
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if workspace::find("kosoku").is_none() {
         return Err(Skipped("kosoku is not installed".into()).into());
     }
-    let mut groups = arguments.groups.clone();
-    if groups.is_empty() {
-        groups.extend(GROUPS);
-    }
-    if arguments.all {
-        groups.extend(MORE_GROUPS);
-    }
-    let path = workspace::root().join(EXPECTED);
+    let groups = selected(&arguments.groups, arguments.all)?;
+    let role = if arguments.client { "client" } else { "server" };
+    // Beside the crate that earns them.
+    let file = format!("ws-proto/conformance/{role}.json");
+    let path = workspace::root().join(&file);
     let on_file = match fs::read_to_string(&path) {
-        Ok(text) => verdict::read_expected(&text).with_context(|| EXPECTED)?,
+        Ok(text) => verdict::read_expected(&text).with_context(|| file.clone())?,
         Err(_) if arguments.bless => Verdicts::new(),
-        Err(error) => return Err(error).context(EXPECTED),
+        Err(error) => return Err(error).context(file),
     };
-    let actual = match &arguments.address {
-        Some(address) => run_groups(&groups, address)?,
-        None => {
-            let server = Server::start(&arguments.binary.get()?, &["--echo"], VARIABLES)?;
-            let actual = run_groups(&groups, server.address())
-                .map_err(|error| error.context(format!("the server's log:\n{}", server.log())))?;
-            server.stop()?;
-            actual
-        }
+    let actual = if arguments.client {
+        run_groups(&groups, &Subject::Client(build_client()?))?
+    } else if let Some(address) = &arguments.address {
+        run_groups(&groups, &Subject::Server(address.clone()))?
+    } else {
+        let server = Server::start(&arguments.binary.get()?, &["--echo"], VARIABLES)?;
+        let actual = run_groups(&groups, &Subject::Server(server.address().to_owned()))
+            .map_err(|error| error.context(format!("the server's log:\n{}", server.log())))?;
+        server.stop()?;
+        actual
     };
 
-    let is_selected = |group| groups.contains(&group);
+    let is_selected = |case: &Case| groups.iter().any(|group| case.is_in(group));
     if arguments.bless {
         let mut blessed = on_file;
-        blessed.retain(|case, _| !is_selected(case.group()));
+        blessed.retain(|case, _| !is_selected(case));
         blessed.extend(actual);
         fs::write(&path, verdict::write_expected(&blessed))?;
-        println!("wrote {EXPECTED}");
+        println!("wrote {file}");
         return Ok(());
     }
     let mut expected = on_file;
-    expected.retain(|case, _| is_selected(case.group()));
-    judge(&expected, &actual)
+    expected.retain(|case, _| is_selected(case));
+    judge(&expected, &actual, &file)?;
+    println!("{role}: {} cases, none worse than expected", actual.len());
+    Ok(())
 }
 
-fn judge(expected: &Verdicts, actual: &Verdicts) -> Result<()> {
+/// The groups to run, each by itself: those of compression by the groups below them, since a report
+/// is written only when a whole run has ended.
+fn selected(asked: &[Case], all: bool) -> Result<Vec<Case>> {
+    let mut groups = asked.to_vec();
+    if groups.is_empty() {
+        let names = GROUPS.iter().copied();
+        let compression = COMPRESSION.iter().map(|(name, _)| *name);
+        let compression = compression.filter(|_| all);
+        groups = names
+            .chain(compression)
+            .map(str::parse)
+            .collect::<Result<_>>()?;
+    }
+    let mut selected = Vec::new();
+    for group in groups {
+        let name = group.to_string();
+        match COMPRESSION.iter().find(|(whole, _)| *whole == name) {
+            Some((_, count)) => selected.extend((1..=*count).map(|number| group.below(number))),
+            None => selected.push(group),
+        }
+    }
+    Ok(selected)
+}
+
+fn judge(expected: &Verdicts, actual: &Verdicts, file: &str) -> Result<()> {
     let differences = verdict::compare(expected, actual);
     for it in &differences {
         let word = if it.is_worse() { "worse" } else { "better" };
@@ -96,45 +136,60 @@ fn judge(expected: &Verdicts, actual: &Verdicts) -> Result<()> {
     }
     let worse = differences.iter().filter(|it| it.is_worse()).count();
     if worse > 0 {
-        bail!("{worse} cases are worse than {EXPECTED} says");
+        bail!("{worse} cases are worse than {file} says");
     }
     if !differences.is_empty() {
         println!("some are better: cargo xtask conformance --bless, and commit the file");
     }
-    println!("{} cases, none worse than expected", actual.len());
     Ok(())
 }
 
-/// Runs one group after another, since a report is written only when a whole run has ended.
-fn run_groups(groups: &[u32], address: &str) -> Result<Verdicts> {
+/// Builds the client under test and returns where it is.
+fn build_client() -> Result<PathBuf> {
+    let mut build = workspace::cargo();
+    build
+        .args(["build", "--quiet", "--locked", "--package", "ws-proto"])
+        .args(["--example", CLIENT]);
+    let status = process::run(&mut build, BUILD_LIMIT)?;
+    ensure!(status.success(), "cargo build --example {CLIENT}: {status}");
+    Ok(workspace::target().join("debug/examples").join(CLIENT))
+}
+
+/// Runs one group after another and prints a line for each.
+fn run_groups(groups: &[Case], subject: &Subject) -> Result<Verdicts> {
     let reports = workspace::scratch().join("conformance");
     if reports.exists() {
         fs::remove_dir_all(&reports)?;
     }
     let mut all = Verdicts::new();
-    print!("{:>5} {:>7} {:>6}", "group", "seconds", "cases");
-    for verdict in &Verdict::ALL[..5] {
-        print!(" {verdict:>13}");
-    }
-    println!();
-    for &group in groups {
+    print_line(&"group", &"seconds", &"cases", &Verdict::ALL[..5]);
+    for group in groups {
         let started = Instant::now();
-        let verdicts = run_group(group, address, &reports)?;
-        let seconds = started.elapsed().as_secs_f64();
-        print!("{group:>5} {seconds:>7.1} {:>6}", verdicts.len());
-        for verdict in &Verdict::ALL[..5] {
-            print!(
-                " {:>13}",
-                verdicts.values().filter(|it| *it == verdict).count()
-            );
-        }
-        println!();
+        let verdicts = run_group(group, subject, &reports)?;
+        let counts = Verdict::ALL[..5]
+            .iter()
+            .map(|it| verdicts.values().filter(|verdict| *verdict == it).count());
+        let seconds = format!("{:.1}", started.elapsed().as_secs_f64());
+        print_line(group, &seconds, &verdicts.len(), &Vec::from_iter(counts));
         all.extend(verdicts);
     }
     Ok(all)
 }
 
-fn run_group(group: u32, address: &str, reports: &std::path::Path) -> Result<Verdicts> {
+fn print_line(
+    group: &dyn Display,
+    seconds: &dyn Display,
+    cases: &dyn Display,
+    columns: &[impl Display],
+) {
+    print!("{group:>5} {seconds:>7} {cases:>6}");
+    for column in columns {
+        print!(" {column:>13}");
+    }
+    println!();
+}
+
+fn run_group(group: &Case, subject: &Subject, reports: &Path) -> Result<Verdicts> {
     let kosoku = workspace::find("kosoku").context("kosoku is not installed")?;
     let report = reports.join(group.to_string());
     fs::create_dir_all(&report)?;
@@ -143,14 +198,24 @@ fn run_group(group: u32, address: &str, reports: &std::path::Path) -> Result<Ver
     command
         .arg("-o")
         .arg(&report)
-        .args(["-i", &format!("{group}.*"), address]);
-    let limit = if MORE_GROUPS.contains(&group) {
+        .args(["-i", &format!("{group}.*")]);
+    let is_slow = COMPRESSION
+        .iter()
+        .any(|(whole, _)| whole.parse().is_ok_and(|whole| group.is_in(&whole)));
+    let limit = if is_slow {
         SLOW_GROUP_LIMIT
     } else {
         GROUP_LIMIT
     };
-    // Its exit code mixes up what we tell apart; the report says it.
-    process::run_logged(&mut command, &log, limit)?;
+    match subject {
+        Subject::Server(address) => {
+            command.arg(address);
+            // Its exit code mixes up what we tell apart; the report says it.
+            process::run_logged(&mut command, &log, limit)?;
+        }
+        Subject::Client(client) => run_client(&mut command, client, &log, limit)
+            .with_context(|| format!("group {group}"))?,
+    }
     let index = report.join("index.json");
     let Ok(text) = fs::read_to_string(index) else {
         bail!(
@@ -161,4 +226,49 @@ fn run_group(group: u32, address: &str, reports: &std::path::Path) -> Result<Ver
     let verdicts = verdict::read_report(&text).with_context(|| format!("group {group}"))?;
     ensure!(!verdicts.is_empty(), "group {group} has no cases");
     Ok(verdicts)
+}
+
+/// Starts kosoku as a server, and our client against it. When the client has asked for the reports,
+/// kosoku writes them and ends.
+fn run_client(kosoku: &mut Command, client: &Path, log: &Path, limit: Duration) -> Result<()> {
+    let mut cases = kosoku
+        .args(["-m", "fuzzingserver", "127.0.0.1:0"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot start kosoku")?;
+    let stderr = cases.stderr.take().expect("stderr is piped");
+    let result = server::first_line(stderr).and_then(|line| {
+        let (_, address) = line.split_once("ws://").context(line.clone())?;
+        let status = process::run_logged(Command::new(client).arg(address), log, limit)?;
+        ensure!(status.success(), "the client ended with {status}");
+        let ended = process::wait(&mut cases, Duration::from_secs(30))?;
+        ended.context("kosoku did not end after its last case")
+    });
+    if matches!(cases.try_wait(), Ok(None)) {
+        process::kill_tree(&mut cases)?;
+    }
+    result.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(asked: &[&str], all: bool) -> Vec<String> {
+        let asked: Vec<Case> = asked.iter().map(|it| it.parse().unwrap()).collect();
+        let groups = selected(&asked, all).unwrap();
+        groups.iter().map(Case::to_string).collect()
+    }
+
+    #[test]
+    fn compression_is_run_in_parts() {
+        assert_eq!(
+            names(&["12.1", "2", "13"], false)[..4],
+            ["12.1", "2", "13.1", "13.2"]
+        );
+        assert_eq!(names(&[], false), GROUPS);
+        assert_eq!(names(&[], true).len(), GROUPS.len() + 5 + 7);
+    }
 }

@@ -51,7 +51,7 @@ enum Verb {
     Deny,
     /// Runs the fuzz targets of ws-proto, each for a while
     Fuzz(fuzz::Arguments),
-    /// Runs Autobahn's cases against the server and compares with the verdicts on file
+    /// Runs Autobahn's cases against the server or our client, compares with the verdicts on file
     Conformance(conformance::Arguments),
     /// Lets real clients talk to the server: Python websockets, Node ws, curl
     Clients(clients::Arguments),

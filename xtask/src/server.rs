@@ -89,7 +89,7 @@ impl Server {
             address: String::new(),
             folder,
         };
-        server.address = first_url(stdout)
+        server.address = first_line(stdout)
             .and_then(|line| address_in(&line))
             .map_err(|error| {
                 error.context(format!("the server did not get ready:\n{}", server.log()))
@@ -159,18 +159,18 @@ impl Drop for Server {
     }
 }
 
-/// The first line of `stdout`; the rest is read and dropped, so that the server never waits for us.
-fn first_url(stdout: impl std::io::Read + Send + 'static) -> Result<String> {
+/// The first line of `output`; the rest is read and dropped, so that the server never waits for us.
+pub(crate) fn first_line(output: impl std::io::Read + Send + 'static) -> Result<String> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
-        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
             // Only the first is waited for.
             let _ = sender.send(line);
         }
     });
     receiver
         .recv_timeout(READY_LIMIT)
-        .context("no URL on stdout")
+        .context("no line that says where it listens")
 }
 
 fn address_in(line: &str) -> Result<String> {
@@ -202,8 +202,8 @@ mod tests {
 
     #[test]
     fn output_that_ends_early_is_an_error() {
-        assert!(first_url(&b""[..]).is_err());
-        assert_eq!(first_url(&b"ws://a:1/\nmore\n"[..]).unwrap(), "ws://a:1/");
+        assert!(first_line(&b""[..]).is_err());
+        assert_eq!(first_line(&b"ws://a:1/\nmore\n"[..]).unwrap(), "ws://a:1/");
     }
 
     #[test]

@@ -7,14 +7,21 @@ use std::str::FromStr;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-/// A case's number, such as 6.4.3, in numerical order.
+/// The number of a case, such as 6.4.3, or of a group of them, such as 6.4; in numerical order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Case(Vec<u32>);
 
 impl Case {
-    /// The first number: what the case is about.
-    pub(crate) fn group(&self) -> u32 {
-        self.0.first().copied().unwrap_or(0)
+    /// Whether it is `group` or stands below it: 12.1.4 is in 12 and in 12.1.
+    pub(crate) fn is_in(&self, group: &Self) -> bool {
+        self.0.starts_with(&group.0)
+    }
+
+    /// The group with this number below this one.
+    pub(crate) fn below(&self, number: u32) -> Self {
+        let mut numbers = self.0.clone();
+        numbers.push(number);
+        Self(numbers)
     }
 }
 
@@ -31,15 +38,12 @@ impl FromStr for Case {
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, number) in self.0.iter().enumerate() {
-            let dot = if index == 0 { "" } else { "." };
-            write!(f, "{dot}{number}")?;
-        }
-        Ok(())
+        let numbers: Vec<String> = self.0.iter().map(u32::to_string).collect();
+        f.pad(&numbers.join("."))
     }
 }
 
-/// How a server did, best first.
+/// How an endpoint did, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Verdict {
     Ok,
@@ -47,7 +51,7 @@ pub(crate) enum Verdict {
     Informational,
     /// Allowed, but not how it should be done.
     NonStrict,
-    /// The server does not offer what the case is about.
+    /// The endpoint does not offer what the case is about.
     Unimplemented,
     /// Wrong, or ended without the closing handshake that the case asks for.
     Failed,
@@ -110,7 +114,7 @@ pub(crate) fn read_report(json: &str) -> Result<Verdicts> {
     let agents = report.as_object().context("the report is not an object")?;
     ensure!(
         agents.len() == 1,
-        "the report has {} servers, not one",
+        "the report is of {} endpoints, not of one",
         agents.len()
     );
     let cases = agents.values().next().and_then(Value::as_object);
@@ -243,6 +247,17 @@ mod tests {
         let verdicts = read_expected(text).unwrap();
         let cases: Vec<String> = verdicts.keys().map(Case::to_string).collect();
         assert_eq!(cases, ["9.1.9", "9.1.10", "10.1.1"]);
+    }
+
+    #[test]
+    fn group_has_the_cases_below_its_number() {
+        let case: Case = "12.1.4".parse().unwrap();
+        for group in ["12", "12.1", "12.1.4"] {
+            assert!(case.is_in(&group.parse().unwrap()), "{group}");
+        }
+        for group in ["1", "2", "12.2", "12.1.40", "12.1.4.0"] {
+            assert!(!case.is_in(&group.parse().unwrap()), "{group}");
+        }
     }
 
     #[test]
