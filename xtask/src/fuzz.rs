@@ -1,7 +1,8 @@
 //! libFuzzer on ws-proto's targets, with the stable compiler.
 //!
-//! cargo-fuzz would want a nightly one. What it adds for us are coverage counters, and those are
-//! plain LLVM options; the crate has no unsafe code that an address sanitizer could watch.
+//! cargo-fuzz would want a nightly one. What it adds for us are coverage counters, which are plain
+//! LLVM options, and AddressSanitizer, whose runtime the stable toolchain has too. The sanitizer
+//! watches the unsafe code that we build upon: zlib-rs, above all, which peers feed directly.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,9 @@ const RUSTFLAGS: &[&str] = &[
     "-Ccodegen-units=1",
     "--cfg=fuzzing",
 ];
+
+/// Beside the flags above; the option is unstable, hence `RUSTC_BOOTSTRAP`.
+const SANITIZER_FLAG: &str = "-Zsanitizer=address";
 
 const BUILD_LIMIT: Duration = Duration::from_secs(900);
 
@@ -57,10 +61,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         );
         targets.retain(|it| it == only);
     }
-    let binaries = build(&folder)?;
+    let has_sanitizer = has_sanitizer()?;
+    let binaries = build(&folder, has_sanitizer)?;
+    let leaks = has_sanitizer && can_find_leaks(&binaries.join(&targets[0]))?;
     let mut failed = Vec::new();
     for target in &targets {
-        match fuzz(&folder, &binaries, target, arguments.seconds) {
+        match fuzz(&folder, &binaries, target, arguments.seconds, leaks) {
             Ok(line) => println!("{target}: {line}"),
             Err(error) => {
                 println!("FAILED {target}: {error:#}");
@@ -72,9 +78,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         bail!("failing targets: {}", failed.join(", "));
     }
     println!(
-        "{} targets found nothing in {} s each",
+        "{} targets found nothing in {} s each, {}",
         targets.len(),
-        arguments.seconds
+        arguments.seconds,
+        match (has_sanitizer, leaks) {
+            (true, true) => "with AddressSanitizer",
+            (true, false) => "with AddressSanitizer, without LeakSanitizer (no ptrace here)",
+            (false, _) => "without AddressSanitizer (the toolchain has no runtime of it)",
+        }
     );
     Ok(())
 }
@@ -96,9 +107,32 @@ fn targets(folder: &Path) -> Result<Vec<String>> {
     Ok(targets)
 }
 
+/// Whether the toolchain has the runtime of AddressSanitizer for this host.
+fn has_sanitizer() -> Result<bool> {
+    let libraries = rustc(&["--print", "target-libdir"])?;
+    let entries = fs::read_dir(libraries.trim()).context("rustc names no folder of libraries")?;
+    Ok(entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .any(|name| name.starts_with("librustc") && name.contains("rt.asan.")))
+}
+
+/// Whether LeakSanitizer can look at a process that ends: it does so with ptrace, which containers
+/// and debuggers may keep it from, and then fails whatever it looks at.
+fn can_find_leaks(binary: &Path) -> Result<bool> {
+    let output = Command::new(binary)
+        .arg("-runs=1")
+        .env("ASAN_OPTIONS", "detect_leaks=1")
+        .output()
+        .context("cannot start a target")?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    Ok(!complaint.contains("LeakSanitizer has encountered a fatal error"))
+}
+
 /// Builds all targets and returns where they are.
-fn build(folder: &Path) -> Result<PathBuf> {
+fn build(folder: &Path, has_sanitizer: bool) -> Result<PathBuf> {
     let triple = host_triple()?;
+    let mut flags = RUSTFLAGS.to_vec();
+    flags.extend(has_sanitizer.then_some(SANITIZER_FLAG));
     let target_dir = workspace::target().join("fuzz");
     let mut build = workspace::cargo();
     build
@@ -107,7 +141,7 @@ fn build(folder: &Path) -> Result<PathBuf> {
         .args(["--target", &triple])
         .arg("--target-dir")
         .arg(&target_dir)
-        .env("RUSTFLAGS", RUSTFLAGS.join(" "))
+        .env("RUSTFLAGS", flags.join(" "))
         .env("RUSTC_BOOTSTRAP", "1")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .current_dir(folder);
@@ -120,23 +154,27 @@ fn build(folder: &Path) -> Result<PathBuf> {
 }
 
 fn host_triple() -> Result<String> {
-    let output = Command::new("rustc")
-        .arg("-vV")
-        .current_dir(workspace::root())
-        .output()
-        .context("cannot start rustc")?;
-    String::from_utf8(output.stdout)?
+    rustc(&["-vV"])?
         .lines()
         .find_map(|line| line.strip_prefix("host: "))
         .map(str::to_owned)
         .context("rustc -vV does not name the host")
 }
 
+fn rustc(arguments: &[&str]) -> Result<String> {
+    let output = Command::new("rustc")
+        .args(arguments)
+        .current_dir(workspace::root())
+        .output()
+        .context("cannot start rustc")?;
+    Ok(String::from_utf8(output.stdout)?)
+}
+
 /// Runs one target for a while and returns what it says about itself.
 ///
 /// New inputs go to a copy of the corpus, so that the tree stays as it is; an input that fails is
 /// left in the build directory, and its path printed.
-fn fuzz(folder: &Path, binaries: &Path, target: &str, seconds: u64) -> Result<String> {
+fn fuzz(folder: &Path, binaries: &Path, target: &str, seconds: u64, leaks: bool) -> Result<String> {
     let work = workspace::scratch().join("fuzz").join(target);
     let corpus = work.join("corpus");
     fs::create_dir_all(&corpus)?;
@@ -157,6 +195,7 @@ fn fuzz(folder: &Path, binaries: &Path, target: &str, seconds: u64) -> Result<St
         .arg(format!("-artifact_prefix={}/", work.display()))
         .args(["-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1"])
         .arg(&corpus)
+        .env("ASAN_OPTIONS", format!("detect_leaks={}", u8::from(leaks)))
         .current_dir(&work);
     let dictionary = folder.join(format!("{target}.dict"));
     if dictionary.exists() {
