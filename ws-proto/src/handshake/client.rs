@@ -211,6 +211,14 @@ impl ResponseReader {
     /// [`HandshakeError`] if there is no consent. The stream must then be closed. The reader yields
     /// one result; after it, it answers [`HandshakeError::Malformed`].
     pub fn read(&mut self, input: &[u8]) -> Result<Option<Accepted>, HandshakeError> {
+        let read = self.advance(input);
+        if read.is_err() {
+            self.scan = None;
+        }
+        read
+    }
+
+    fn advance(&mut self, input: &[u8]) -> Result<Option<Accepted>, HandshakeError> {
         let scan = self.scan.as_mut().ok_or(HandshakeError::Malformed)?;
         let Some(consumed) = scan.feed(input)? else {
             return Ok(None);

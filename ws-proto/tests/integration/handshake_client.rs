@@ -349,3 +349,29 @@ fn extension_header_that_is_malformed_empty_or_doubled_is_refused() {
         assert_eq!(refused, HandshakeError::Malformed, "{lines}");
     }
 }
+
+// A reader that had refused a line went on with what followed it, and could have accepted that.
+#[test]
+fn response_reader_says_nothing_but_malformed_after_its_result() {
+    let accepted = response(OK, "websocket", "Upgrade", ACCEPT, "");
+    let refused: [&[u8]; 4] = [
+        b"HTTP/1.1 101\nX: \r\n",
+        b"\x01\n",
+        &[b'x'; 100_000],
+        b"HTTP/1.1 403 Forbidden\r\n\r\n",
+    ];
+    for first in refused.into_iter().chain([&accepted[..]]) {
+        let mut reader = handshake().response_reader(HeadLimits::default());
+        let result = reader.read(first);
+        assert_ne!(result, Ok(None), "{}", first.escape_ascii());
+        for more in [&b"x"[..], &accepted] {
+            let again = reader.read(more);
+            assert_eq!(
+                again,
+                Err(HandshakeError::Malformed),
+                "{}",
+                first.escape_ascii()
+            );
+        }
+    }
+}
