@@ -22,7 +22,9 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     for protocol in upgrade.protocols() {
-        let answer = upgrade.accept(Some(protocol), None, &[]).expect("it was offered");
+        let answer = upgrade
+            .accept(Some(protocol), None, &[])
+            .expect("it was offered");
         let lines = answer.windows(2).filter(|pair| pair == b"\r\n").count();
         assert_eq!(lines, 6, "{protocol:?} split the response");
     }
