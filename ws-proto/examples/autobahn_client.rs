@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ws_proto::handshake::{Accepted, ClientHandshake, HeadLimits};
-use ws_proto::{Config, Connection, Event, Input, MessageKind, State};
+use ws_proto::{Config, Connection, DeflateConfig, Event, Input, MessageKind, State};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -25,7 +25,13 @@ fn main() -> Result<()> {
         .nth(1)
         .ok_or("usage: autobahn_client HOST:PORT")?;
     // Cases 9.1.6 and 9.2.6 send 16 MiB in one message.
-    let config = Arc::new(Config::default().with_max_message_size(16 << 20));
+    let config = Config::default().with_max_message_size(16 << 20);
+    // The cases of group 13 want any of the parameters, so they meet a client that grants them all.
+    let deflate = DeflateConfig::default()
+        .with_server_context_takeover(true)
+        .with_client_context_takeover(true)
+        .with_min_size(0);
+    let config = Arc::new(config.with_deflate(Some(deflate)));
 
     let mut count = String::new();
     run(&address, "/getCaseCount", &config, |_, payload| {
@@ -63,11 +69,14 @@ fn run(
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     stream.set_write_timeout(Some(Duration::from_secs(60)))?;
-    let accepted = open(&mut stream, address, target)?;
+    let accepted = open(&mut stream, address, target, config)?;
 
     let mut seed = [0; 32];
     getrandom::fill(&mut seed)?;
     let mut connection = Connection::client(Arc::clone(config), seed, Instant::now());
+    if let Some(params) = accepted.deflate {
+        connection = connection.with_deflate(params);
+    }
     // The first frames may have come along with the response.
     let mut received = accepted.rest;
     let (mut buffer, mut out) = (vec![0; 64 * 1024], Vec::new());
@@ -109,10 +118,13 @@ fn run(
 }
 
 /// The opening handshake.
-fn open(stream: &mut TcpStream, host: &str, target: &str) -> Result<Accepted> {
+fn open(stream: &mut TcpStream, host: &str, target: &str, config: &Config) -> Result<Accepted> {
     let mut key = [0; 16];
     getrandom::fill(&mut key)?;
-    let handshake = ClientHandshake::new(host, target, key)?;
+    let mut handshake = ClientHandshake::new(host, target, key)?;
+    if let Some(deflate) = config.deflate() {
+        handshake = handshake.with_deflate(deflate);
+    }
     stream.write_all(&handshake.request())?;
     let mut reader = handshake.response_reader(HeadLimits::default());
     let mut buffer = [0; 1024];

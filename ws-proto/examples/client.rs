@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ws_proto::handshake::{Accepted, ClientHandshake, HeadLimits};
-use ws_proto::{CloseCode, CloseFrame, Config, Connection, Event, Input, MessageKind, State};
+use ws_proto::{
+    CloseCode, CloseFrame, Config, Connection, DeflateConfig, Event, Input, MessageKind, State,
+};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -32,7 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn open(stream: &mut TcpStream, host: &str, target: &str) -> Result<Accepted, Box<dyn Error>> {
     let mut key = [0; 16];
     getrandom::fill(&mut key)?;
-    let handshake = ClientHandshake::new(host, target, key)?;
+    let handshake = ClientHandshake::new(host, target, key)?.with_deflate(DeflateConfig::default());
     stream.write_all(&handshake.request())?;
     let mut reader = handshake.response_reader(HeadLimits::default());
     let mut buffer = [0; 1024];
@@ -51,7 +53,11 @@ fn open(stream: &mut TcpStream, host: &str, target: &str) -> Result<Accepted, Bo
 fn converse(stream: &mut TcpStream, accepted: Accepted, text: &str) -> Result<(), Box<dyn Error>> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed)?;
-    let mut connection = Connection::client(Arc::new(Config::default()), seed, Instant::now());
+    let config = Config::default().with_deflate(Some(DeflateConfig::default()));
+    let mut connection = Connection::client(Arc::new(config), seed, Instant::now());
+    if let Some(params) = accepted.deflate {
+        connection = connection.with_deflate(params);
+    }
     // The first frames may have come along with the response.
     let mut received = accepted.rest;
     let (mut buffer, mut out) = (vec![0; 64 * 1024], Vec::new());

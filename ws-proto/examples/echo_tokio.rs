@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep_until, timeout};
 use ws_proto::handshake::{HeadLimits, HeadReader, Upgrade};
-use ws_proto::{Config, Connection, Event, Input, State, frame};
+use ws_proto::{Config, Connection, DeflateConfig, Event, Input, State};
 
 /// How long a peer has for its request, and for each piece of output.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -20,49 +20,52 @@ async fn main() -> io::Result<()> {
     let address = std::env::args().nth(1).expect("no HOST:PORT");
     let listener = TcpListener::bind(address).await?;
     writeln!(io::stdout(), "ws://{}/", listener.local_addr()?)?;
-    let config = Arc::new(Config::default().with_max_message_size(16 << 20));
+    let config = Config::default().with_max_message_size(16 << 20);
+    let config = Arc::new(config.with_deflate(Some(DeflateConfig::default())));
     loop {
         let (mut stream, _) = listener.accept().await?;
         let config = Arc::clone(&config);
         tokio::spawn(async move {
-            if timeout(PATIENCE, open(&mut stream))
-                .await
-                .is_ok_and(|it| it.is_ok_and(|it| it))
-            {
-                // Whatever ends it ends this connection only.
-                let _ = serve(stream, config).await;
+            // Whatever ends a connection ends this one only.
+            let opened = timeout(PATIENCE, open(&mut stream, config)).await;
+            if let Ok(Ok(Some(connection))) = opened {
+                let _ = serve(stream, connection).await;
             }
         });
     }
 }
 
-/// The opening handshake; `false` if it was refused.
-async fn open(stream: &mut TcpStream) -> io::Result<bool> {
+/// The opening handshake; `None` if it was refused.
+async fn open(stream: &mut TcpStream, config: Arc<Config>) -> io::Result<Option<Connection>> {
     let mut reader = HeadReader::new(HeadLimits::default());
     let mut buffer = [0; 2048];
-    loop {
+    let upgrade = loop {
         let size = stream.read(&mut buffer).await?;
         let head = reader.read(&buffer[..size]);
         match head.and_then(|head| head.as_ref().map(Upgrade::new).transpose()) {
-            Ok(Some(upgrade)) => {
-                let answer = upgrade.accept(None, None, &[]).expect("nothing is added");
-                return stream.write_all(&answer).await.map(|()| true);
-            }
+            Ok(Some(upgrade)) => break upgrade,
             Ok(None) if size > 0 => {}
-            Ok(None) => return Ok(false),
+            Ok(None) => return Ok(None),
             Err(rejection) => {
-                return stream
-                    .write_all(&rejection.response())
-                    .await
-                    .map(|()| false);
+                stream.write_all(&rejection.response()).await?;
+                return Ok(None);
             }
         }
-    }
+    };
+    let deflate = config
+        .deflate()
+        .and_then(|deflate| deflate.accept(upgrade.extensions()));
+    let answer = upgrade.accept(None, deflate.as_ref(), &[]);
+    stream.write_all(&answer.expect("nothing is added")).await?;
+    let connection = Connection::server(config, Instant::now());
+    Ok(Some(match deflate {
+        Some(params) => connection.with_deflate(params),
+        None => connection,
+    }))
 }
 
 /// An open connection, to its end.
-async fn serve(mut stream: TcpStream, config: Arc<Config>) -> io::Result<()> {
-    let mut connection = Connection::server(config, Instant::now());
+async fn serve(mut stream: TcpStream, mut connection: Connection) -> io::Result<()> {
     let (mut buffer, mut out) = (vec![0; 64 * 1024], Vec::new());
     while connection.state() != State::Closed {
         // Asked for anew each time: every call may have moved it.
@@ -82,7 +85,9 @@ async fn serve(mut stream: TcpStream, config: Arc<Config>) -> io::Result<()> {
                 let mut input = Input::new(&mut buffer[..size]);
                 while let Some(event) = connection.receive(&mut input, Instant::now()) {
                     if let Event::Message(message) = event {
-                        frame::encode_server(message.kind, message.payload, &mut out);
+                        // It is lent by the connection, which is to send it.
+                        let (kind, payload) = (message.kind, message.payload.to_vec());
+                        connection.send(kind, &payload, &mut out).expect("is open");
                     }
                     // Pongs, and our half of the closing handshake.
                     connection.poll_transmit(&mut out);
