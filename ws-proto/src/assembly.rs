@@ -139,7 +139,8 @@ impl Assembly {
             let left = max.saturating_add(1) - self.buffer.len();
             self.make_room(likely.min(left), max.saturating_add(1));
             let start = self.buffer.len();
-            let has_more = inflater.inflate(&mut piece, &mut self.buffer)?;
+            let inflated = inflater.inflate(&mut piece, &mut self.buffer);
+            // What came out before bad data is judged first, as it is where the cut lies in between.
             let size = self.buffer.len();
             if size > max {
                 let size = size as u64;
@@ -150,7 +151,7 @@ impl Assembly {
                     .feed(&self.buffer[start..])
                     .map_err(|_| ProtocolError::TextNotUtf8)?;
             }
-            if !has_more {
+            if !inflated? {
                 return Ok(());
             }
         }

@@ -373,6 +373,36 @@ fn t25_compressed_text_fails_at_the_first_bad_byte() {
     assert_eq!(events, [OwnedEvent::Failed(ProtocolError::TextNotUtf8)]);
 }
 
+// The error depended on whether the bad block came along with the bytes before it.
+#[test]
+fn fault_before_bad_data_is_told_wherever_the_wire_is_cut() {
+    // A stored block, and the beginning of a block of a kind that does not exist.
+    let followed_by_bad_data = |bytes: &[u8]| {
+        let mut payload = vec![0, bytes.len() as u8, 0, !(bytes.len() as u8), 0xFF];
+        payload.extend(bytes);
+        payload.push(0x07);
+        payload
+    };
+    let max = 4;
+    let cases: [(&[u8], ProtocolError); 3] = [
+        (b"abcd", ProtocolError::InvalidDeflateData),
+        (b"abc\xFF", ProtocolError::TextNotUtf8),
+        (b"abcde", ProtocolError::MessageTooBig { size: 5, max }),
+    ];
+    for (bytes, error) in cases {
+        let frame = TestFrame::client(Opcode::Text, followed_by_bad_data(bytes)).compressed();
+        let wire = frame.to_bytes();
+        for sizes in [[1], [wire.len()], [wire.len() - 1]] {
+            let mut server = server(max);
+            let mut events = Vec::new();
+            for range in cut(wire.len(), &sizes) {
+                events.extend(server.receive(&wire[range]));
+            }
+            assert_eq!(events, [OwnedEvent::Failed(error.clone())], "{sizes:?}");
+        }
+    }
+}
+
 #[test]
 fn uncompressed_and_compressed_messages_alternate() {
     let (mut client, mut server) = pair(with_takeover(), 1 << 20);
