@@ -129,6 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "an interpreter takes minutes")]
     fn t27_every_code_is_judged() {
         for code in 0..=u16::MAX {
             let allowed = (1000..=1003).contains(&code)

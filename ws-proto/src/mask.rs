@@ -121,6 +121,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "an interpreter takes minutes")]
     fn t28_keys_spread_evenly() {
         let mut keys = MaskingKeys::new([7; 32]);
         let mut counts = [0_f64; 256];

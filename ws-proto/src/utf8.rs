@@ -133,6 +133,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "an interpreter takes minutes")]
     fn t25_all_pairs_of_bytes_agree_with_core() {
         for first in 0..=u8::MAX {
             for second in 0..=u8::MAX {

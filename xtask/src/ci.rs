@@ -60,6 +60,8 @@ enum Step {
     Test,
     /// Licences, sources, duplicates, advisories
     Deny,
+    /// Tests of ws-proto in Miri
+    Miri,
     /// Each fuzz target for a short while
     Fuzz,
     /// Autobahn's cases, against the server and against our client
@@ -233,6 +235,7 @@ fn commands(step: Step, xtask: &Path, ws: Option<&Path>) -> Vec<Command> {
         Step::Layers
         | Step::Tidy
         | Step::Deny
+        | Step::Miri
         | Step::Fuzz
         | Step::Clients
         | Step::Proxies
@@ -247,6 +250,7 @@ fn limit(step: Step) -> Duration {
         Step::Deny | Step::Clients | Step::Proxies | Step::Browser => 600,
         Step::Clippy | Step::Crates | Step::Doc | Step::Build => 1200,
         Step::Test | Step::Fuzz | Step::Conformance => 1500,
+        Step::Miri => 3600,
     })
 }
 

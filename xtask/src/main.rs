@@ -17,6 +17,7 @@ mod deny;
 mod fuzz;
 mod install;
 mod layers;
+mod miri;
 mod process;
 mod proxies;
 mod server;
@@ -51,6 +52,8 @@ enum Verb {
     Deny,
     /// Runs the fuzz targets of ws-proto, each for a while
     Fuzz(fuzz::Arguments),
+    /// Runs tests of ws-proto in Miri, where a nightly toolchain has it
+    Miri,
     /// Runs Autobahn's cases against the server or our client, compares with the verdicts on file
     Conformance(conformance::Arguments),
     /// Lets real clients talk to the server: Python websockets, Node ws, curl
@@ -73,6 +76,18 @@ impl fmt::Display for Skipped {
 
 impl std::error::Error for Skipped {}
 
+/// As [`Skipped`], for want of what `--install` does not get either.
+#[derive(Debug)]
+struct NotHere(String);
+
+impl fmt::Display for NotHere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NotHere {}
+
 fn main() -> ExitCode {
     let result = match Arguments::parse().verb {
         Verb::Ci(arguments) => ci::run(&arguments),
@@ -80,6 +95,7 @@ fn main() -> ExitCode {
         Verb::Tidy => tidy::run(),
         Verb::Deny => deny::run(),
         Verb::Fuzz(arguments) => fuzz::run(&arguments),
+        Verb::Miri => miri::run(),
         Verb::Conformance(arguments) => conformance::run(&arguments),
         Verb::Clients(arguments) => clients::run(&arguments),
         Verb::Proxies(arguments) => proxies::run(&arguments),
@@ -87,7 +103,7 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is::<Skipped>() => {
+        Err(error) if error.is::<Skipped>() || error.is::<NotHere>() => {
             println!("skipped: {error}");
             ExitCode::from(SKIPPED)
         }
