@@ -13,10 +13,11 @@ use crate::server::{Binary, Server};
 use crate::verdict::{self, Case, Verdict, Verdicts};
 use crate::{Skipped, process, server, workspace};
 
-/// What a submission must pass.
-const GROUPS: &[&str] = &["1", "2", "3", "4", "5", "6", "7", "9", "10"];
+/// What a submission must pass: everything, but of compression, which takes minutes, one group for
+/// each half of it.
+const GROUPS: &[&str] = &["1", "2", "3", "4", "5", "6", "7", "9", "10", "12.1", "13.1"];
 
-/// The groups of compression, which take minutes, and how many groups each of them has.
+/// The groups of compression, and how many groups each of them has.
 const COMPRESSION: &[(&str, u32)] = &[("12", 5), ("13", 7)];
 
 /// Cases 9.1.6 and 9.2.6 send 16 MiB in one message, and debug builds take their time.
@@ -24,6 +25,10 @@ const VARIABLES: &[(&str, &str)] = &[("WS__LIMITS__MAX_MESSAGE_SIZE", "16MiB")];
 
 /// The example that is the client under test.
 const CLIENT: &str = "autobahn_client";
+
+/// Where the suite's server demands of a client not to take over its context, and does so only if
+/// the client has offered it.
+const WITHOUT_TAKEOVER: &[&str] = &["13.2", "13.5", "13.6"];
 
 const GROUP_LIMIT: Duration = Duration::from_secs(300);
 const SLOW_GROUP_LIMIT: Duration = Duration::from_secs(1200);
@@ -107,10 +112,10 @@ fn selected(asked: &[Case], all: bool) -> Result<Vec<Case>> {
     let mut groups = asked.to_vec();
     if groups.is_empty() {
         let names = GROUPS.iter().copied();
+        let names = names.filter(|name| !all || !is_compression(name));
         let compression = COMPRESSION.iter().map(|(name, _)| *name);
-        let compression = compression.filter(|_| all);
         groups = names
-            .chain(compression)
+            .chain(compression.filter(|_| all))
             .map(str::parse)
             .collect::<Result<_>>()?;
     }
@@ -123,6 +128,12 @@ fn selected(asked: &[Case], all: bool) -> Result<Vec<Case>> {
         }
     }
     Ok(selected)
+}
+
+fn is_compression(group: &str) -> bool {
+    COMPRESSION
+        .iter()
+        .any(|(whole, _)| group.split('.').next() == Some(whole))
 }
 
 fn judge(expected: &Verdicts, actual: &Verdicts, file: &str) -> Result<()> {
@@ -157,7 +168,11 @@ fn build_client() -> Result<PathBuf> {
 
 /// Runs one group after another and prints a line for each.
 fn run_groups(groups: &[Case], subject: &Subject) -> Result<Verdicts> {
-    let reports = workspace::scratch().join("conformance");
+    let role = match subject {
+        Subject::Server(_) => "server",
+        Subject::Client(_) => "client",
+    };
+    let reports = workspace::scratch().join("conformance").join(role);
     if reports.exists() {
         fs::remove_dir_all(&reports)?;
     }
@@ -199,10 +214,7 @@ fn run_group(group: &Case, subject: &Subject, reports: &Path) -> Result<Verdicts
         .arg("-o")
         .arg(&report)
         .args(["-i", &format!("{group}.*")]);
-    let is_slow = COMPRESSION
-        .iter()
-        .any(|(whole, _)| whole.parse().is_ok_and(|whole| group.is_in(&whole)));
-    let limit = if is_slow {
+    let limit = if is_compression(&group.to_string()) {
         SLOW_GROUP_LIMIT
     } else {
         GROUP_LIMIT
@@ -213,8 +225,13 @@ fn run_group(group: &Case, subject: &Subject, reports: &Path) -> Result<Verdicts
             // Its exit code mixes up what we tell apart; the report says it.
             process::run_logged(&mut command, &log, limit)?;
         }
-        Subject::Client(client) => run_client(&mut command, client, &log, limit)
-            .with_context(|| format!("group {group}"))?,
+        Subject::Client(client) => {
+            let mut client = Command::new(client);
+            let is_without = WITHOUT_TAKEOVER.contains(&group.to_string().as_str());
+            let option = is_without.then_some("--no-context-takeover");
+            run_client(&mut command, &mut client, option, &log, limit)
+                .with_context(|| format!("group {group}"))?;
+        }
     }
     let index = report.join("index.json");
     let Ok(text) = fs::read_to_string(index) else {
@@ -230,7 +247,13 @@ fn run_group(group: &Case, subject: &Subject, reports: &Path) -> Result<Verdicts
 
 /// Starts kosoku as a server, and our client against it. When the client has asked for the reports,
 /// kosoku writes them and ends.
-fn run_client(kosoku: &mut Command, client: &Path, log: &Path, limit: Duration) -> Result<()> {
+fn run_client(
+    kosoku: &mut Command,
+    client: &mut Command,
+    option: Option<&str>,
+    log: &Path,
+    limit: Duration,
+) -> Result<()> {
     let mut cases = kosoku
         .args(["-m", "fuzzingserver", "127.0.0.1:0"])
         .stdin(Stdio::null())
@@ -241,7 +264,7 @@ fn run_client(kosoku: &mut Command, client: &Path, log: &Path, limit: Duration) 
     let stderr = cases.stderr.take().expect("stderr is piped");
     let result = server::first_line(stderr).and_then(|line| {
         let (_, address) = line.split_once("ws://").context(line.clone())?;
-        let status = process::run_logged(Command::new(client).arg(address), log, limit)?;
+        let status = process::run_logged(client.arg(address).args(option), log, limit)?;
         ensure!(status.success(), "the client ended with {status}");
         let ended = process::wait(&mut cases, Duration::from_secs(30))?;
         ended.context("kosoku did not end after its last case")
@@ -269,6 +292,6 @@ mod tests {
             ["12.1", "2", "13.1", "13.2"]
         );
         assert_eq!(names(&[], false), GROUPS);
-        assert_eq!(names(&[], true).len(), GROUPS.len() + 5 + 7);
+        assert_eq!(names(&[], true).len(), 9 + 5 + 7);
     }
 }
