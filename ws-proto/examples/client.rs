@@ -54,10 +54,8 @@ fn converse(stream: &mut TcpStream, accepted: Accepted, text: &str) -> Result<()
     let mut seed = [0; 32];
     getrandom::fill(&mut seed)?;
     let config = Config::default().with_deflate(Some(DeflateConfig::default()));
-    let mut connection = Connection::client(Arc::new(config), seed, Instant::now());
-    if let Some(params) = accepted.deflate {
-        connection = connection.with_deflate(params);
-    }
+    let mut connection =
+        Connection::client(Arc::new(config), seed, Instant::now()).with_deflate(accepted.deflate);
     // The first frames may have come along with the response.
     let mut received = accepted.rest;
     let (mut buffer, mut out) = (vec![0; 64 * 1024], Vec::new());

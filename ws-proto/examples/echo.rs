@@ -39,8 +39,7 @@ fn serve(mut stream: TcpStream, config: Arc<Config>) -> io::Result<()> {
     let deflate = config.deflate().and_then(|it| it.accept(extensions));
     stream.write_all(&offer.accept(None, deflate.as_ref(), &[]).expect("legal"))?;
 
-    let plain = Connection::server(config, Instant::now());
-    let mut connection = deflate.into_iter().fold(plain, Connection::with_deflate);
+    let mut connection = Connection::server(config, Instant::now()).with_deflate(deflate);
     while connection.state() != State::Closed {
         let wait = connection.poll_timeout().map(|at| at - Instant::now());
         // To a socket, zero means for ever.

@@ -58,10 +58,7 @@ async fn open(stream: &mut TcpStream, config: Arc<Config>) -> io::Result<Option<
     let answer = upgrade.accept(None, deflate.as_ref(), &[]);
     stream.write_all(&answer.expect("nothing is added")).await?;
     let connection = Connection::server(config, Instant::now());
-    Ok(Some(match deflate {
-        Some(params) => connection.with_deflate(params),
-        None => connection,
-    }))
+    Ok(Some(connection.with_deflate(deflate)))
 }
 
 /// An open connection, to its end.

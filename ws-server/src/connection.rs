@@ -92,9 +92,9 @@ impl Connection {
             waiting: app.queue.get(),
             unordered: app.unordered,
         });
-        let mut protocol = ws_proto::Connection::server(Arc::clone(&server.protocol), now);
-        if let Some(deflate) = consent.deflate {
-            protocol = protocol.with_deflate(deflate);
+        let protocol = ws_proto::Connection::server(Arc::clone(&server.protocol), now)
+            .with_deflate(consent.deflate);
+        if consent.deflate.is_some() {
             server.hub.counters.connections_compressed.increment();
         }
         Self {

@@ -147,13 +147,13 @@ impl Connection {
         }
     }
 
-    /// Compresses and inflates as the opening handshake agreed
+    /// Compresses and inflates as the opening handshake agreed; not at all if that is `None`
     /// ([RFC 7692](https://www.rfc-editor.org/rfc/rfc7692)).
     ///
     /// Level and smallest size are those of [`Config::deflate`].
     #[must_use]
-    pub fn with_deflate(mut self, params: DeflateParams) -> Self {
-        self.deflate = Some(Deflate::new(params));
+    pub fn with_deflate(mut self, params: impl Into<Option<DeflateParams>>) -> Self {
+        self.deflate = params.into().map(Deflate::new);
         self
     }
 

@@ -18,3 +18,4 @@ mod sending;
 mod support;
 mod text;
 mod timers;
+mod witness;

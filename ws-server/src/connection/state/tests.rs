@@ -33,10 +33,8 @@ fn agreed() -> DeflateParams {
 
 /// An open connection whose socket takes nothing.
 fn connection(server: &Shared, deflate: Option<DeflateParams>, now: Instant) -> Inner {
-    let mut protocol = ws_proto::Connection::server(Arc::clone(&server.protocol), now);
-    if let Some(params) = deflate {
-        protocol = protocol.with_deflate(params);
-    }
+    let protocol = ws_proto::Connection::server(Arc::clone(&server.protocol), now);
+    let protocol = protocol.with_deflate(deflate);
     Inner {
         stream: None,
         protocol,
