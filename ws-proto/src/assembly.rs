@@ -2,7 +2,7 @@
 
 use crate::deflate::{Inflater, RSV1};
 use crate::frame::Header;
-use crate::utf8::Utf8Validator;
+use crate::utf8::{Utf8Validator, is_utf8};
 use crate::{Config, MessageKind, Opcode, ProtocolError};
 
 /// Puts fragments, and frames that arrive in pieces, together.
@@ -31,6 +31,7 @@ pub(crate) struct Assembly {
 
 impl Assembly {
     /// Tells whether a message has begun and not ended.
+    #[inline]
     pub(crate) fn is_in_progress(&self) -> bool {
         self.kind.is_some()
     }
@@ -104,7 +105,7 @@ impl Assembly {
     pub(crate) fn whole(&mut self, payload: &[u8]) -> Result<Option<MessageKind>, ProtocolError> {
         let kind = self.finish();
         // RFC 6455 §8.1: text that is not UTF-8 fails the connection.
-        if kind == Some(MessageKind::Text) && simdutf8::basic::from_utf8(payload).is_err() {
+        if kind == Some(MessageKind::Text) && !is_utf8(payload) {
             return Err(ProtocolError::TextNotUtf8);
         }
         Ok(kind)
@@ -185,6 +186,7 @@ impl Assembly {
     }
 
     /// Frees the buffer if the message in it has been handed out: nobody borrows it any more.
+    #[inline]
     pub(crate) fn release(&mut self) {
         if self.is_delivered {
             self.buffer = Vec::new();

@@ -1,5 +1,6 @@
 //! Frames on the wire: their headers, and the shortest way to encode a server's message.
 
+use crate::utf8::is_utf8;
 use crate::{MessageKind, Opcode, ProtocolError, Role};
 
 /// The reserved bits of a frame's first byte, as they stand in it.
@@ -37,6 +38,7 @@ impl Header {
     /// # Errors
     ///
     /// [`ProtocolError`] if the header breaks a rule that can be judged from the header alone.
+    #[inline]
     pub fn decode(
         bytes: &[u8],
         sender: Role,
@@ -121,6 +123,7 @@ impl Header {
     }
 
     /// Appends the header to `out`, its length in the shortest form.
+    #[inline]
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mask_bit = if self.mask.is_some() { 0x80 } else { 0 };
         let first = u8::from(self.fin) << 7 | self.rsv & RSV_BITS | self.opcode.bits();
@@ -154,13 +157,14 @@ impl Header {
 /// ```
 pub fn encode_server(kind: MessageKind, payload: &[u8], out: &mut Vec<u8>) {
     debug_assert!(
-        kind == MessageKind::Binary || simdutf8::basic::from_utf8(payload).is_ok(),
+        kind == MessageKind::Binary || is_utf8(payload),
         "a text message must be UTF-8"
     );
     encode(kind.into(), payload, None, out);
 }
 
 /// Appends an unfragmented frame to `out`, masked if there is a key.
+#[inline]
 pub(crate) fn encode(opcode: Opcode, payload: &[u8], mask: Option<[u8; 4]>, out: &mut Vec<u8>) {
     out.reserve(payload.len() + Header::MAX_SIZE);
     let payload_len = payload.len() as u64;
@@ -180,6 +184,7 @@ pub(crate) fn encode(opcode: Opcode, payload: &[u8], mask: Option<[u8; 4]>, out:
 }
 
 /// Returns the `N` bytes at `at`, if they have arrived.
+#[inline]
 fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at + N)?.try_into().ok()
 }

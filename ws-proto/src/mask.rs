@@ -13,22 +13,44 @@ use sha1::{Digest, Sha1};
 /// assert_eq!(&payload, b"Hello");
 /// ```
 pub fn mask(payload: &mut [u8], key: [u8; 4]) {
+    mask_and_judge(payload, key);
+}
+
+/// Masks or unmasks `payload` and tells whether the result is ASCII.
+///
+/// Most texts are, and whoever knows it need not look at them a second time.
+#[inline]
+pub(crate) fn mask_and_judge(payload: &mut [u8], key: [u8; 4]) -> bool {
+    let half = u32::from_ne_bytes(key);
     let [a, b, c, d] = key;
     let word = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
+    let mut seen = 0;
     // The compiler turns the loop over words into vector instructions, whatever the alignment.
     let (words, tail) = payload.as_chunks_mut::<8>();
     for bytes in words {
-        *bytes = (u64::from_ne_bytes(*bytes) ^ word).to_ne_bytes();
+        let masked = u64::from_ne_bytes(*bytes) ^ word;
+        seen |= masked;
+        *bytes = masked.to_ne_bytes();
     }
-    for (byte, key) in tail.iter_mut().zip(key.iter().cycle()) {
+    // Up to 7 bytes are left: in a small message, single bytes would cost as much as all before.
+    let (halves, tail) = tail.as_chunks_mut::<4>();
+    for bytes in halves {
+        let masked = u32::from_ne_bytes(*bytes) ^ half;
+        seen |= u64::from(masked);
+        *bytes = masked.to_ne_bytes();
+    }
+    for (byte, key) in tail.iter_mut().zip(key) {
         *byte ^= key;
+        seen |= u64::from(*byte);
     }
+    seen & 0x8080_8080_8080_8080 == 0
 }
 
 /// Returns the key for the bytes that follow `len` masked ones.
-pub(crate) fn advance_key(mut key: [u8; 4], len: usize) -> [u8; 4] {
-    key.rotate_left(len % 4);
-    key
+pub(crate) fn advance_key(key: [u8; 4], len: usize) -> [u8; 4] {
+    // The cast keeps the value: it is below 4.
+    let bits = (len % 4) as u32 * 8;
+    u32::from_le_bytes(key).rotate_right(bits).to_le_bytes()
 }
 
 /// The masking keys of a client, drawn from a secret seed.

@@ -21,6 +21,7 @@ pub enum Opcode {
 
 impl Opcode {
     /// Decodes the low four bits of a frame's first byte; `None` if the opcode is reserved.
+    #[inline]
     #[must_use]
     pub fn from_bits(bits: u8) -> Option<Self> {
         Some(match bits {
@@ -35,6 +36,7 @@ impl Opcode {
     }
 
     /// Returns the four bits that stand for this opcode in a frame.
+    #[inline]
     #[must_use]
     pub fn bits(self) -> u8 {
         match self {
@@ -48,6 +50,7 @@ impl Opcode {
     }
 
     /// Tells close, ping and pong from data.
+    #[inline]
     #[must_use]
     pub fn is_control(self) -> bool {
         matches!(self, Self::Close | Self::Ping | Self::Pong)
@@ -55,6 +58,7 @@ impl Opcode {
 }
 
 impl From<MessageKind> for Opcode {
+    #[inline]
     fn from(kind: MessageKind) -> Self {
         match kind {
             MessageKind::Text => Self::Text,

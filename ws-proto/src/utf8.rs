@@ -28,6 +28,14 @@ pub struct Utf8Validator {
 #[error("text is not UTF-8")]
 pub struct InvalidUtf8;
 
+/// Tells whether a whole text is UTF-8.
+#[inline]
+pub(crate) fn is_utf8(text: &[u8]) -> bool {
+    // For a short text the way to the vector instructions is longer than the check.
+    let is_short = text.len() < 256;
+    (is_short && text.is_ascii()) || simdutf8::basic::from_utf8(text).is_ok()
+}
+
 impl Utf8Validator {
     /// Starts a text.
     #[must_use]

@@ -14,6 +14,7 @@ use crate::assembly::Assembly;
 use crate::deflate::{self, Deflate};
 use crate::mask::MaskingKeys;
 use crate::rate::Bucket;
+use crate::utf8::is_utf8;
 use crate::{
     CloseFrame, Config, DeflateConfig, DeflateParams, EncodedMessage, Message, MessageKind, Opcode,
     ProtocolError, SendError, frame,
@@ -223,7 +224,7 @@ impl Connection {
         out: &mut Vec<u8>,
     ) -> Result<(), SendError> {
         self.check_send(kind, payload)?;
-        if !self.encode_deflated(kind, payload, out) {
+        if self.deflate.is_none() || !self.encode_deflated(kind, payload, out) {
             self.encode_plain(kind, payload, out);
         }
         Ok(())
@@ -386,7 +387,7 @@ impl Connection {
             return Err(SendError::Closing);
         }
         // RFC 6455 §5.6: a text message is UTF-8 as a whole.
-        if kind == MessageKind::Text && simdutf8::basic::from_utf8(payload).is_err() {
+        if kind == MessageKind::Text && !is_utf8(payload) {
             return Err(SendError::NotUtf8);
         }
         Ok(())

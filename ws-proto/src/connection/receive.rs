@@ -6,7 +6,8 @@ use std::time::Instant;
 use super::{CloseOut, Connection, Event, Phase};
 use crate::deflate::RSV1;
 use crate::frame::Header;
-use crate::mask::{advance_key, mask};
+use crate::mask::{advance_key, mask, mask_and_judge};
+use crate::utf8::is_utf8;
 use crate::{CloseFrame, Input, Message, MessageKind, Opcode, ProtocolError, Role};
 
 /// A header that has not arrived whole.
@@ -54,8 +55,12 @@ impl Connection {
     pub fn receive<'s>(&'s mut self, input: &'s mut Input<'_>, now: Instant) -> Option<Event<'s>> {
         // What the previous event borrowed is free now.
         self.assembly.release();
-        if self.frame.is_none() {
+        if self.frame.is_none() && !self.control.is_empty() {
             self.control = Vec::new();
+        }
+        if let Some((kind, range)) = self.whole_message(input) {
+            let payload = input.slice(range);
+            return Some(Event::Message(Message { kind, payload }));
         }
         let step = self.step(input, now).unwrap_or_else(|error| {
             input.discard();
@@ -82,6 +87,48 @@ impl Connection {
             Step::Close(frame) => Event::Close(frame),
             Step::Failed(error) => Event::Failed(error),
         })
+    }
+
+    /// Takes the message at the beginning of `input` if it is as most are: not compressed, one
+    /// frame, whole in the input, and nothing begun before it.
+    ///
+    /// Whatever else comes, and whatever breaks a rule, is left untouched for [`step`](Self::step),
+    /// which knows all cases. A message taken here leaves no trace in the connection.
+    #[inline]
+    fn whole_message(&self, input: &mut Input<'_>) -> Option<(MessageKind, Range<usize>)> {
+        let is_between_messages = self.phase == Phase::Open
+            && self.frame.is_none()
+            && self.partial_header.len == 0
+            && !self.assembly.is_in_progress();
+        if !is_between_messages {
+            return None;
+        }
+        let (header, size) = Header::decode(input.rest(), self.peer_role(), 0).ok()??;
+        let kind = match header.opcode {
+            Opcode::Text => MessageKind::Text,
+            Opcode::Binary => MessageKind::Binary,
+            Opcode::Continuation | Opcode::Close | Opcode::Ping | Opcode::Pong => return None,
+        };
+        let is_whole = header.fin && header.payload_len <= (input.remaining() - size) as u64;
+        // What has arrived fits a usize.
+        let len = header.payload_len as usize;
+        let is_allowed =
+            len <= self.config.max_message_size() && self.config.max_fragment_count() > 0;
+        if !is_whole || !is_allowed {
+            return None;
+        }
+        let range = input.ahead(size, len);
+        let payload = input.slice_mut(range.clone());
+        let is_ascii = header.mask.is_some_and(|key| mask_and_judge(payload, key));
+        // RFC 6455 §8.1: text that is not UTF-8 fails the connection.
+        if kind == MessageKind::Text && !is_ascii && !is_utf8(payload) {
+            if let Some(key) = header.mask {
+                mask(payload, key);
+            }
+            return None;
+        }
+        input.take(size + len);
+        Some((kind, range))
     }
 
     /// Goes from frame to frame until one of them is an event or the input ends.
