@@ -1,6 +1,7 @@
 //! Masking of payloads and the keys for it.
 
-use sha1::{Digest, Sha1};
+use chacha20::ChaCha20Rng;
+use chacha20::rand_core::{Rng as _, SeedableRng as _};
 
 /// Masks or unmasks `payload` in place; `key[0]` belongs to its first byte.
 ///
@@ -56,45 +57,24 @@ pub(crate) fn advance_key(key: [u8; 4], len: usize) -> [u8; 4] {
 /// The masking keys of a client, drawn from a secret seed.
 ///
 /// RFC 6455 §5.3 wants keys that the author of a page cannot predict, even after having seen
-/// others: they are pieces of SHA-1 over the seed and a counter.
-#[derive(Clone)]
-pub(crate) struct MaskingKeys {
-    seed: [u8; 32],
-    counter: u64,
-    block: [u8; 20],
-    used: usize,
-}
+/// others: they are words of a ChaCha20 stream.
+pub(crate) struct MaskingKeys(ChaCha20Rng);
 
 impl MaskingKeys {
     pub(crate) fn new(seed: [u8; 32]) -> Self {
-        Self {
-            seed,
-            counter: 0,
-            block: [0; 20],
-            used: 20,
-        }
+        Self(ChaCha20Rng::from_seed(seed))
     }
 
+    #[inline]
     pub(crate) fn next_key(&mut self) -> [u8; 4] {
-        if self.used == self.block.len() {
-            let mut hash = Sha1::new_with_prefix(self.seed);
-            hash.update(self.counter.to_be_bytes());
-            self.block = hash.finalize().into();
-            self.counter = self.counter.wrapping_add(1);
-            self.used = 0;
-        }
-        let key = &self.block[self.used..self.used + 4];
-        self.used += 4;
-        key.try_into().expect("four bytes were sliced")
+        self.0.next_u32().to_ne_bytes()
     }
 }
 
 impl std::fmt::Debug for MaskingKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The seed is a secret.
-        f.debug_struct("MaskingKeys")
-            .field("counter", &self.counter)
-            .finish_non_exhaustive()
+        // The stream is a secret.
+        f.debug_struct("MaskingKeys").finish_non_exhaustive()
     }
 }
 
