@@ -1,5 +1,4 @@
 //! A blocking echo server: `cargo run -p ws-proto --example echo -- 127.0.0.1:9001`.
-//! One thread per connection; it sleeps in `read` until bytes come or a deadline has passed.
 #![expect(clippy::disallowed_methods, clippy::disallowed_types)] // The crate leaves that out.
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -7,20 +6,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ws_proto::handshake::{HeadLimits, HeadReader, Upgrade};
-use ws_proto::{Config, Connection, DeflateConfig, Event, Input, State};
+use ws_proto::{Connection, DeflateConfig, Event, Input, State};
 
 fn main() -> io::Result<()> {
     let listener = TcpListener::bind(std::env::args().nth(1).expect("no HOST:PORT"))?;
     writeln!(io::stdout(), "ws://{}/", listener.local_addr()?)?;
-    let config = Config::default().with_max_message_size(16 << 20);
-    let config = Arc::new(config.with_deflate(Some(DeflateConfig::default())));
     loop {
-        let ((stream, _), config) = (listener.accept()?, Arc::clone(&config));
-        std::thread::spawn(move || serve(stream, config));
+        let (stream, _) = listener.accept()?;
+        std::thread::spawn(move || serve(stream)); // It sleeps in `read`, no longer than it may.
     }
 }
 
-fn serve(mut stream: TcpStream, config: Arc<Config>) -> io::Result<()> {
+fn serve(mut stream: TcpStream) -> io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     stream.set_write_timeout(Some(Duration::from_secs(10)))?;
     let (mut buffer, mut out) = (vec![0; 64 * 1024], Vec::new());
@@ -35,15 +32,12 @@ fn serve(mut stream: TcpStream, config: Arc<Config>) -> io::Result<()> {
             Err(rejection) => return stream.write_all(&rejection.response()),
         }
     };
-    let extensions = offer.extensions();
-    let deflate = config.deflate().and_then(|it| it.accept(extensions));
+    let deflate = DeflateConfig::default().accept(offer.extensions());
     stream.write_all(&offer.accept(None, deflate.as_ref(), &[]).expect("legal"))?;
-
-    let mut connection = Connection::server(config, Instant::now()).with_deflate(deflate);
+    let mut connection = Connection::server(Arc::default(), Instant::now()).with_deflate(deflate);
     while connection.state() != State::Closed {
         let wait = connection.poll_timeout().map(|at| at - Instant::now());
-        // To a socket, zero means for ever.
-        stream.set_read_timeout(wait.map(|time| time.max(Duration::from_millis(1))))?;
+        stream.set_read_timeout(wait.map(|time| time.max(Duration::from_millis(1))))?; // Not 0.
         let size = match stream.read(&mut buffer) {
             Ok(0) => return Ok(()),
             Err(error) if error.kind() == ErrorKind::WouldBlock => 0, // The deadline, that is.
@@ -52,7 +46,6 @@ fn serve(mut stream: TcpStream, config: Arc<Config>) -> io::Result<()> {
         let mut input = Input::new(&mut buffer[..size]);
         while let Some(event) = connection.receive(&mut input, Instant::now()) {
             if let Event::Message(message) = event {
-                // It is lent by the connection, which is to send it.
                 let (kind, payload) = (message.kind, message.payload.to_vec());
                 connection.send(kind, &payload, &mut out).expect("is open");
             }

@@ -57,6 +57,9 @@
 //! # Ok::<(), ws_proto::SendError>(())
 //! ```
 //!
+//! `examples/` has a blocking server over TCP in less than 60 lines (`echo`), the same over tokio
+//! (`echo_tokio`), and a client (`client`).
+//!
 //! # Memory
 //!
 //! A message that lies whole in the input is unmasked there and lent to the caller: no copy, no
