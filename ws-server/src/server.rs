@@ -204,7 +204,7 @@ fn bind_control(config: &Config) -> Result<Listener, ServeError> {
         ..BindOptions::default()
     };
     Ok(Listener::bind(
-        &ListenAddr::Unix(config.control_socket()),
+        &ListenAddr::unix(config.control_socket()),
         &options,
     )?)
 }

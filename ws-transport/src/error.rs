@@ -34,6 +34,12 @@ pub enum BindError {
         /// The last port that was tried.
         last: u16,
     },
+    /// The address asks for what this version cannot do yet.
+    #[error("cannot listen on {addr}: TLS, the PROXY protocol and inherited sockets are to come")]
+    Unsupported {
+        /// The address as it was given.
+        addr: ListenAddr,
+    },
     /// Another process answers on the Unix socket.
     #[error("cannot listen on {addr}: another process is listening there")]
     SocketInUse {
@@ -68,7 +74,7 @@ impl BindError {
             | Self::SocketInUse { .. }
             | Self::ForeignSocket { .. }
             | Self::NotASocket { .. } => true,
-            Self::Resolve { .. } => false,
+            Self::Resolve { .. } | Self::Unsupported { .. } => false,
         }
     }
 
@@ -77,7 +83,10 @@ impl BindError {
         match self {
             Self::Listen { error, .. } => error.kind() == io::ErrorKind::AddrInUse,
             Self::NoFreePort { .. } | Self::SocketInUse { .. } => true,
-            Self::Resolve { .. } | Self::ForeignSocket { .. } | Self::NotASocket { .. } => false,
+            Self::Resolve { .. }
+            | Self::Unsupported { .. }
+            | Self::ForeignSocket { .. }
+            | Self::NotASocket { .. } => false,
         }
     }
 }
@@ -150,10 +159,7 @@ mod tests {
     use super::*;
 
     fn listen(errno: Errno) -> BindError {
-        let addr = ListenAddr::Tcp {
-            host: "127.0.0.1".to_owned(),
-            port: 8888,
-        };
+        let addr = ListenAddr::tcp("127.0.0.1", 8888);
         BindError::Listen {
             addr,
             error: errno.into(),

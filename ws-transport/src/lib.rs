@@ -45,7 +45,7 @@ mod tcp;
 mod unix;
 mod watch;
 
-pub use addr::{InvalidListenAddr, ListenAddr};
+pub use addr::{InvalidListenAddr, ListenAddr, ListenSocket};
 pub use error::{AcceptFailure, BindError};
 pub use incoming::{Accepted, Incoming};
 pub use listener::{BindOptions, Listener};

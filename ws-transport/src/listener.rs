@@ -10,7 +10,9 @@ use tokio::io::unix::AsyncFd;
 
 use crate::unix::SocketFile;
 use crate::watch::watch;
-use crate::{Accepted, BindError, Incoming, ListenAddr, LocalAddr, PeerAddr, tcp, unix};
+use crate::{
+    Accepted, BindError, Incoming, ListenAddr, ListenSocket, LocalAddr, PeerAddr, tcp, unix,
+};
 
 /// How to bind a [`Listener`]. The default changes nothing that the address does not ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +36,8 @@ pub struct Listener {
     _file: Option<SocketFile>,
     socket: AsyncFd<OwnedFd>,
     local: LocalAddr,
+    /// The address as it was given, with what was really bound.
+    addr: ListenAddr,
 }
 
 impl Listener {
@@ -58,12 +62,18 @@ impl Listener {
             addr: addr.clone(),
             error,
         };
-        let (socket, file, local) = match addr {
-            ListenAddr::Tcp { host, port } => {
-                let (socket, local) = tcp::bind(host, *port, options.auto_port)?;
+        if addr.is_tls() || addr.is_proxied() {
+            return Err(BindError::Unsupported { addr: addr.clone() });
+        }
+        let (socket, file, local) = match addr.socket() {
+            ListenSocket::Tcp { host, port } => {
+                let (socket, local) = tcp::bind(addr, host, *port, options.auto_port)?;
                 (socket, None, LocalAddr::tcp(local))
             }
-            ListenAddr::Unix(path) => {
+            ListenSocket::Systemd(_) => {
+                return Err(BindError::Unsupported { addr: addr.clone() });
+            }
+            ListenSocket::Unix(path) => {
                 let path = std::path::absolute(path).map_err(listen_error)?;
                 let (socket, file) = unix::bind(&path, options)
                     .map_err(|error| error.into_bind_error(addr.clone()))?;
@@ -74,17 +84,16 @@ impl Listener {
         Ok(Self {
             _file: file,
             socket,
+            addr: addr.clone().with_socket(bound_socket(&local)),
             local,
         })
     }
 
-    /// Returns the URL that clients connect to, with the real port: `ws://127.0.0.1:8888/` or
-    /// `ws+unix:/path`.
+    /// Returns the URL that clients connect to, with the real port: `ws://127.0.0.1:8888/`,
+    /// `wss://127.0.0.1:8888/` or `ws+unix:/path`; with `+proxy` if that client is a proxy which
+    /// speaks the PROXY protocol.
     pub fn url(&self) -> String {
-        match &self.local {
-            LocalAddr::Tcp(addr) => format!("ws://{addr}/"),
-            LocalAddr::Unix(path) => format!("ws+unix:{}", path.display()),
-        }
+        self.addr.url()
     }
 
     /// Returns the address that was bound, with the real port.
@@ -120,6 +129,16 @@ impl Listener {
             peer,
             local,
         })
+    }
+}
+
+fn bound_socket(local: &LocalAddr) -> ListenSocket {
+    match local {
+        LocalAddr::Tcp(addr) => ListenSocket::Tcp {
+            host: addr.ip().to_string(),
+            port: addr.port(),
+        },
+        LocalAddr::Unix(path) => ListenSocket::Unix(path.to_path_buf()),
     }
 }
 

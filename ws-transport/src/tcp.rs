@@ -9,7 +9,7 @@ use rustix::net::{
     sockopt,
 };
 
-use crate::{BindError, ListenAddr};
+use crate::{BindError, ListenAddr, ListenSocket};
 
 /// How many connections the kernel completes ahead of us. It silently lowers the number to
 /// `net.core.somaxconn`, by default 4096 as well.
@@ -18,8 +18,10 @@ pub(crate) const BACKLOG: i32 = 4096;
 /// How far `auto_port` seeks.
 const AUTO_PORT_RANGE: u16 = 1000;
 
-/// Listens on the first address of `host` that works and returns it with its real port.
+/// Listens on the first address of `host` that works and returns it with its real port. Errors name
+/// `addr`, with the port that failed.
 pub(crate) fn bind(
+    addr: &ListenAddr,
     host: &str,
     port: u16,
     auto_port: bool,
@@ -35,18 +37,13 @@ pub(crate) fn bind(
             Ok(bound) => return Ok(bound),
             Err(error) if auto_port && error.kind() == io::ErrorKind::AddrInUse => {}
             Err(error) => {
-                let addr = ListenAddr::Tcp {
-                    host: host.to_owned(),
-                    port,
-                };
+                let host = host.to_owned();
+                let addr = addr.clone().with_socket(ListenSocket::Tcp { host, port });
                 return Err(BindError::Listen { addr, error });
             }
         }
     }
-    let addr = ListenAddr::Tcp {
-        host: host.to_owned(),
-        port,
-    };
+    let addr = addr.clone();
     Err(BindError::NoFreePort { addr, last })
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ws_proto::{DeflateLevel, WindowBits};
-use ws_transport::ListenAddr;
+use ws_transport::{ListenAddr, ListenSocket};
 
 use super::account::{self, Account};
 use super::fault::Problem;
@@ -359,12 +359,15 @@ fn is_token(name: &str) -> bool {
 }
 
 fn listen_addr(text: &str, base: &Path) -> Result<ListenAddr, Problem> {
-    match text.parse() {
-        Ok(ListenAddr::Unix(path)) => Ok(ListenAddr::Unix(base.join(path))),
-        Ok(addr) => Ok(addr),
-        Err(fault) => Err(Problem::Address {
-            given: text.to_owned(),
-            fault,
-        }),
-    }
+    let addr: ListenAddr = text.parse().map_err(|fault| Problem::Address {
+        given: text.to_owned(),
+        fault,
+    })?;
+    Ok(match addr.socket() {
+        ListenSocket::Unix(path) => {
+            let socket = ListenSocket::Unix(base.join(path));
+            addr.with_socket(socket)
+        }
+        _ => addr,
+    })
 }

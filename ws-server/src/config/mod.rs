@@ -20,7 +20,7 @@ mod units;
 
 use std::path::{Path, PathBuf};
 
-use ws_transport::ListenAddr;
+use ws_transport::{ListenAddr, ListenSocket};
 
 pub use account::Account;
 pub use fault::{Fault, InvalidConfig, Problem};
@@ -177,11 +177,13 @@ impl Config {
 }
 
 fn is_local(addr: &ListenAddr) -> bool {
-    match addr {
-        ListenAddr::Tcp { host, .. } => {
+    match addr.socket() {
+        ListenSocket::Tcp { host, .. } => {
             let address = host.parse::<std::net::IpAddr>();
             host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|ip| ip.is_loopback())
         }
-        _ => true,
+        ListenSocket::Unix(_) => true,
+        // What an inherited socket is bound to is not known here.
+        _ => false,
     }
 }

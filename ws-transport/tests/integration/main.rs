@@ -21,7 +21,7 @@ fn bind_with(addr: &str, options: &BindOptions) -> Result<Listener, BindError> {
 }
 
 fn bind_unix(path: &Path, options: &BindOptions) -> Result<Listener, BindError> {
-    Listener::bind(&ListenAddr::Unix(path.to_owned()), options)
+    Listener::bind(&ListenAddr::unix(path), options)
 }
 
 /// The port a client connects to.
