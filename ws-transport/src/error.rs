@@ -4,7 +4,8 @@ use std::io;
 
 use rustix::io::Errno;
 
-use crate::ListenAddr;
+use crate::tls::HandshakeFailure;
+use crate::{ListenAddr, ProxyHeaderError};
 
 /// Why a listener could not be bound. The text names the address.
 #[derive(Debug, thiserror::Error)]
@@ -35,8 +36,14 @@ pub enum BindError {
         last: u16,
     },
     /// The address asks for what this version cannot do yet.
-    #[error("cannot listen on {addr}: TLS, the PROXY protocol and inherited sockets are to come")]
+    #[error("cannot listen on {addr}: inherited sockets are to come")]
     Unsupported {
+        /// The address as it was given.
+        addr: ListenAddr,
+    },
+    /// The address asks for TLS, and there is no certificate.
+    #[error("cannot listen on {addr}: TLS needs a certificate and its private key")]
+    NoCertificate {
         /// The address as it was given.
         addr: ListenAddr,
     },
@@ -74,7 +81,7 @@ impl BindError {
             | Self::SocketInUse { .. }
             | Self::ForeignSocket { .. }
             | Self::NotASocket { .. } => true,
-            Self::Resolve { .. } | Self::Unsupported { .. } => false,
+            Self::Resolve { .. } | Self::Unsupported { .. } | Self::NoCertificate { .. } => false,
         }
     }
 
@@ -85,8 +92,37 @@ impl BindError {
             Self::NoFreePort { .. } | Self::SocketInUse { .. } => true,
             Self::Resolve { .. }
             | Self::Unsupported { .. }
+            | Self::NoCertificate { .. }
             | Self::ForeignSocket { .. }
             | Self::NotASocket { .. } => false,
+        }
+    }
+}
+
+/// Why an accepted connection did not become a stream.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The peer did not begin with a header of the PROXY protocol, or not with a valid one.
+    #[error(transparent)]
+    Proxy(#[from] ProxyHeaderError),
+    /// The TLS handshake failed; the text says why.
+    #[error("the TLS handshake failed: {0}")]
+    Tls(String),
+    /// The peer hung up before it was done.
+    #[error("the peer closed the connection before the stream was open")]
+    Closed,
+    /// The system's error of a lost connection, or of one that cannot be registered.
+    #[error("the connection cannot be used: {}", reason(.0))]
+    System(#[from] io::Error),
+}
+
+impl From<HandshakeFailure> for OpenError {
+    fn from(failure: HandshakeFailure) -> Self {
+        match failure {
+            HandshakeFailure::Tls(error) => Self::Tls(error.to_string()),
+            HandshakeFailure::Closed => Self::Closed,
+            HandshakeFailure::System(error) => Self::System(error),
         }
     }
 }
@@ -144,7 +180,7 @@ impl AcceptFailure {
 }
 
 /// The text of a system error as part of a longer sentence: `address already in use`.
-fn reason(error: &io::Error) -> String {
+pub(crate) fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error ").next().unwrap_or(&text);
     let mut letters = text.chars();

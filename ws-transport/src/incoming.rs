@@ -3,7 +3,13 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use crate::{LocalAddr, PeerAddr, Stream};
+use tokio::io::Interest;
+
+use crate::error::OpenError;
+use crate::proxy::{ProxyHeader, ProxyHeaderReader};
+use crate::socket::Socket;
+use crate::tls::Session;
+use crate::{LocalAddr, PeerAddr, Stream, TlsAcceptor};
 
 /// What [`Listener::accept`](crate::Listener::accept) yields.
 #[derive(Debug)]
@@ -11,10 +17,102 @@ use crate::{LocalAddr, PeerAddr, Stream};
 pub struct Accepted {
     /// The connected socket.
     pub socket: Incoming,
-    /// The other end.
+    /// The other end; behind a proxy, the proxy.
     pub peer: PeerAddr,
     /// Our end: the address the peer connected to.
     pub local: LocalAddr,
+}
+
+impl Accepted {
+    /// Registers the socket with the current runtime, reads the header of the PROXY protocol and
+    /// carries out the TLS handshake, if the listener's address asks for them.
+    ///
+    /// There is no deadline in here; the caller has one. Whether the peer may speak for others is
+    /// for the caller to decide as well, before it calls this, by [`peer`](Self::peer) and
+    /// [`Incoming::is_proxied`].
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]. The connection is then closed; a peer that does not speak TLS is told so by
+    /// an alert.
+    ///
+    /// # Panics
+    ///
+    /// If called outside a tokio runtime with I/O enabled.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection.
+    pub async fn open(self) -> Result<Opened, OpenError> {
+        let Incoming {
+            socket,
+            proxied,
+            tls,
+            ..
+        } = self.socket;
+        let socket = Socket::new(socket)?;
+        let header = match proxied {
+            true => read_proxy_header(&socket).await?,
+            false => ProxyHeader::Local,
+        };
+        let (peer, local) = match header {
+            ProxyHeader::Proxied {
+                source,
+                destination,
+            } => (PeerAddr::tcp(source), LocalAddr::tcp(destination)),
+            ProxyHeader::Local => (self.peer, self.local),
+        };
+        let session = match tls {
+            Some(acceptor) => Some(Session::accept(&socket, acceptor.server_config()).await?),
+            None => None,
+        };
+        Ok(Opened {
+            stream: Stream::new(socket, peer, session),
+            peer,
+            local,
+        })
+    }
+}
+
+/// What [`Accepted::open`] yields.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Opened {
+    /// The stream, ready for the first byte of what it carries.
+    pub stream: Stream,
+    /// The other end; behind a proxy, the proxy's client.
+    pub peer: PeerAddr,
+    /// What it connected to.
+    pub local: LocalAddr,
+}
+
+async fn read_proxy_header(socket: &Socket) -> Result<ProxyHeader, OpenError> {
+    let mut reader = ProxyHeaderReader::new();
+    let mut buffer = [0; 512];
+    loop {
+        socket.ready(Interest::READABLE).await?;
+        // What follows the header is another's, so it is left in the socket.
+        let seen = match socket.peek(&mut buffer) {
+            Ok(0) => return Err(OpenError::Closed),
+            Ok(seen) => seen,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let (mut consumed, header) = reader.read(&buffer[..seen])?;
+        while consumed > 0 {
+            match socket.read(&mut buffer[..consumed]) {
+                Ok(0) => return Err(OpenError::Closed),
+                Ok(count) => consumed -= count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    socket.ready(Interest::READABLE).await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if let Some(header) = header {
+            return Ok(header);
+        }
+    }
 }
 
 /// A connected socket that no runtime knows yet.
@@ -24,12 +122,24 @@ pub struct Accepted {
 pub struct Incoming {
     socket: OwnedFd,
     peer: PeerAddr,
+    proxied: bool,
+    tls: Option<TlsAcceptor>,
 }
 
 impl Incoming {
     /// Takes a connected, non-blocking socket.
-    pub(crate) fn new(socket: OwnedFd, peer: PeerAddr) -> Self {
-        Self { socket, peer }
+    pub(crate) fn new(
+        socket: OwnedFd,
+        peer: PeerAddr,
+        proxied: bool,
+        tls: Option<TlsAcceptor>,
+    ) -> Self {
+        Self {
+            socket,
+            peer,
+            proxied,
+            tls,
+        }
     }
 
     /// Returns the address of the other end.
@@ -37,18 +147,33 @@ impl Incoming {
         self.peer
     }
 
-    /// Registers the socket with the current runtime, which then owns its readiness.
+    /// Tells whether the peer has to say for whom it connects, by the PROXY protocol.
+    pub fn is_proxied(&self) -> bool {
+        self.proxied
+    }
+
+    /// Tells whether the peer has to speak TLS.
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Registers the socket with the current runtime, which then owns its readiness. This is
+    /// [`Accepted::open`] for whoever knows that there is nothing to wait for.
     ///
     /// # Errors
     ///
-    /// The system's, if the socket cannot be added to the runtime's poll set (memory, or the limit
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the listener's address asks for the PROXY
+    /// protocol or for TLS. The system's, if the socket cannot be added to the runtime's poll set (memory, or the limit
     /// of watches). The connection is then closed.
     ///
     /// # Panics
     ///
     /// If called outside a tokio runtime with I/O enabled.
     pub fn register(self) -> io::Result<Stream> {
-        Stream::new(self.socket, self.peer)
+        if self.proxied || self.tls.is_some() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Ok(Stream::new(Socket::new(self.socket)?, self.peer, None))
     }
 }
 

@@ -11,11 +11,12 @@ use tokio::io::unix::AsyncFd;
 use crate::unix::SocketFile;
 use crate::watch::watch;
 use crate::{
-    Accepted, BindError, Incoming, ListenAddr, ListenSocket, LocalAddr, PeerAddr, tcp, unix,
+    Accepted, BindError, Incoming, ListenAddr, ListenSocket, LocalAddr, PeerAddr, TlsAcceptor, tcp,
+    unix,
 };
 
 /// How to bind a [`Listener`]. The default changes nothing that the address does not ask for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct BindOptions {
     /// If the TCP port is taken, seek the next free one, at most 1000 further up.
     pub auto_port: bool,
@@ -24,6 +25,8 @@ pub struct BindOptions {
     pub unix_mode: Option<u32>,
     /// The group id of the Unix socket. `None` leaves it to the system.
     pub unix_group: Option<u32>,
+    /// The certificates of addresses that ask for TLS, and of no use to others.
+    pub tls: Option<TlsAcceptor>,
 }
 
 /// A bound socket that accepts connections.
@@ -38,6 +41,7 @@ pub struct Listener {
     local: LocalAddr,
     /// The address as it was given, with what was really bound.
     addr: ListenAddr,
+    tls: Option<TlsAcceptor>,
 }
 
 impl Listener {
@@ -62,9 +66,11 @@ impl Listener {
             addr: addr.clone(),
             error,
         };
-        if addr.is_tls() || addr.is_proxied() {
-            return Err(BindError::Unsupported { addr: addr.clone() });
-        }
+        let tls = match (addr.is_tls(), &options.tls) {
+            (true, None) => return Err(BindError::NoCertificate { addr: addr.clone() }),
+            (true, tls) => tls.clone(),
+            (false, _) => None,
+        };
         let (socket, file, local) = match addr.socket() {
             ListenSocket::Tcp { host, port } => {
                 let (socket, local) = tcp::bind(addr, host, *port, options.auto_port)?;
@@ -86,6 +92,7 @@ impl Listener {
             socket,
             addr: addr.clone().with_socket(bound_socket(&local)),
             local,
+            tls,
         })
     }
 
@@ -125,7 +132,7 @@ impl Listener {
             ),
         };
         Ok(Accepted {
-            socket: Incoming::new(socket, peer),
+            socket: Incoming::new(socket, peer, self.addr.is_proxied(), self.tls.clone()),
             peer,
             local,
         })

@@ -1,17 +1,16 @@
-//! One byte stream over both kinds of socket.
+//! One byte stream over both kinds of socket, with TLS or without.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown, send, sendmsg, shutdown};
-use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::task::coop::consume_budget;
 
 use crate::PeerAddr;
-use crate::watch::watch;
+use crate::socket::Socket;
+use crate::tls::Session;
 
 /// A connected byte stream, registered with the runtime it was made on.
 ///
@@ -21,25 +20,49 @@ use crate::watch::watch;
 /// short read or write is remembered as the end of readiness, so that no second system call is
 /// needed to learn it.
 ///
+/// Over TLS the bytes are the plain ones, and two rules are added:
+///
+/// - Bytes that were accepted for writing are encrypted, and the kernel may refuse some of that.
+///   The stream keeps these, at most 64 KiB with what TLS adds, and accepts nothing more before
+///   they are gone. Every write tries that first. If there is nothing to write,
+///   [`is_flushed`](Self::is_flushed) tells whether [`writable`](Self::writable) and
+///   [`try_flush`](Self::try_flush) are still needed; whoever awaits `readable` does it by that.
+/// - A readable socket may hold less than one TLS record; reading is then `WouldBlock`. The stream
+///   keeps such a part, and plain bytes for which the caller's buffer had no room, and nothing
+///   else.
+///
 /// The `AsyncRead` and `AsyncWrite` implementations are for libraries that want them. Reads through
 /// both at the same time steal each other's wake-ups.
 #[derive(Debug)]
 pub struct Stream {
-    socket: AsyncFd<OwnedFd>,
+    socket: Socket,
     peer: PeerAddr,
+    tls: Option<Box<Mutex<Session>>>,
 }
 
 impl Stream {
-    pub(crate) fn new(socket: OwnedFd, peer: PeerAddr) -> io::Result<Self> {
-        Ok(Self {
-            socket: watch(socket, Interest::READABLE | Interest::WRITABLE)?,
+    pub(crate) fn new(socket: Socket, peer: PeerAddr, tls: Option<Session>) -> Self {
+        Self {
+            socket,
             peer,
-        })
+            tls: tls.map(|session| Box::new(Mutex::new(session))),
+        }
     }
 
-    /// Returns the address of the other end.
+    /// Returns the address of the other end; of a proxy's client, if the proxy told it.
     pub fn peer_addr(&self) -> PeerAddr {
         self.peer
+    }
+
+    /// Tells whether the stream is encrypted.
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Returns the subject of the certificate that the client has shown and that was verified, as
+    /// [RFC 4514](https://www.rfc-editor.org/rfc/rfc4514) writes it: `CN=alice,O=Example`.
+    pub fn client_subject(&self) -> Option<String> {
+        self.session()?.client_subject()
     }
 
     /// Waits until there is something to read: bytes, the end, or an error.
@@ -55,8 +78,35 @@ impl Stream {
     ///
     /// Dropping the future loses nothing.
     pub async fn readable(&self) -> io::Result<()> {
-        consume_budget().await;
-        self.socket.ready(Interest::READABLE).await.map(drop)
+        let Some(tls) = &self.tls else {
+            return self.socket.ready(Interest::READABLE).await.map(drop);
+        };
+        loop {
+            let (has_input, is_flushed) = {
+                let session = lock(tls);
+                (session.has_input(), session.is_flushed())
+            };
+            if has_input {
+                // Yields now and then: the socket is registered, so it may always be asked.
+                tokio::task::coop::consume_budget().await;
+                return Ok(());
+            }
+            if is_flushed {
+                return self.socket.ready(Interest::READABLE).await.map(drop);
+            }
+            let ready = self.socket.ready(Interest::READABLE | Interest::WRITABLE);
+            let ready = ready.await?;
+            if ready.is_writable() {
+                let flushed = lock(tls).flush(&self.socket);
+                if is_lasting(&flushed) {
+                    // The reader learns it from its own call.
+                    return Ok(());
+                }
+            }
+            if ready.is_readable() {
+                return Ok(());
+            }
+        }
     }
 
     /// Waits until the kernel takes bytes again, or reports an error.
@@ -69,21 +119,23 @@ impl Stream {
     ///
     /// Dropping the future loses nothing.
     pub async fn writable(&self) -> io::Result<()> {
-        consume_budget().await;
         self.socket.ready(Interest::WRITABLE).await.map(drop)
     }
 
     /// Reads what is there; 0 is the end of the stream, unless `buffer` is empty.
     ///
+    /// Over TLS the peer's close alert is the end. So is a connection that was closed without one:
+    /// who cares must know from the bytes whether they are complete.
+    ///
     /// # Errors
     ///
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) if there is nothing, or the system's error of a lost
-    /// connection.
+    /// connection. [`InvalidData`](io::ErrorKind::InvalidData) if the peer breaks the TLS protocol.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let size = buffer.len();
-        self.attempt(Interest::READABLE, size, |socket| {
-            Ok(rustix::io::read(socket, buffer)?)
-        })
+        match self.session() {
+            Some(mut session) => session.read(&self.socket, buffer),
+            None => self.socket.read(buffer),
+        }
     }
 
     /// Writes as much as the kernel takes.
@@ -93,9 +145,10 @@ impl Stream {
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) if that is nothing, or the system's error of a lost
     /// connection.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.attempt(Interest::WRITABLE, bytes.len(), |socket| {
-            write(socket, bytes)
-        })
+        match self.session() {
+            Some(mut session) => session.write(&self.socket, &[IoSlice::new(bytes)]),
+            None => self.socket.write(bytes),
+        }
     }
 
     /// Writes as much of several pieces as the kernel takes, in one system call. Pieces beyond the
@@ -106,42 +159,58 @@ impl Stream {
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) if that is nothing, or the system's error of a lost
     /// connection.
     pub fn try_write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        let pieces = within_limit(pieces);
-        let size = pieces.iter().map(|piece| piece.len()).sum();
-        self.attempt(Interest::WRITABLE, size, |socket| {
-            write_vectored(socket, pieces)
-        })
+        match self.session() {
+            Some(mut session) => session.write(&self.socket, pieces),
+            None => self.socket.write_vectored(pieces),
+        }
+    }
+
+    /// Tells whether the kernel has everything that was written. Always so without TLS.
+    pub fn is_flushed(&self) -> bool {
+        self.session().is_none_or(|session| session.is_flushed())
+    }
+
+    /// Hands the kernel what it refused before.
+    ///
+    /// # Errors
+    ///
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if it does not take all of it, or the system's error
+    /// of a lost connection.
+    pub fn try_flush(&self) -> io::Result<()> {
+        match self.session() {
+            Some(mut session) => session.flush(&self.socket),
+            None => Ok(()),
+        }
     }
 
     /// Closes our direction: the peer reads the end after what was written before.
     ///
+    /// Over TLS a close alert is sent. If the kernel does not take everything at once, the end
+    /// follows when the stream is flushed.
+    ///
     /// # Errors
     ///
-    /// [`NotConnected`](io::ErrorKind::NotConnected) if the connection is gone already.
+    /// [`NotConnected`](io::ErrorKind::NotConnected) if the connection is gone already; over TLS
+    /// also what a write may fail with, but not `WouldBlock`.
     pub fn shutdown_write(&self) -> io::Result<()> {
-        Ok(shutdown(self.socket.get_ref(), Shutdown::Write)?)
+        match self.session() {
+            Some(mut session) => session.close(&self.socket),
+            None => self.socket.shutdown_write(),
+        }
     }
 
-    /// Runs one non-blocking operation over `size` bytes if the socket is known to be ready.
-    fn attempt(
-        &self,
-        interest: Interest,
-        size: usize,
-        operation: impl FnOnce(&OwnedFd) -> io::Result<usize>,
-    ) -> io::Result<usize> {
-        let mut short = None;
-        let result = self
-            .socket
-            .try_io(interest, |socket| match operation(socket)? {
-                count if is_short(count, size) => {
-                    short = Some(count);
-                    // Has the runtime forget the readiness.
-                    Err(io::ErrorKind::WouldBlock.into())
-                }
-                count => Ok(count),
-            });
-        short.map_or(result, Ok)
+    fn session(&self) -> Option<MutexGuard<'_, Session>> {
+        self.tls.as_deref().map(lock)
     }
+}
+
+/// The lock makes the stream `Sync`, so that futures may hold it by reference; nobody waits for it.
+fn lock(session: &Mutex<Session>) -> MutexGuard<'_, Session> {
+    session.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn is_lasting<T>(result: &io::Result<T>) -> bool {
+    matches!(result, Err(error) if error.kind() != io::ErrorKind::WouldBlock)
 }
 
 impl AsFd for Stream {
@@ -156,16 +225,21 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        loop {
-            let mut guard = ready!(self.socket.poll_read_ready(cx))?;
-            let unfilled = buffer.initialize_unfilled();
-            let size = unfilled.len();
-            let read = |socket: &OwnedFd| Ok(rustix::io::read(socket, unfilled)?);
-            match guarded(&mut guard, size, read) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result.map(|count| buffer.advance(count))),
+        let unfilled = buffer.initialize_unfilled();
+        let count = if self.tls.is_none() {
+            ready!(self.socket.poll_read(cx, unfilled))?
+        } else {
+            loop {
+                match self.try_read(unfilled) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        ready!(self.socket.poll_read_ready(cx))?;
+                    }
+                    result => break result?,
+                }
             }
-        }
+        };
+        buffer.advance(count);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -175,7 +249,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_attempt(cx, bytes.len(), |socket| write(socket, bytes))
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -183,82 +257,43 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let pieces = within_limit(pieces);
-        let size = pieces.iter().map(|piece| piece.len()).sum();
-        self.poll_attempt(cx, size, |socket| write_vectored(socket, pieces))
+        match self.tls {
+            Some(_) => self.poll_retry(cx, || self.try_write_vectored(pieces)),
+            None => self.socket.poll_write_vectored(cx, pieces),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_retry(cx, || self.try_flush())
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // As tokio's own streams do it: a connection that is gone is shut down enough.
-        Poll::Ready(match self.shutdown_write() {
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
-            result => result,
-        })
-    }
-}
-
-impl Stream {
-    fn poll_attempt(
-        &self,
-        cx: &mut Context<'_>,
-        size: usize,
-        write: impl Fn(&OwnedFd) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            let mut guard = ready!(self.socket.poll_write_ready(cx))?;
-            match guarded(&mut guard, size, &write) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result),
-            }
+        match self.shutdown_write() {
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(error)),
+            Ok(()) => self.poll_flush(cx),
         }
     }
 }
 
-/// Runs `operation` and clears the readiness that it used up.
-fn guarded(
-    guard: &mut AsyncFdReadyGuard<'_, OwnedFd>,
-    size: usize,
-    operation: impl FnOnce(&OwnedFd) -> io::Result<usize>,
-) -> io::Result<usize> {
-    let result = operation(guard.get_inner());
-    match &result {
-        Ok(count) if is_short(*count, size) => guard.clear_ready(),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
-        Ok(_) | Err(_) => {}
+impl Stream {
+    fn poll_retry<T>(
+        &self,
+        cx: &mut Context<'_>,
+        mut write: impl FnMut() -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        loop {
+            match write() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.socket.poll_write_ready(cx))?;
+                }
+                result => return Poll::Ready(result),
+            }
+        }
     }
-    result
-}
-
-/// Tells whether moving `count` of `size` bytes used up the readiness.
-///
-/// The poll set is edge-triggered. After fewer bytes than asked for the kernel has no more to give,
-/// or no more room, and reports the next change (epoll(7), question 9). A change that comes in
-/// between is not lost: the runtime clears only what it knew before the call. The end of the stream
-/// is known separately and never cleared. (A peer that uses urgent data or sends descriptors cuts
-/// reads short itself. It then waits for its own next byte.)
-fn is_short(count: usize, size: usize) -> bool {
-    0 < count && count < size
-}
-
-fn write(socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
-    Ok(send(socket, bytes, SendFlags::NOSIGNAL)?)
-}
-
-fn write_vectored(socket: &OwnedFd, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-    let mut control = SendAncillaryBuffer::default();
-    Ok(sendmsg(socket, pieces, &mut control, SendFlags::NOSIGNAL)?)
-}
-
-/// sendmsg(2) refuses more than `UIO_MAXIOV` pieces.
-fn within_limit<'a, 'b>(pieces: &'a [IoSlice<'b>]) -> &'a [IoSlice<'b>] {
-    const MAX_PIECES: usize = 1024;
-    &pieces[..pieces.len().min(MAX_PIECES)]
 }

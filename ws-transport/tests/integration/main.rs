@@ -1,8 +1,10 @@
 //! The public behaviour of the crate, over real sockets on this host.
 
 mod accept;
+mod proxied;
 mod stream;
 mod tcp;
+mod tls;
 mod unix;
 
 use std::path::Path;

@@ -5,9 +5,11 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 
 use proptest::prelude::*;
+use rustls::version::{TLS12, TLS13};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use ws_transport::{BindOptions, Stream};
 
+use crate::tls::tls_pair;
 use crate::{bind, bind_unix, port};
 
 async fn tcp_pair() -> (TcpStream, Stream) {
@@ -216,15 +218,54 @@ async fn carry(
             Err(error) => panic!("{error}"),
         }
     }
+    stream.shutdown_write().expect("the peer is there");
+    while !stream.is_flushed() {
+        stream.writable().await.expect("the runtime is running");
+        match stream.try_flush() {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            result => result.expect("the peer is there"),
+        }
+    }
     drop(stream);
     peer.join().expect("the peer does not panic")
+}
+
+/// Has the peer send `message`, and reads it with buffers of the given sizes.
+async fn fetch(
+    mut client: impl std::io::Write + Send + 'static,
+    stream: Stream,
+    message: &[u8],
+    cuts: &[usize],
+) -> Vec<u8> {
+    let sent = message.to_vec();
+    let peer = std::thread::spawn(move || {
+        for piece in sent.chunks(10_000) {
+            client.write_all(piece).expect("the stream is read");
+        }
+        client.flush().expect("the stream is read");
+        // Closed without TLS's alert, which is an end like any other.
+    });
+    let mut read = Vec::new();
+    let mut buffer = vec![0; 100_000];
+    let mut cuts = cuts.iter().cycle();
+    loop {
+        stream.readable().await.expect("the runtime is running");
+        let size = cuts.next().expect("there are cuts");
+        match stream.try_read(&mut buffer[..*size]) {
+            Ok(0) => break,
+            Ok(count) => read.extend_from_slice(&buffer[..count]),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+    }
+    peer.join().expect("the peer does not panic");
+    read
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn prop_tcp_and_unix_carry_the_same_bytes(
+    fn prop_tcp_unix_and_tls_carry_the_same_bytes(
         message in prop::collection::vec(any::<u8>(), 0..300_000),
         cuts in prop::collection::vec(1usize..100_000, 1..8),
     ) {
@@ -234,6 +275,17 @@ proptest! {
             prop_assert_eq!(&carry(client, stream, &message, &cuts).await, &message);
             let (client, stream) = unix_pair().await;
             prop_assert_eq!(&carry(client, stream, &message, &cuts).await, &message);
+            let (client, stream) = tls_pair(&TLS13).await;
+            prop_assert_eq!(&carry(client, stream, &message, &cuts).await, &message);
+            let (client, stream) = tls_pair(&TLS12).await;
+            prop_assert_eq!(&carry(client, stream, &message, &cuts).await, &message);
+
+            let (client, stream) = tcp_pair().await;
+            prop_assert_eq!(&fetch(client, stream, &message, &cuts).await, &message);
+            let (client, stream) = unix_pair().await;
+            prop_assert_eq!(&fetch(client, stream, &message, &cuts).await, &message);
+            let (client, stream) = tls_pair(&TLS13).await;
+            prop_assert_eq!(&fetch(client, stream, &message, &cuts).await, &message);
             Ok(())
         })?;
     }

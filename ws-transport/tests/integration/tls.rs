@@ -1,0 +1,864 @@
+//! TLS, spoken with clients that are not ours.
+
+#![expect(clippy::unwrap_used, reason = "the helpers panic as the tests do")]
+
+use std::fs;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::version::{TLS12, TLS13};
+use rustls::{
+    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned,
+    SupportedProtocolVersion,
+};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use ws_transport::{
+    BindError, BindOptions, CertificateWarning, Listener, OpenError, Opened, Stream, TlsAcceptor,
+    TlsConfig, TlsError, TlsFile,
+};
+
+use crate::{bind, bind_with, port};
+
+pub(crate) type Client = StreamOwned<ClientConnection, TcpStream>;
+
+/// An issuer, and a directory with what it has issued.
+pub(crate) struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    dir: TempDir,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "authority");
+        let key = KeyPair::generate().unwrap();
+        let authority = Self {
+            issuer: CertifiedIssuer::self_signed(params, key).unwrap(),
+            dir: tempfile::tempdir().unwrap(),
+        };
+        fs::write(authority.path("ca.pem"), authority.issuer.pem()).unwrap();
+        authority
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Issues a certificate for a server and writes it to `FILE.pem` and `FILE.key`.
+    fn issue(&self, file: &str, params: CertificateParams) -> (CertificateDer<'static>, KeyPair) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        fs::write(self.path(&format!("{file}.pem")), certificate.pem()).unwrap();
+        fs::write(self.path(&format!("{file}.key")), key.serialize_pem()).unwrap();
+        (certificate.der().clone(), key)
+    }
+
+    fn issue_for(&self, file: &str, name: &str) -> CertificateDer<'static> {
+        let params = CertificateParams::new([name.to_owned()]).unwrap();
+        self.issue(file, params).0
+    }
+
+    fn config(&self, file: &str) -> TlsConfig {
+        let path = |end| self.path(&format!("{file}.{end}"));
+        TlsConfig::new(path("pem"), path("key"))
+    }
+
+    /// A server's configuration for `localhost`.
+    fn localhost(&self) -> TlsConfig {
+        self.issue_for("localhost", "localhost");
+        self.config("localhost")
+    }
+
+    /// A client that trusts this issuer.
+    pub(crate) fn client(
+        &self,
+        versions: &[&'static SupportedProtocolVersion],
+        identity: Option<(CertificateDer<'static>, &KeyPair)>,
+    ) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(roots);
+        match identity {
+            Some((certificate, key)) => {
+                let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+                builder
+                    .with_client_auth_cert(vec![certificate], key)
+                    .unwrap()
+            }
+            None => builder.with_no_client_auth(),
+        }
+    }
+}
+
+const BOTH: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
+
+fn listen(acceptor: &TlsAcceptor) -> Listener {
+    let options = BindOptions {
+        tls: Some(acceptor.clone()),
+        ..BindOptions::default()
+    };
+    bind_with("wss://127.0.0.1:0", &options).unwrap()
+}
+
+/// Connects as `name` and carries the handshake out, in a thread of its own.
+fn connect(
+    listener: &Listener,
+    config: &Arc<ClientConfig>,
+    name: &'static str,
+) -> JoinHandle<std::io::Result<Client>> {
+    let port = port(listener);
+    let config = Arc::clone(config);
+    std::thread::spawn(move || {
+        let name = ServerName::try_from(name).unwrap();
+        let connection = ClientConnection::new(config, name).unwrap();
+        let socket = TcpStream::connect(("127.0.0.1", port))?;
+        socket.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let mut client = StreamOwned::new(connection, socket);
+        client.flush()?;
+        while client.conn.is_handshaking() {
+            client.conn.complete_io(&mut client.sock)?;
+        }
+        Ok(client)
+    })
+}
+
+async fn open(listener: &Listener) -> Result<Opened, OpenError> {
+    listener.accept().await.unwrap().open().await
+}
+
+/// A client and a stream, with the handshake behind them.
+pub(crate) async fn tls_pair(version: &'static SupportedProtocolVersion) -> (Client, Stream) {
+    let authority = Authority::new();
+    let acceptor = TlsAcceptor::load(authority.localhost()).unwrap();
+    let listener = listen(&acceptor);
+    let config = Arc::new(authority.client(&[version], None));
+    let client = connect(&listener, &config, "localhost");
+    let stream = open(&listener).await.unwrap().stream;
+    let mut client = client.join().unwrap().unwrap();
+    // The ticket stands before it. Unread, it would turn a close into a reset.
+    stream.writable().await.unwrap();
+    stream.try_write(b"!").unwrap();
+    client.read_exact(&mut [0]).unwrap();
+    (client, stream)
+}
+
+async fn read_to_end(stream: &Stream) -> Vec<u8> {
+    let mut read = Vec::new();
+    let mut buffer = [0; 1000];
+    loop {
+        stream.readable().await.unwrap();
+        match stream.try_read(&mut buffer) {
+            Ok(0) => return read,
+            Ok(count) => read.extend_from_slice(&buffer[..count]),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_url_says_wss() {
+    let authority = Authority::new();
+    let listener = listen(&TlsAcceptor::load(authority.localhost()).unwrap());
+    assert_eq!(
+        listener.url(),
+        format!("wss://127.0.0.1:{}/", port(&listener))
+    );
+    let error = bind("wss://127.0.0.1:0").unwrap_err();
+    assert!(matches!(error, BindError::NoCertificate { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn nobody_gets_the_encrypted_bytes_by_mistake() {
+    let authority = Authority::new();
+    let listener = listen(&TlsAcceptor::load(authority.localhost()).unwrap());
+    let _client = TcpStream::connect(("127.0.0.1", port(&listener))).unwrap();
+    let accepted = listener.accept().await.unwrap();
+    assert!(accepted.socket.is_tls() && !accepted.socket.is_proxied());
+    let error = accepted.socket.register().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+}
+
+#[tokio::test]
+async fn both_versions_are_spoken_and_end_with_a_close_alert() {
+    for version in BOTH {
+        let (mut client, stream) = tls_pair(version).await;
+        assert!(stream.is_tls());
+        assert_eq!(client.conn.protocol_version(), Some(version.version));
+        let peer = std::thread::spawn(move || {
+            client.write_all(b"ping").unwrap();
+            client.conn.send_close_notify();
+            client.flush().unwrap();
+            let mut text = String::new();
+            // Without the alert this would be an error.
+            client.read_to_string(&mut text).unwrap();
+            text
+        });
+        assert_eq!(read_to_end(&stream).await, b"ping");
+        assert_eq!(stream.try_read(&mut [0; 8]).unwrap(), 0);
+        stream.writable().await.unwrap();
+        assert_eq!(stream.try_write(b"pong").unwrap(), 4);
+        stream.shutdown_write().unwrap();
+        assert!(stream.is_flushed());
+        assert_eq!(
+            stream.try_write(b"more").unwrap_err().kind(),
+            ErrorKind::BrokenPipe
+        );
+        assert_eq!(peer.join().unwrap(), "pong");
+    }
+}
+
+#[tokio::test]
+async fn the_end_without_an_alert_is_an_end() {
+    let (client, stream) = tls_pair(&TLS13).await;
+    drop(client.sock);
+    assert_eq!(read_to_end(&stream).await, b"");
+}
+
+#[tokio::test]
+async fn part_of_a_record_would_block() {
+    let (mut client, stream) = tls_pair(&TLS13).await;
+    client.conn.writer().write_all(b"whole").unwrap();
+    let mut record = Vec::new();
+    client.conn.write_tls(&mut record).unwrap();
+    let mut buffer = [0; 64];
+    for byte in &record[..record.len() - 1] {
+        client.sock.write_all(&[*byte]).unwrap();
+        stream.readable().await.unwrap();
+        let error = stream.try_read(&mut buffer).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    }
+    client.sock.write_all(&record[record.len() - 1..]).unwrap();
+    stream.readable().await.unwrap();
+    assert_eq!(stream.try_read(&mut buffer).unwrap(), 5);
+    assert_eq!(&buffer[..5], b"whole");
+}
+
+#[tokio::test]
+async fn what_a_small_buffer_leaves_is_readable_without_the_socket() {
+    let (mut client, stream) = tls_pair(&TLS13).await;
+    client.write_all(b"abc").unwrap();
+    let mut buffer = [0; 1];
+    for expected in b"abc" {
+        stream.readable().await.unwrap();
+        assert_eq!(stream.try_read(&mut buffer).unwrap(), 1);
+        assert_eq!(buffer, [*expected]);
+    }
+    let error = stream.try_read(&mut buffer).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+}
+
+#[tokio::test]
+async fn a_damaged_record_is_an_error_for_ever() {
+    let (mut client, stream) = tls_pair(&TLS13).await;
+    client
+        .sock
+        .write_all(&[&[23, 3, 3, 0, 20][..], &[0; 20]].concat())
+        .unwrap();
+    for _ in 0..2 {
+        stream.readable().await.unwrap();
+        let error = stream.try_read(&mut [0; 8]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
+    }
+    let error = client.read(&mut [0; 8]).unwrap_err();
+    assert!(error.to_string().contains("BadRecordMac"), "{error}");
+}
+
+#[tokio::test]
+async fn what_the_kernel_refused_is_kept_and_flushed_before_more_is_accepted() {
+    let (mut client, stream) = tls_pair(&TLS13).await;
+    stream.writable().await.unwrap();
+    let chunk = vec![b'x'; 1 << 20];
+    let mut sent = 0;
+    while stream.is_flushed() {
+        sent += stream.try_write(&chunk).unwrap();
+    }
+    for _ in 0..2 {
+        let error = stream.try_write(&chunk).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    }
+    // The close alert stands behind what is kept, and the socket stays open until that is gone.
+    stream.shutdown_write().unwrap();
+    assert!(!stream.is_flushed());
+    let reader = std::thread::spawn(move || {
+        let mut read = Vec::new();
+        client.read_to_end(&mut read).unwrap();
+        read.len()
+    });
+    while !stream.is_flushed() {
+        stream.writable().await.unwrap();
+        match stream.try_flush() {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            result => result.unwrap(),
+        }
+    }
+    assert_eq!(reader.join().unwrap(), sent);
+}
+
+#[tokio::test]
+async fn whoever_waits_for_reading_flushes() {
+    let (mut client, stream) = tls_pair(&TLS13).await;
+    stream.writable().await.unwrap();
+    let chunk = vec![b'x'; 1 << 20];
+    let mut sent = 0;
+    while stream.is_flushed() {
+        sent += stream.try_write(&chunk).unwrap();
+    }
+    let reader = std::thread::spawn(move || {
+        let mut read = vec![0; sent];
+        client.read_exact(&mut read).unwrap();
+        client.write_all(b"got it").unwrap();
+        client
+    });
+    loop {
+        stream.readable().await.unwrap();
+        match stream.try_read(&mut [0; 64]) {
+            Ok(count) => break assert_eq!(count, 6),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+    }
+    reader.join().unwrap();
+}
+
+#[tokio::test]
+async fn libraries_read_and_write_it_as_any_other_stream() {
+    let authority = Authority::new();
+    let listener = listen(&TlsAcceptor::load(authority.localhost()).unwrap());
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(authority.client(&BOTH, None)));
+    let port = port(&listener);
+    let message = vec![b'x'; 3_000_000];
+    let sent = message.len();
+    let client = async {
+        let socket = tokio::net::TcpStream::connect(("127.0.0.1", port))
+            .await
+            .unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut client = connector.connect(name, socket).await.unwrap();
+        client.write_all(&message).await.unwrap();
+        client.flush().await.unwrap();
+        let mut echoed = Vec::new();
+        client.read_to_end(&mut echoed).await.unwrap();
+        echoed.len()
+    };
+    let server = async {
+        let mut stream = open(&listener).await.unwrap().stream;
+        let mut read = vec![0; sent];
+        stream.read_exact(&mut read).await.unwrap();
+        stream.write_all(&read).await.unwrap();
+        stream.shutdown().await.unwrap();
+    };
+    assert_eq!(tokio::join!(client, server).0, sent);
+}
+
+#[tokio::test]
+async fn t10_a_client_hello_may_come_byte_by_byte() {
+    let authority = Authority::new();
+    let listener = listen(&TlsAcceptor::load(authority.localhost()).unwrap());
+    let name = ServerName::try_from("localhost").unwrap();
+    let config = Arc::new(authority.client(&BOTH, None));
+    let mut connection = ClientConnection::new(config, name).unwrap();
+    let port = port(&listener);
+    let client = std::thread::spawn(move || {
+        let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        socket.set_nodelay(true).unwrap();
+        let mut hello = Vec::new();
+        connection.write_tls(&mut hello).unwrap();
+        // One byte per record: a header in front of each.
+        for byte in &hello[5..] {
+            socket.write_all(&[22, 3, 1, 0, 1, *byte]).unwrap();
+        }
+        while connection.is_handshaking() {
+            if connection.complete_io(&mut socket).is_err() {
+                break;
+            }
+        }
+        !connection.is_handshaking()
+    });
+    // rustls takes it or not; either way it ends.
+    let opened = open(&listener).await;
+    assert_eq!(client.join().unwrap(), opened.is_ok());
+
+    let config = Arc::new(authority.client(&BOTH, None));
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut connection = ClientConnection::new(config, name).unwrap();
+    let client = std::thread::spawn(move || {
+        let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        socket.set_nodelay(true).unwrap();
+        let mut hello = Vec::new();
+        connection.write_tls(&mut hello).unwrap();
+        for byte in hello {
+            socket.write_all(&[byte]).unwrap();
+        }
+        while connection.is_handshaking() {
+            connection.complete_io(&mut socket).unwrap();
+        }
+    });
+    open(&listener).await.unwrap();
+    client.join().unwrap();
+}
+
+#[tokio::test]
+async fn t10_plain_http_ends_with_an_alert() {
+    let authority = Authority::new();
+    let listener = listen(&TlsAcceptor::load(authority.localhost()).unwrap());
+    let mut client = TcpStream::connect(("127.0.0.1", port(&listener))).unwrap();
+    client
+        .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .unwrap();
+    let error = open(&listener).await.unwrap_err();
+    assert!(matches!(error, OpenError::Tls(_)), "{error}");
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).unwrap();
+    // RFC 8446 §5.1 and §6: an alert of two bytes, and it is fatal.
+    assert_eq!(answer[0], 21);
+    assert_eq!(&answer[3..6], [0, 2, 2]);
+}
+
+#[tokio::test]
+async fn t10_the_end_in_mid_handshake_is_an_end() {
+    let authority = Authority::new();
+    let listener = listen(&TlsAcceptor::load(authority.localhost()).unwrap());
+    let hello = || {
+        let name = ServerName::try_from("localhost").unwrap();
+        let config = Arc::new(authority.client(&BOTH, None));
+        let mut hello = Vec::new();
+        let mut connection = ClientConnection::new(config, name).unwrap();
+        connection.write_tls(&mut hello).unwrap();
+        hello
+    };
+    let close_notify = [21, 3, 3, 0, 2, 1, 0].to_vec();
+    let starts = [
+        vec![],
+        close_notify.clone(),
+        hello()[..50].to_vec(),
+        hello(),
+        [hello(), close_notify].concat(),
+    ];
+    for (case, start) in starts.into_iter().enumerate() {
+        let mut client = TcpStream::connect(("127.0.0.1", port(&listener))).unwrap();
+        client.write_all(&start).unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        let opened = tokio::time::timeout(Duration::from_secs(10), open(&listener)).await;
+        opened
+            .unwrap_or_else(|_| panic!("case {case} ends"))
+            .unwrap_err();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn t10_a_close_alert_in_mid_handshake_leaves_the_thread_idle() {
+    let authority = Authority::new();
+    let listener = listen(&TlsAcceptor::load(authority.localhost()).unwrap());
+    let mut client = TcpStream::connect(("127.0.0.1", port(&listener))).unwrap();
+    // Anybody on the way could have sent it, so rustls does not take it for the end.
+    client.write_all(&[21, 3, 3, 0, 2, 1, 0]).unwrap();
+    let accepted = listener.accept().await.unwrap();
+    // Paused time passes only while nothing is to be done.
+    let opened = tokio::time::timeout(Duration::from_secs(10), accepted.open());
+    opened.await.expect_err("the handshake goes on");
+}
+
+#[tokio::test]
+async fn a_certificate_is_chosen_by_name() {
+    let authority = Authority::new();
+    let first = authority.issue_for("first", "first.example");
+    let second = authority.issue_for("second", "*.second.example");
+    let config = authority
+        .config("first")
+        .with_certificate(authority.path("second.pem"), authority.path("second.key"));
+    let listener = listen(&TlsAcceptor::load(config).unwrap());
+    let client_config = Arc::new(authority.client(&BOTH, None));
+    for (name, certificate) in [
+        ("first.example", &first),
+        ("a.second.example", &second),
+        // The default, which this client then refuses.
+        ("third.example", &first),
+    ] {
+        let client = connect(&listener, &client_config, name);
+        let opened = open(&listener).await;
+        match client.join().unwrap() {
+            Ok(client) => {
+                assert_eq!(&client.conn.peer_certificates().unwrap()[0], certificate);
+                opened.unwrap();
+            }
+            Err(error) => {
+                assert_eq!(name, "third.example");
+                assert!(error.to_string().contains("not valid for name"), "{error}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_subject_of_a_verified_client_is_known() {
+    let authority = Authority::new();
+    let mut params = CertificateParams::new([]).unwrap();
+    params.distinguished_name.push(DnType::CommonName, "alice");
+    let (certificate, key) = authority.issue("alice", params);
+    let config = authority
+        .localhost()
+        .with_client_ca(authority.path("ca.pem"));
+    let listener = listen(&TlsAcceptor::load(config).unwrap());
+    for version in BOTH {
+        let identity = Some((certificate.clone(), &key));
+        let with = Arc::new(authority.client(&[version], identity));
+        let client = connect(&listener, &with, "localhost");
+        let stream = open(&listener).await.unwrap().stream;
+        assert_eq!(stream.client_subject().as_deref(), Some("CN=alice"));
+        client.join().unwrap().unwrap();
+
+        let without = Arc::new(authority.client(&[version], None));
+        let client = connect(&listener, &without, "localhost");
+        let stream = open(&listener).await.unwrap().stream;
+        assert_eq!(stream.client_subject(), None);
+        client.join().unwrap().unwrap();
+    }
+
+    let stranger = Authority::new();
+    let (certificate, key) = stranger.issue("mallory", CertificateParams::new([]).unwrap());
+    let forged = Arc::new(authority.client(&BOTH, Some((certificate, &key))));
+    let client = connect(&listener, &forged, "localhost");
+    let error = open(&listener).await.unwrap_err();
+    assert!(matches!(error, OpenError::Tls(_)), "{error}");
+    drop(client.join());
+}
+
+#[tokio::test]
+async fn alpn_refuses_those_who_ask_for_others_only() {
+    let authority = Authority::new();
+    let config = authority.localhost().with_alpn([b"http/1.1"]);
+    let listener = listen(&TlsAcceptor::load(config).unwrap());
+    for (offer, agreed) in [
+        (vec![&b"h2"[..], b"http/1.1"], Some(Some(&b"http/1.1"[..]))),
+        (vec![], Some(None)),
+        (vec![b"h2"], None),
+    ] {
+        let mut client_config = authority.client(&BOTH, None);
+        client_config.alpn_protocols = offer.iter().map(|name| name.to_vec()).collect();
+        let client = connect(&listener, &Arc::new(client_config), "localhost");
+        let opened = open(&listener).await;
+        let client = client.join().unwrap();
+        assert_eq!(opened.is_ok(), agreed.is_some());
+        assert_eq!(
+            client
+                .as_ref()
+                .ok()
+                .map(|client| client.conn.alpn_protocol()),
+            agreed
+        );
+    }
+}
+
+#[tokio::test]
+async fn tickets_resume_a_session() {
+    for version in BOTH {
+        let authority = Authority::new();
+        let acceptor = TlsAcceptor::load(authority.localhost()).unwrap();
+        let listener = listen(&acceptor);
+        let config = Arc::new(authority.client(&[version], None));
+        let visit = async || {
+            let client = connect(&listener, &config, "localhost");
+            let stream = open(&listener).await.unwrap().stream;
+            let mut client = client.join().unwrap().unwrap();
+            // Behind the ticket.
+            stream.writable().await.unwrap();
+            stream.try_write(b"!").unwrap();
+            client.read_exact(&mut [0]).unwrap();
+            client.conn.handshake_kind()
+        };
+        assert_eq!(visit().await, Some(HandshakeKind::Full));
+        assert_eq!(visit().await, Some(HandshakeKind::Resumed));
+        acceptor.reload().unwrap();
+        assert_eq!(visit().await, Some(HandshakeKind::Full));
+    }
+}
+
+#[tokio::test]
+async fn a_reload_is_for_new_connections() {
+    let authority = Authority::new();
+    let old = authority.issue_for("localhost", "localhost");
+    let acceptor = TlsAcceptor::load(authority.config("localhost")).unwrap();
+    let listener = listen(&acceptor);
+    let config = Arc::new(authority.client(&BOTH, None));
+    let visit = async || {
+        let client = connect(&listener, &config, "localhost");
+        let stream = open(&listener).await.unwrap().stream;
+        (client.join().unwrap().unwrap(), stream)
+    };
+    let shown = |client: &Client| client.conn.peer_certificates().unwrap()[0].clone();
+    let (mut client, stream) = visit().await;
+    assert_eq!(shown(&client), old);
+
+    let new = authority.issue_for("localhost", "localhost");
+    acceptor.reload().unwrap();
+    client.write_all(b"still here").unwrap();
+    stream.readable().await.unwrap();
+    assert_eq!(stream.try_read(&mut [0; 32]).unwrap(), 10);
+    assert_eq!(shown(&visit().await.0), new);
+
+    fs::write(authority.path("localhost.pem"), "garbage").unwrap();
+    let error = acceptor.reload().unwrap_err();
+    assert!(matches!(error, TlsError::NoCertificate { .. }), "{error}");
+    assert_eq!(shown(&visit().await.0), new);
+}
+
+#[test]
+fn every_fault_names_its_file() {
+    let authority = Authority::new();
+    authority.issue_for("a", "localhost");
+    authority.issue_for("b", "localhost");
+    let path = |name: &str| authority.path(name);
+    let fault = |certificate: &str, key: &str| {
+        TlsAcceptor::load(TlsConfig::new(path(certificate), path(key))).unwrap_err()
+    };
+    let names = |error: &TlsError, name: &str| {
+        let text = error.to_string();
+        assert!(text.contains(path(name).to_str().unwrap()), "{text}");
+    };
+
+    let error = fault("missing.pem", "a.key");
+    assert!(matches!(
+        error,
+        TlsError::Unreadable {
+            file: TlsFile::Certificate,
+            ..
+        }
+    ));
+    names(&error, "missing.pem");
+    assert!(
+        error.to_string().ends_with(": no such file or directory"),
+        "{error}"
+    );
+
+    let error = fault("a.pem", "missing.key");
+    assert!(matches!(
+        error,
+        TlsError::Unreadable {
+            file: TlsFile::Key,
+            ..
+        }
+    ));
+    names(&error, "missing.key");
+
+    fs::write(
+        path("bad.pem"),
+        "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n",
+    )
+    .unwrap();
+    let error = fault("bad.pem", "a.key");
+    assert!(matches!(error, TlsError::Unreadable { .. }), "{error}");
+    names(&error, "bad.pem");
+
+    let error = fault("a.key", "a.key");
+    assert!(matches!(error, TlsError::NoCertificate { .. }), "{error}");
+    names(&error, "a.key");
+
+    let error = fault("a.pem", "a.pem");
+    assert!(matches!(error, TlsError::NoKey { .. }), "{error}");
+    names(&error, "a.pem");
+
+    let error = fault("a.pem", "b.key");
+    assert!(matches!(error, TlsError::Mismatch { .. }), "{error}");
+    names(&error, "a.pem");
+    names(&error, "b.key");
+
+    for text in [
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+        "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\n\
+         AAAA\n-----END RSA PRIVATE KEY-----\n",
+    ] {
+        fs::write(path("locked.key"), text).unwrap();
+        let error = fault("a.pem", "locked.key");
+        assert!(matches!(error, TlsError::EncryptedKey { .. }), "{error}");
+        names(&error, "locked.key");
+    }
+
+    fs::write(
+        path("odd.key"),
+        "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+    )
+    .unwrap();
+    let error = fault("a.pem", "odd.key");
+    assert!(matches!(error, TlsError::UnusableKey { .. }), "{error}");
+    names(&error, "odd.key");
+
+    let config = authority.config("a").with_client_ca(path("a.key"));
+    let error = TlsAcceptor::load(config).unwrap_err();
+    assert!(matches!(
+        error,
+        TlsError::NoCertificate {
+            file: TlsFile::ClientCa,
+            ..
+        }
+    ));
+    names(&error, "a.key");
+}
+
+#[test]
+fn certificates_out_of_their_time_are_warned_of() {
+    let authority = Authority::new();
+    let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+    params.not_before = date_time_ymd(2020, 1, 1);
+    params.not_after = date_time_ymd(2021, 1, 1);
+    authority.issue("old", params);
+    let acceptor = TlsAcceptor::load(authority.config("old")).unwrap();
+    let at = |days: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(days * 86_400);
+    let (from, until) = (at(18_262), at(18_628));
+    let day = Duration::from_secs(86_400);
+    let path = authority.path("old.pem");
+    assert_eq!(acceptor.warnings(from + day), []);
+    assert_eq!(
+        acceptor.warnings(until + day),
+        [CertificateWarning::Expired {
+            path: path.clone(),
+            since: until
+        }]
+    );
+    assert_eq!(
+        acceptor.warnings(from - day),
+        [CertificateWarning::NotYetValid { path, until: from }]
+    );
+}
+
+#[tokio::test]
+async fn a_certificate_for_development_is_made_on_the_spot() {
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let acceptor = TlsAcceptor::self_signed(names, [b"http/1.1"]).unwrap();
+    assert_eq!(acceptor.files().count(), 0);
+    assert_eq!(acceptor.warnings(SystemTime::now()), []);
+    let listener = listen(&acceptor);
+    acceptor.reload().unwrap();
+    let config = Arc::new(Authority::new().client(&BOTH, None));
+    let client = connect(&listener, &config, "localhost");
+    // Nobody knows the issuer.
+    open(&listener).await.unwrap_err();
+    let error = client.join().unwrap().unwrap_err();
+    assert!(error.to_string().contains("UnknownIssuer"), "{error}");
+}
+
+fn has(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").output();
+    found.is_ok_and(|output| output.status.success())
+}
+
+#[tokio::test]
+async fn openssl_connects() {
+    if Command::new("openssl").arg("version").output().is_err() {
+        return;
+    }
+    let authority = Authority::new();
+    let listener = listen(&TlsAcceptor::load(authority.localhost()).unwrap());
+    for version in ["-tls1_2", "-tls1_3"] {
+        let mut client = Command::new("openssl")
+            .args(["s_client", "-quiet", "-verify_return_error", version])
+            .args(["-servername", "localhost", "-CAfile"])
+            .arg(authority.path("ca.pem"))
+            .args(["-connect", &format!("127.0.0.1:{}", port(&listener))])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let stream = open(&listener).await.unwrap().stream;
+        client.stdin.as_mut().unwrap().write_all(b"hello").unwrap();
+        let mut buffer = [0; 64];
+        let count = loop {
+            stream.readable().await.unwrap();
+            match stream.try_read(&mut buffer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                result => break result.unwrap(),
+            }
+        };
+        assert_eq!(&buffer[..count], b"hello");
+        stream.try_write(b"bye").unwrap();
+        stream.shutdown_write().unwrap();
+        let output = tokio::task::spawn_blocking(move || client.wait_with_output());
+        assert_eq!(output.await.unwrap().unwrap().stdout, b"bye");
+    }
+}
+
+#[tokio::test]
+async fn t10_renegotiation_is_refused() {
+    if Command::new("openssl").arg("version").output().is_err() {
+        return;
+    }
+    let authority = Authority::new();
+    let listener = listen(&TlsAcceptor::load(authority.localhost()).unwrap());
+    let mut client = Command::new("openssl")
+        .args(["s_client", "-tls1_2", "-CAfile"])
+        .arg(authority.path("ca.pem"))
+        .args(["-connect", &format!("127.0.0.1:{}", port(&listener))])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let stream = open(&listener).await.unwrap().stream;
+    client.stdin.as_mut().unwrap().write_all(b"R\n").unwrap();
+    let end = tokio::time::timeout(Duration::from_secs(10), async {
+        loop {
+            stream.readable().await.unwrap();
+            match stream.try_read(&mut [0; 64]) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                result => break result,
+            }
+        }
+    });
+    let end = end.await.expect("the connection ends");
+    assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+    drop(client.stdin.take());
+    client.wait().unwrap();
+}
+
+#[tokio::test]
+async fn curl_connects() {
+    if !has("curl") {
+        return;
+    }
+    let authority = Authority::new();
+    let config = authority.localhost().with_alpn([b"http/1.1"]);
+    let listener = listen(&TlsAcceptor::load(config).unwrap());
+    let port = port(&listener);
+    let client = Command::new("curl")
+        .args(["--silent", "--noproxy", "*", "--cacert"])
+        .arg(authority.path("ca.pem"))
+        .args(["--resolve", &format!("localhost:{port}:127.0.0.1")])
+        .arg(format!("https://localhost:{port}/"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stream = open(&listener).await.unwrap().stream;
+    stream.readable().await.unwrap();
+    let mut head = [0; 4096];
+    let count = loop {
+        match stream.try_read(&mut head) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                stream.readable().await.unwrap();
+            }
+            result => break result.unwrap(),
+        }
+    };
+    assert!(head[..count].starts_with(b"GET / HTTP/1.1\r\n"));
+    stream
+        .try_write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello")
+        .unwrap();
+    stream.shutdown_write().unwrap();
+    let output = tokio::task::spawn_blocking(move || client.wait_with_output());
+    assert_eq!(output.await.unwrap().unwrap().stdout, b"hello");
+}
