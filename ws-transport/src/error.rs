@@ -35,9 +35,9 @@ pub enum BindError {
         /// The last port that was tried.
         last: u16,
     },
-    /// The address asks for what this version cannot do yet.
-    #[error("cannot listen on {addr}: inherited sockets are to come")]
-    Unsupported {
+    /// The service manager has not passed on a socket of this name, or no more of them.
+    #[error("cannot listen on {addr}: no socket of this name was passed on by the service manager")]
+    NotInherited {
         /// The address as it was given.
         addr: ListenAddr,
     },
@@ -81,7 +81,7 @@ impl BindError {
             | Self::SocketInUse { .. }
             | Self::ForeignSocket { .. }
             | Self::NotASocket { .. } => true,
-            Self::Resolve { .. } | Self::Unsupported { .. } | Self::NoCertificate { .. } => false,
+            Self::Resolve { .. } | Self::NotInherited { .. } | Self::NoCertificate { .. } => false,
         }
     }
 
@@ -91,7 +91,7 @@ impl BindError {
             Self::Listen { error, .. } => error.kind() == io::ErrorKind::AddrInUse,
             Self::NoFreePort { .. } | Self::SocketInUse { .. } => true,
             Self::Resolve { .. }
-            | Self::Unsupported { .. }
+            | Self::NotInherited { .. }
             | Self::NoCertificate { .. }
             | Self::ForeignSocket { .. }
             | Self::NotASocket { .. } => false,

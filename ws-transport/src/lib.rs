@@ -43,6 +43,7 @@
 mod addr;
 mod error;
 mod incoming;
+mod inherited;
 mod listener;
 mod local;
 mod proxy;
@@ -56,6 +57,7 @@ mod watch;
 pub use addr::{InvalidListenAddr, ListenAddr, ListenSocket};
 pub use error::{AcceptFailure, BindError, OpenError};
 pub use incoming::{Accepted, Incoming, Opened};
+pub use inherited::{InheritError, Inherited};
 pub use listener::{BindOptions, Listener};
 pub use local::{LocalAddr, PeerAddr};
 pub use proxy::{ProxyHeader, ProxyHeaderError, ProxyHeaderReader};

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with, getsockname};
 use tokio::io::Interest;
@@ -11,8 +12,8 @@ use tokio::io::unix::AsyncFd;
 use crate::unix::SocketFile;
 use crate::watch::watch;
 use crate::{
-    Accepted, BindError, Incoming, ListenAddr, ListenSocket, LocalAddr, PeerAddr, TlsAcceptor, tcp,
-    unix,
+    Accepted, BindError, Incoming, Inherited, ListenAddr, ListenSocket, LocalAddr, PeerAddr,
+    TlsAcceptor, tcp, unix,
 };
 
 /// How to bind a [`Listener`]. The default changes nothing that the address does not ask for.
@@ -20,13 +21,25 @@ use crate::{
 pub struct BindOptions {
     /// If the TCP port is taken, seek the next free one, at most 1000 further up.
     pub auto_port: bool,
+    /// Let other sockets of the same user listen on the same TCP port (`SO_REUSEPORT`); the kernel
+    /// deals connections out among them. A port that another such process has is then not seen to
+    /// be taken.
+    pub reuse_port: bool,
+    /// How long bytes that were sent over TCP may stay unacknowledged before the connection counts
+    /// as lost (`TCP_USER_TIMEOUT`, to the millisecond). `None` leaves it to the system, which
+    /// tries for a quarter of an hour.
+    pub user_timeout: Option<Duration>,
     /// The mode of the Unix socket, such as `0o660`, whatever the umask. The socket never exists
     /// with a wider one. `None` leaves it to the umask.
     pub unix_mode: Option<u32>,
+    /// The user id that the Unix socket is given to, which only root may do. `None` keeps our own.
+    pub unix_owner: Option<u32>,
     /// The group id of the Unix socket. `None` leaves it to the system.
     pub unix_group: Option<u32>,
     /// The certificates of addresses that ask for TLS, and of no use to others.
     pub tls: Option<TlsAcceptor>,
+    /// The sockets that addresses of the form `systemd:NAME` stand for.
+    pub inherited: Inherited,
 }
 
 /// A bound socket that accepts connections.
@@ -51,7 +64,8 @@ impl Listener {
     /// addresses the first that works is bound, IPv4 before IPv6. `[::]` accepts IPv4 as well
     /// unless the system is configured otherwise.
     ///
-    /// A stale Unix socket of our own user, one on which nobody answers, is replaced.
+    /// A stale Unix socket of our own user, one on which nobody answers, is replaced. An inherited
+    /// socket is taken as it is, the first one of the name; its path is not removed at the end.
     ///
     /// # Errors
     ///
@@ -73,11 +87,17 @@ impl Listener {
         };
         let (socket, file, local) = match addr.socket() {
             ListenSocket::Tcp { host, port } => {
-                let (socket, local) = tcp::bind(addr, host, *port, options.auto_port)?;
+                let (socket, local) = tcp::bind(addr, host, *port, options)?;
                 (socket, None, LocalAddr::tcp(local))
             }
-            ListenSocket::Systemd(_) => {
-                return Err(BindError::Unsupported { addr: addr.clone() });
+            ListenSocket::Systemd(name) => {
+                let taken = options.inherited.take(name);
+                let taken = taken.ok_or_else(|| BindError::NotInherited { addr: addr.clone() })?;
+                let (socket, local) = taken.map_err(listen_error)?;
+                if let (LocalAddr::Tcp(_), Some(timeout)) = (&local, options.user_timeout) {
+                    tcp::set_user_timeout(&socket, timeout).map_err(listen_error)?;
+                }
+                (socket, None, local)
             }
             ListenSocket::Unix(path) => {
                 let path = std::path::absolute(path).map_err(listen_error)?;
@@ -94,6 +114,26 @@ impl Listener {
             local,
             tls,
         })
+    }
+
+    /// Binds to everything that `addr` stands for: a socket unit may have passed on several sockets
+    /// under one name.
+    ///
+    /// # Errors
+    ///
+    /// As for [`bind`](Self::bind).
+    ///
+    /// # Panics
+    ///
+    /// If called outside a tokio runtime with I/O enabled.
+    pub fn bind_all(addr: &ListenAddr, options: &BindOptions) -> Result<Vec<Self>, BindError> {
+        let mut listeners = vec![Self::bind(addr, options)?];
+        if let ListenSocket::Systemd(name) = addr.socket() {
+            while options.inherited.names().contains(name) {
+                listeners.push(Self::bind(addr, options)?);
+            }
+        }
+        Ok(listeners)
     }
 
     /// Returns the URL that clients connect to, with the real port: `ws://127.0.0.1:8888/`,

@@ -3,13 +3,14 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind as bind_socket, getsockname, listen, socket_with,
     sockopt,
 };
 
-use crate::{BindError, ListenAddr, ListenSocket};
+use crate::{BindError, BindOptions, ListenAddr, ListenSocket};
 
 /// How many connections the kernel completes ahead of us. It silently lowers the number to
 /// `net.core.somaxconn`, by default 4096 as well.
@@ -24,18 +25,18 @@ pub(crate) fn bind(
     addr: &ListenAddr,
     host: &str,
     port: u16,
-    auto_port: bool,
+    options: &BindOptions,
 ) -> Result<(OwnedFd, SocketAddr), BindError> {
     let hosts = resolve(host)?;
     let last = match port {
         0 => 0,
-        _ if auto_port => port.saturating_add(AUTO_PORT_RANGE),
+        _ if options.auto_port => port.saturating_add(AUTO_PORT_RANGE),
         _ => port,
     };
     for port in port..=last {
-        match bind_first(&hosts, port) {
+        match bind_first(&hosts, port, options) {
             Ok(bound) => return Ok(bound),
-            Err(error) if auto_port && error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) if options.auto_port && error.kind() == io::ErrorKind::AddrInUse => {}
             Err(error) => {
                 let host = host.to_owned();
                 let addr = addr.clone().with_socket(ListenSocket::Tcp { host, port });
@@ -71,12 +72,16 @@ fn resolve(host: &str) -> Result<Vec<SocketAddr>, BindError> {
 ///
 /// A taken port ends the search: if `127.0.0.1` is another server's, then listening on `::1` would
 /// leave clients of `localhost` with either.
-fn bind_first(hosts: &[SocketAddr], port: u16) -> io::Result<(OwnedFd, SocketAddr)> {
+fn bind_first(
+    hosts: &[SocketAddr],
+    port: u16,
+    options: &BindOptions,
+) -> io::Result<(OwnedFd, SocketAddr)> {
     let mut first_error = None;
     for host in hosts {
         let mut addr = *host;
         addr.set_port(port);
-        match bind_one(addr) {
+        match bind_one(addr, options) {
             Ok(bound) => return Ok(bound),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
             Err(error) => {
@@ -87,7 +92,7 @@ fn bind_first(hosts: &[SocketAddr], port: u16) -> io::Result<(OwnedFd, SocketAdd
     Err(first_error.expect("a resolved host has at least one address"))
 }
 
-fn bind_one(addr: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
+fn bind_one(addr: SocketAddr, options: &BindOptions) -> io::Result<(OwnedFd, SocketAddr)> {
     let family = if addr.is_ipv4() {
         AddressFamily::INET
     } else {
@@ -101,8 +106,20 @@ fn bind_one(addr: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
     // Accepted sockets inherit it, which saves a system call for each. Frames leave in whole
     // writes, so Nagle's algorithm could only delay them.
     sockopt::set_tcp_nodelay(&socket, true)?;
+    if options.reuse_port {
+        sockopt::set_socket_reuseport(&socket, true)?;
+    }
+    if let Some(timeout) = options.user_timeout {
+        set_user_timeout(&socket, timeout)?;
+    }
     bind_socket(&socket, &addr)?;
     listen(&socket, BACKLOG)?;
     let bound = SocketAddr::try_from(getsockname(&socket)?)?;
     Ok((socket, bound))
+}
+
+/// Sets `TCP_USER_TIMEOUT` (tcp(7)), which accepted sockets inherit as well.
+pub(crate) fn set_user_timeout(socket: &OwnedFd, timeout: Duration) -> io::Result<()> {
+    let milliseconds = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+    Ok(sockopt::set_tcp_user_timeout(socket, milliseconds)?)
 }

@@ -16,7 +16,7 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind as bind_socket, connect, listen,
     socket_with,
 };
-use rustix::process::{Gid, geteuid};
+use rustix::process::{Gid, Uid, geteuid};
 
 use crate::tcp::BACKLOG;
 use crate::{BindError, BindOptions, ListenAddr};
@@ -94,12 +94,13 @@ impl SocketFile {
         })
     }
 
-    /// Gives the socket its group and mode, by descriptor, so that whatever may have taken its
+    /// Gives the socket its owner, group and mode, by descriptor, so that whatever may have taken its
     /// name since is not touched.
     fn set_access(&self, options: &BindOptions) -> Result<(), UnixBindError> {
-        if let Some(group) = options.unix_group {
-            let group = Some(Gid::from_raw(group));
-            chownat(&self.inode, "", None, group, AtFlags::EMPTY_PATH)?;
+        if options.unix_owner.is_some() || options.unix_group.is_some() {
+            let owner = options.unix_owner.map(Uid::from_raw);
+            let group = options.unix_group.map(Gid::from_raw);
+            chownat(&self.inode, "", owner, group, AtFlags::EMPTY_PATH)?;
         }
         if let Some(mode) = options.unix_mode {
             // fchmod refuses such descriptors; their names under /proc are followed.
@@ -179,22 +180,26 @@ fn socket_address(path: &Path, dir: &OwnedFd, name: &OsStr) -> Result<SocketAddr
 fn bind_at(place: &Place, options: &BindOptions) -> Result<OwnedFd, UnixBindError> {
     for _ in 0..MAX_ATTEMPTS {
         let socket = unix_socket()?;
-        if options.unix_mode.is_some() || options.unix_group.is_some() {
+        if options.unix_mode.is_some()
+            || options.unix_owner.is_some()
+            || options.unix_group.is_some()
+        {
             // On Linux the name gets the mode of the unbound socket, less the umask. So nobody
             // but its owner can connect until group and mode are as they should be.
             fchmod(&socket, Mode::RWXU)?;
         }
         match bind_socket(&socket, &place.address) {
             Ok(()) => return Ok(socket),
-            Err(Errno::ADDRINUSE) => remove_stale(place)?,
+            Err(Errno::ADDRINUSE) => remove_stale(place, options.unix_owner)?,
             Err(errno) => return Err(errno.into()),
         }
     }
     Err(UnixBindError::InUse)
 }
 
-/// Removes what is in the place, if it is a socket of ours on which nobody answers.
-fn remove_stale(place: &Place) -> Result<(), UnixBindError> {
+/// Removes what is in the place, if it is a socket of ours, or one that we gave to `owner`, on which
+/// nobody answers.
+fn remove_stale(place: &Place, owner: Option<u32>) -> Result<(), UnixBindError> {
     let status = match statat(&place.dir, &place.name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(status) => status,
         Err(Errno::NOENT) => return Ok(()),
@@ -203,7 +208,7 @@ fn remove_stale(place: &Place) -> Result<(), UnixBindError> {
     if !is_socket(&status) {
         return Err(UnixBindError::NotASocket);
     }
-    if status.st_uid != geteuid().as_raw() {
+    if status.st_uid != geteuid().as_raw() && Some(status.st_uid) != owner {
         return Err(UnixBindError::Foreign {
             owner: status.st_uid,
         });

@@ -1,6 +1,7 @@
 //! Binding TCP ports.
 
 use std::net::{Ipv6Addr, TcpListener, TcpStream};
+use std::time::Duration;
 
 use rustix::net::sockopt;
 use ws_transport::{BindError, BindOptions};
@@ -173,4 +174,35 @@ async fn accepted_sockets_send_without_delay() {
     let _client = TcpStream::connect(("127.0.0.1", port(&listener))).unwrap();
     let stream = listener.accept().await.unwrap().socket.register().unwrap();
     assert!(sockopt::tcp_nodelay(&stream).unwrap());
+}
+
+#[tokio::test]
+async fn listeners_that_agree_share_a_port() {
+    let options = BindOptions {
+        reuse_port: true,
+        ..BindOptions::default()
+    };
+    let first = bind_with("127.0.0.1:0", &options).unwrap();
+    let addr = format!("127.0.0.1:{}", port(&first));
+    let _second = bind_with(&addr, &options).unwrap();
+    assert!(bind(&addr).unwrap_err().is_in_use());
+}
+
+#[tokio::test]
+async fn t33_accepted_sockets_give_up_on_a_silent_peer() {
+    let options = BindOptions {
+        user_timeout: Some(Duration::from_secs(20)),
+        ..BindOptions::default()
+    };
+    let listener = bind_with("127.0.0.1:0", &options).unwrap();
+    let _client = TcpStream::connect(("127.0.0.1", port(&listener))).unwrap();
+    let stream = listener
+        .accept()
+        .await
+        .unwrap()
+        .open()
+        .await
+        .unwrap()
+        .stream;
+    assert_eq!(sockopt::tcp_user_timeout(&stream).unwrap(), 20_000);
 }

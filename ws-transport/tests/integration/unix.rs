@@ -316,3 +316,22 @@ async fn of_many_that_replace_a_stale_socket_at_once_one_succeeds() {
         UnixStream::connect(&path).unwrap();
     }
 }
+
+#[tokio::test]
+async fn the_owner_may_be_another_and_its_stale_socket_is_replaced() {
+    let dir = temp_dir();
+    let path = dir.path().join("ws.sock");
+    let own = fs::metadata(dir.path()).unwrap().uid();
+    // Only root may give files away.
+    let owner = if own == 0 { 65534 } else { own };
+    let options = BindOptions {
+        unix_owner: Some(owner),
+        ..BindOptions::default()
+    };
+    let listener = bind_unix(&path, &options).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().uid(), owner);
+    drop(listener);
+    leave_stale_socket(&path);
+    std::os::unix::fs::chown(&path, Some(owner), None).unwrap();
+    bind_unix(&path, &options).unwrap();
+}
