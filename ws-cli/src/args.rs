@@ -53,9 +53,13 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) config: ConfigFile,
 
-    /// Listen here: HOST:PORT (port 0: any free one) or unix:/path; may be repeated
+    /// Listen here: HOST:PORT (port 0: any free one), wss://HOST:PORT or unix:/path; may be repeated
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Vec<String>,
+
+    /// Make a certificate for localhost, for listeners with TLS (wss://): for development
+    #[arg(long)]
+    pub(crate) tls_self_signed: bool,
 
     /// Keep run-time state (control.sock, fifo/) in this directory
     #[arg(long, value_name = "DIR")]

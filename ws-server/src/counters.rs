@@ -73,6 +73,10 @@ reasons! {
     Refusal {
         /// Not a valid HTTP request, or not a valid upgrade.
         Malformed = "malformed",
+        /// Not trusted to speak for others, or not a PROXY header.
+        Proxy = "proxy",
+        /// The TLS handshake failed.
+        Tls = "tls",
         /// The head was not complete in time.
         Timeout = "timeout",
         /// The peer left before it was answered.

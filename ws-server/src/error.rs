@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use ws_ipc::FifoError;
-use ws_transport::BindError;
+use ws_transport::{BindError, InheritError, TlsError};
 
 /// Why [`run`](crate::run) ended with an error.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +13,12 @@ pub enum ServeError {
     /// A listener or the control socket cannot be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The sockets that the service manager passes on are not what they should be.
+    #[error(transparent)]
+    Inherit(#[from] InheritError),
+    /// The certificate or its key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The FIFO directory, or the global FIFO in it, cannot be used.
     #[error(transparent)]
     Fifo(#[from] FifoError),
@@ -62,7 +68,10 @@ impl ServeError {
             }
             Self::Bind(_) | Self::Fifo(_) => ServeErrorKind::CannotCreate,
             Self::StateDir { source, .. } => of_io(source, ServeErrorKind::CannotCreate),
-            Self::RequireUser => ServeErrorKind::Configuration,
+            Self::Tls(TlsError::Unreadable { error, .. }) => {
+                of_io(error, ServeErrorKind::Configuration)
+            }
+            Self::Inherit(_) | Self::Tls(_) | Self::RequireUser => ServeErrorKind::Configuration,
             Self::Helpers(_) | Self::System(_) => ServeErrorKind::Failure,
         }
     }

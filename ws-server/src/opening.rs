@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 use ws_ipc::{EnvironmentError, Fifo, FifoError, encode_name};
 use ws_proto::handshake::{HeadLimits, HeadReader, Rejection, RequestHead, Upgrade, response};
 use ws_session::{Binding, ConnectionId, SessionId, SessionToken, UserId};
-use ws_transport::{Accepted, LocalAddr, PeerAddr, Stream};
+use ws_transport::{Accepted, LocalAddr, OpenError, Opened, PeerAddr, Stream};
 
 use crate::application::Validation;
 use crate::connection::{Connection, Consent};
@@ -61,17 +61,22 @@ enum Wish {
 
 /// Serves a socket from its acceptance to its end.
 pub(crate) async fn serve(shard: Rc<Shard>, socket: Accepted, accepted_at: Instant) {
-    let peer = peer_socket_addr(socket.peer);
-    let local = local_socket_addr(&socket.local);
     let id = shard.server.hub.next_id();
     let counters = &shard.server.hub.counters;
-    let stream = match socket.socket.register() {
-        Ok(stream) => stream,
-        Err(error) => {
-            warn!(%error, "cannot register an accepted socket");
-            return counters.refused(Refusal::Internal);
+    let door = peer_socket_addr(socket.peer);
+    let opened = match open(&shard, socket, accepted_at).await {
+        Ok(opened) => opened,
+        Err((refusal, cause)) => {
+            debug!(
+                conn.id = %id, peer.addr = door.map(tracing::field::display),
+                reason = refusal.as_str(), cause, "connection refused"
+            );
+            return counters.refused(refusal);
         }
     };
+    let stream = opened.stream;
+    let peer = peer_socket_addr(opened.peer);
+    let local = local_socket_addr(&opened.local);
     let opening = Opening {
         shard: &shard,
         stream: &stream,
@@ -101,6 +106,39 @@ pub(crate) async fn serve(shard: Rc<Shard>, socket: Accepted, accepted_at: Insta
             answer_and_close(&stream, &refused.response).await;
         }
     }
+}
+
+/// Reads what stands before HTTP: the header of a proxy, and TLS. There is nobody to answer to
+/// before that.
+async fn open(
+    shard: &Shard,
+    socket: Accepted,
+    accepted_at: Instant,
+) -> Result<Opened, (Refusal, String)> {
+    let config = &shard.server.config;
+    let peer = peer_socket_addr(socket.peer).map(|peer| peer.ip());
+    if socket.socket.is_proxied() && !config.server().trusted.contain(peer) {
+        let cause = "the peer is not in server.proxy.trusted";
+        return Err((Refusal::Proxy, cause.to_owned()));
+    }
+    let deadline = accepted_at + config.limits().handshake_timeout;
+    let mut draining = shard.server.draining.clone();
+    let opened = tokio::select! {
+        biased;
+        opened = timeout_at(deadline.into(), socket.open()) => opened,
+        _ = draining.wait_for(|draining| *draining) => {
+            return Err((Refusal::Draining, GOING_DOWN.to_owned()));
+        }
+    };
+    let opened = opened.map_err(|late| (Refusal::Timeout, late.to_string()))?;
+    opened.map_err(|error| {
+        let refusal = match error {
+            OpenError::Proxy(_) => Refusal::Proxy,
+            OpenError::Tls(_) => Refusal::Tls,
+            _ => Refusal::Gone,
+        };
+        (refusal, error.to_string())
+    })
 }
 
 fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted, peer: Option<SocketAddr>) {
@@ -256,7 +294,10 @@ impl Opening<'_> {
             host: header("X-Forwarded-Host")
                 .or_else(|| head.header("Host"))
                 .unwrap_or_default(),
-            scheme: forwarded.scheme.or_else(|| header("X-Forwarded-Proto")),
+            scheme: forwarded
+                .scheme
+                .or_else(|| header("X-Forwarded-Proto"))
+                .or_else(|| self.stream.is_tls().then_some("https")),
         };
         if is_allowed(self.shard.server.config.origin(), provenance) {
             return Ok(());
@@ -328,7 +369,10 @@ impl Opening<'_> {
             .as_ref()
             .map(|fifos| fifos.path().join(doors::GLOBAL_FIFO));
         let global_fifo = global_fifo.as_ref().map(|path| path.to_string_lossy());
-        let is_https = forwarded.scheme == Some("https");
+        let is_https = match forwarded.scheme {
+            Some(scheme) => scheme == "https",
+            None => self.stream.is_tls(),
+        };
         let arrival = Arrival {
             head,
             connection: self.id,

@@ -12,20 +12,24 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 use ws_ipc::{FifoDirectory, FifoOptions};
-use ws_transport::{BindOptions, ListenAddr, Listener};
+use ws_transport::{BindOptions, Inherited, ListenAddr, ListenSocket, Listener, TlsAcceptor};
 
 use crate::accept::accept;
 use crate::assembly::share;
 use crate::command::Command;
-use crate::config::{AppBackend, Config};
+use crate::config::{ALPN, AppBackend, Config, Tls};
 use crate::doors::{self, GLOBAL_FIFO};
 use crate::error::ServeError;
 use crate::helpers::{HelperProgram, Helpers};
 use crate::shard;
 use crate::shared::Shared;
-use crate::signals::{Signals, log_counters};
+use crate::signals::{Signals, log_counters, warn_of_certificates};
 
 const STATE_DIR_MODE: u32 = 0o750;
+/// How long a client may leave what was sent to it unacknowledged.
+const USER_TIMEOUT: Duration = Duration::from_secs(20);
+/// Whom a certificate for development is for.
+const OWN_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 /// How long workers may take to end when told to end at once.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -85,7 +89,8 @@ async fn serve(
     mut announce: impl FnMut(&str),
 ) -> Result<(), ServeError> {
     let mut signals = Signals::new().map_err(ServeError::System)?;
-    let listeners = bind(&config)?;
+    let tls = tls(&config)?;
+    let listeners = bind(&config, tls.clone())?;
     let fifos = open_fifos(&config)?;
     let control = bind_control(&config)?;
     let helpers = Helpers::start(&config, &helper).await?;
@@ -133,7 +138,7 @@ async fn serve(
         announce(url);
     }
 
-    signals.until_stop(&server).await;
+    signals.until_stop(&server, tls.as_ref()).await;
     ready.store(false, Ordering::Relaxed);
     info!(connections = server.hub.registry().count(), "drain begun");
     for acceptor in acceptors {
@@ -170,17 +175,36 @@ async fn serve(
     Ok(())
 }
 
-fn bind(config: &Config) -> Result<Vec<Listener>, ServeError> {
+/// Reads the certificates, and says what is wrong with them.
+fn tls(config: &Config) -> Result<Option<TlsAcceptor>, ServeError> {
+    let acceptor = match &config.server().tls {
+        Tls::Off => return Ok(None),
+        Tls::SelfSigned => TlsAcceptor::self_signed(OWN_NAMES.map(str::to_owned), [ALPN])?,
+        Tls::Files(files) => TlsAcceptor::load(files.clone())?,
+    };
+    warn_of_certificates(&acceptor);
+    Ok(Some(acceptor))
+}
+
+fn bind(config: &Config, tls: Option<TlsAcceptor>) -> Result<Vec<Listener>, ServeError> {
+    let addrs = &config.server().listen;
+    let is_inherited = |addr: &ListenAddr| matches!(addr.socket(), ListenSocket::Systemd(_));
+    let inherited = match addrs.iter().any(is_inherited) {
+        true => Inherited::from_env()?,
+        false => Inherited::default(),
+    };
     let options = BindOptions {
         auto_port: config.server().auto_port,
+        user_timeout: Some(USER_TIMEOUT),
+        tls,
+        inherited,
         ..BindOptions::default()
     };
-    let listeners = config
-        .server()
-        .listen
-        .iter()
-        .map(|addr| Listener::bind(addr, &options));
-    Ok(listeners.collect::<Result<_, _>>()?)
+    let mut listeners = Vec::new();
+    for addr in addrs {
+        listeners.extend(Listener::bind_all(addr, &options)?);
+    }
+    Ok(listeners)
 }
 
 fn open_fifos(config: &Config) -> Result<Option<FifoDirectory>, ServeError> {

@@ -1,11 +1,12 @@
 //! Signals, and the periodic line.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::interval_at;
-use tracing::info;
+use tracing::{error, info, warn};
+use ws_transport::TlsAcceptor;
 
 use crate::shared::Shared;
 use crate::status;
@@ -30,7 +31,7 @@ impl Signals {
     }
 
     /// Serves the other signals, and logs the counters, until the server is to stop.
-    pub(crate) async fn until_stop(&mut self, server: &Shared) {
+    pub(crate) async fn until_stop(&mut self, server: &Shared, tls: Option<&TlsAcceptor>) {
         let period = server.config.log().stats_interval;
         let mut ticks =
             period.map(|period| interval_at(tokio::time::Instant::now() + period, period));
@@ -44,9 +45,10 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return info!(signal = "TERM", "stopping"),
                 _ = self.interrupt.recv() => return info!(signal = "INT", "stopping"),
-                _ = self.hangup.recv() => {
-                    info!(signal = "HUP", "the configuration is read at the start only; restart to apply changes");
-                }
+                _ = self.hangup.recv() => match tls {
+                    Some(tls) => reload_certificates(tls),
+                    None => info!(signal = "HUP", "the configuration is read at the start only; restart to apply changes"),
+                },
                 _ = self.user1.recv() => {
                     let status = serde_json::Value::Object(status::status(server));
                     info!(signal = "USR1", %status, "state");
@@ -65,6 +67,26 @@ impl Signals {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+/// Whatever is wrong with the new files, the server goes on with the certificates it has.
+fn reload_certificates(tls: &TlsAcceptor) {
+    match tls.reload() {
+        Ok(()) => {
+            info!(
+                signal = "HUP",
+                "certificates are read again; restart to apply other changes"
+            );
+            warn_of_certificates(tls);
+        }
+        Err(error) => error!(signal = "HUP", %error, "the former certificates stay in use"),
+    }
+}
+
+pub(crate) fn warn_of_certificates(tls: &TlsAcceptor) {
+    for warning in tls.warnings(SystemTime::now()) {
+        warn!(%warning, "clients will refuse a certificate");
     }
 }
 

@@ -57,6 +57,13 @@ fn flags(args: &ServeArgs, surroundings: &Surroundings) -> Layer {
     if !args.listen.is_empty() {
         set(&["server", "listen"], list(&args.listen), "--listen");
     }
+    if args.tls_self_signed {
+        set(
+            &["server", "tls", "self_signed"],
+            true.into(),
+            "--tls-self-signed",
+        );
+    }
     if let Some(directory) = &args.state_dir {
         set(
             &["server", "state_dir"],

@@ -23,5 +23,6 @@ mod life;
 mod places;
 mod proxied;
 mod stalled;
+mod tls;
 mod validation;
 mod verbs;

@@ -76,6 +76,12 @@ impl Setup {
         shell
     }
 
+    /// Has the server listen there and nowhere else.
+    pub(crate) fn listen(mut self, addr: &str) -> Self {
+        self.args[2] = addr.into();
+        self
+    }
+
     /// Adds a flag or an argument.
     pub(crate) fn arg(mut self, arg: impl Into<String>) -> Self {
         self.args.push(arg.into());
@@ -156,11 +162,8 @@ impl Setup {
             let _ = child.wait();
             panic!("the server did not start:\n{}", stderr.join().unwrap());
         };
-        let addr = url
-            .trim_start_matches("ws://")
-            .trim_end_matches('/')
-            .parse()
-            .unwrap();
+        let (_, addr) = url.split_once("://").unwrap();
+        let addr = addr.trim_end_matches('/').parse().unwrap();
         let mut server = Server {
             child,
             dir: self.dir,

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use ws_transport::{ListenAddr, ListenSocket};
 
 pub use account::Account;
+pub(crate) use build::ALPN;
 pub use fault::{Fault, InvalidConfig, Problem};
 pub(crate) use origin::split_authority;
 pub use origin::{InvalidOrigin, OriginRule, WebOrigin};
@@ -32,7 +33,7 @@ pub use trusted::{InvalidTrustedPeer, TrustedPeer, TrustedPeers};
 pub use typed::{
     AppBackend, AppConfig, CompressionConfig, Console, ControlConfig, ExecConfig, FifoConfig,
     FifoFraming, IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, OnDisconnect,
-    OriginConfig, Output, ServerConfig, Trim, ValidateBackend, ValidateConfig,
+    OriginConfig, Output, ServerConfig, Tls, Trim, ValidateBackend, ValidateConfig,
 };
 
 use reader::Reader;

@@ -154,6 +154,15 @@ impl<'a> Reader<'a> {
         self.read_optional(path, |value| file_path(value, base))
     }
 
+    /// Reads a path; an empty one is none.
+    pub(super) fn path_unless_empty(&mut self, path: &'static str) -> Option<PathBuf> {
+        let base = self.base;
+        self.read(path, |value| match text(value)?.is_empty() {
+            true => Ok(None),
+            false => file_path(value, base).map(Some),
+        })
+    }
+
     pub(super) fn command(&mut self, path: &'static str) -> Option<Vec<String>> {
         let base = self.base;
         self.read_optional(path, |value| command(value, base))

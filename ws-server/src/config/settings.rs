@@ -118,8 +118,12 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         path: "server.listen",
         default: DefaultValue::List(&["127.0.0.1:8888"]),
-        doc: "Where to listen: \"HOST:PORT\" or \"ws://HOST:PORT\" (port 0: any free one), \"unix:/path\".\n\
-              The default is for this host only; a proxy in front of it faces the network.",
+        doc: "Where to listen: \"HOST:PORT\" or \"ws://HOST:PORT\" (port 0: any free one), \"wss://HOST:PORT\"\n\
+              with TLS, \"unix:/path\", \"systemd:NAME\" for the sockets of a socket unit (by its\n\
+              FileDescriptorName=). With \"+proxy\" behind the scheme (\"ws+proxy://HOST:PORT\",\n\
+              \"unix+proxy:/path\") each connection must begin with a header of the PROXY protocol, and come\n\
+              from a trusted proxy. The default is for this host only; a proxy in front of it faces the\n\
+              network.",
     },
     Setting {
         path: "server.auto_port",
@@ -143,12 +147,36 @@ pub(super) const SETTINGS: &[Setting] = &[
         doc: "The page at /: \"on\", \"off\", or \"auto\": with the demo application and --dev only.",
     },
     Setting {
+        path: "server.tls.cert",
+        default: DefaultValue::Text(""),
+        doc: "The certificate that listeners with TLS show: a PEM file, the issuers' certificates behind\n\
+              it. Read at the start and on SIGHUP, for the connections that come then.",
+    },
+    Setting {
+        path: "server.tls.key",
+        default: DefaultValue::Text(""),
+        doc: "Its private key: a PEM file, not encrypted.",
+    },
+    Setting {
+        path: "server.tls.client_ca",
+        default: DefaultValue::Text(""),
+        doc: "Clients may show a certificate that one of those in this PEM file has issued; one that does\n\
+              not verify is refused.",
+    },
+    Setting {
+        path: "server.tls.self_signed",
+        default: DefaultValue::Flag(false),
+        doc: "Instead of cert and key: make a certificate for localhost at each start. For development;\n\
+              no client trusts it unless told to.",
+    },
+    Setting {
         path: "server.proxy.trusted",
         default: DefaultValue::List(&[]),
         doc: "Proxies whose word about a visitor is believed: addresses (\"10.0.0.5\"), networks\n\
               (\"10.0.0.0/8\"), and \"unix\" for whoever connects to a Unix socket. Of X-Forwarded-For and\n\
               Forwarded the last address that is not one of them is the visitor's; X-Forwarded-Proto\n\
-              says whether the visitor uses https. From anybody else these headers mean nothing.",
+              says whether the visitor uses https. From anybody else these headers mean nothing. Only\n\
+              they may connect to a listener with \"+proxy\".",
     },
     Setting {
         path: "origin.allow",

@@ -89,6 +89,50 @@ fn all_faults_are_reported_at_once_with_their_paths() {
 }
 
 #[test]
+fn listeners_have_what_their_addresses_ask_for() {
+    let with = |listen: &str, tls: serde_json::Value, trusted: &[&str]| {
+        check(json!({
+            "server": { "listen": [listen], "tls": tls, "proxy": { "trusted": trusted } },
+        }))
+    };
+    let files = json!({ "cert": "cert.pem", "key": "/etc/key.pem", "client_ca": "" });
+    let config = with("wss://127.0.0.1:0", files, &[]).unwrap();
+    let Tls::Files(files) = &config.server().tls else {
+        panic!("there are files")
+    };
+    let paths: Vec<_> = files.files().collect();
+    assert_eq!(
+        paths,
+        [Path::new("/srv/cert.pem"), Path::new("/etc/key.pem")]
+    );
+
+    for (listen, tls, trusted, is_valid) in [
+        ("ws://127.0.0.1:0", json!({}), &[][..], true),
+        ("wss://127.0.0.1:0", json!({}), &[], false),
+        ("wss+unix:a", json!({ "self_signed": true }), &[], true),
+        ("wss://127.0.0.1:0", json!({ "cert": "a" }), &[], false),
+        ("ws://127.0.0.1:0", json!({ "key": "a" }), &[], false),
+        ("ws://127.0.0.1:0", json!({ "client_ca": "a" }), &[], false),
+        (
+            "wss://127.0.0.1:0",
+            json!({ "cert": "a", "key": "a", "self_signed": true }),
+            &[],
+            false,
+        ),
+        ("ws+proxy://127.0.0.1:0", json!({}), &[], false),
+        ("ws+proxy://127.0.0.1:0", json!({}), &["127.0.0.1"], true),
+        ("systemd+proxy:a", json!({}), &["unix"], true),
+    ] {
+        let checked = with(listen, tls.clone(), trusted);
+        assert_eq!(
+            checked.is_ok(),
+            is_valid,
+            "{listen} {tls} {trusted:?}: {checked:?}"
+        );
+    }
+}
+
+#[test]
 fn compression_is_off_and_its_defaults_are_those_of_the_protocol() {
     let off = check(json!({})).unwrap();
     assert_eq!(off.compression().deflate(), None);

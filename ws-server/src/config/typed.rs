@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ws_proto::{DeflateConfig, DeflateLevel, WindowBits};
-use ws_transport::ListenAddr;
+use ws_transport::{ListenAddr, TlsConfig};
 
 use super::account::Account;
 use super::origin::OriginRule;
@@ -31,6 +31,20 @@ pub struct ServerConfig {
     pub console: Console,
     /// Proxies whose word about a visitor is believed.
     pub trusted: TrustedPeers,
+    /// What listeners with TLS show.
+    pub tls: Tls,
+}
+
+/// `[server.tls]`: what listeners with TLS show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Tls {
+    /// Nothing: there are no such listeners.
+    Off,
+    /// A certificate that is made at the start.
+    SelfSigned,
+    /// A certificate and its key in files.
+    Files(TlsConfig),
 }
 
 /// Whether there is a page at `/`.

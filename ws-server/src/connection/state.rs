@@ -325,6 +325,8 @@ impl Inner {
                 }
             }
         }
+        // What TLS still keeps of what it has taken. An error comes again with the next read.
+        let _ = stream.try_flush();
     }
 
     /// RFC 6455 §7.1.1: the server closes the TCP connection first, once both close frames are out.
@@ -383,11 +385,12 @@ impl Inner {
             .into_iter()
             .flatten()
             .min();
+        let write = !self.outbound.is_empty() || !stream.is_flushed();
         Some(Plan {
             stream,
             is_others_turn: self.is_others_turn(),
             read,
-            write: !self.outbound.is_empty(),
+            write,
             deadline,
         })
     }
