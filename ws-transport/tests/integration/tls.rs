@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
+use proptest::prelude::*;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd,
 };
@@ -472,6 +473,86 @@ async fn t10_a_close_alert_in_mid_handshake_leaves_the_thread_idle() {
     // Paused time passes only while nothing is to be done.
     let opened = tokio::time::timeout(Duration::from_secs(10), accepted.open());
     opened.await.expect_err("the handshake goes on");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever a peer sends, the handshake ends with it, and without a panic.
+    #[test]
+    fn prop_t10_no_bytes_break_a_handshake(
+        is_hello in any::<bool>(),
+        flipped in any::<prop::sample::Index>(),
+        bits in any::<u8>(),
+        tail in prop::collection::vec(prop_oneof![any::<u8>(), 20u8..24, 0u8..4], 0..200),
+        cuts in prop::collection::vec(1usize..400, 1..4),
+    ) {
+        let authority = Authority::new();
+        let mut bytes = Vec::new();
+        if is_hello {
+            let name = ServerName::try_from("localhost").unwrap();
+            let config = Arc::new(authority.client(&BOTH, None));
+            let mut connection = ClientConnection::new(config, name).unwrap();
+            connection.write_tls(&mut bytes).unwrap();
+            let index = flipped.index(bytes.len());
+            bytes[index] ^= bits;
+        }
+        bytes.extend(tail);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = listen(&TlsAcceptor::load(authority.localhost()).unwrap());
+            let mut client = TcpStream::connect(("127.0.0.1", port(&listener))).unwrap();
+            client.set_nodelay(true).unwrap();
+            let writer = std::thread::spawn(move || {
+                let mut rest = &bytes[..];
+                for cut in cuts.iter().cycle() {
+                    let (piece, tail) = rest.split_at((*cut).min(rest.len()));
+                    rest = tail;
+                    // The server may have had enough.
+                    if client.write_all(piece).is_err() || rest.is_empty() {
+                        break;
+                    }
+                }
+                let _ = client.shutdown(std::net::Shutdown::Write);
+                let _ = client.read_to_end(&mut Vec::new());
+            });
+            let opened = tokio::time::timeout(Duration::from_secs(20), open(&listener)).await;
+            prop_assert!(opened.is_ok_and(|opened| opened.is_err()));
+            writer.join().unwrap();
+            Ok(())
+        })?;
+    }
+
+    /// Nor does it break a connection, but for its end.
+    #[test]
+    fn prop_t10_no_bytes_break_a_connection(
+        version in prop::sample::select(BOTH.to_vec()),
+        tail in prop::collection::vec(prop_oneof![any::<u8>(), 20u8..24, 0u8..4], 1..200),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (mut client, stream) = tls_pair(version).await;
+            client.write_all(b"before").unwrap();
+            client.sock.write_all(&tail).unwrap();
+            client.sock.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut read = Vec::new();
+            let mut buffer = [0; 64];
+            loop {
+                stream.readable().await.unwrap();
+                match stream.try_read(&mut buffer) {
+                    Ok(0) => break,
+                    Ok(count) => read.extend_from_slice(&buffer[..count]),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    Err(_) => break,
+                }
+            }
+            prop_assert_eq!(read, b"before");
+            // Neither does writing after that.
+            let _ = stream.try_write(b"after");
+            let _ = stream.shutdown_write();
+            Ok(())
+        })?;
+    }
 }
 
 #[tokio::test]
