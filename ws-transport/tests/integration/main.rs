@@ -1,6 +1,7 @@
 //! The public behaviour of the crate, over real sockets on this host.
 
 mod accept;
+mod certificates;
 mod inherited;
 mod proxied;
 mod stream;

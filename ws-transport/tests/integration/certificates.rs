@@ -1,0 +1,239 @@
+//! Certificates: which one is shown, who is asked for one, and what may be wrong with the files.
+
+use std::fs;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rcgen::{CertificateParams, DnType, date_time_ymd};
+use ws_transport::{CertificateWarning, OpenError, TlsAcceptor, TlsConfig, TlsError, TlsFile};
+
+use crate::tls::{Authority, BOTH, Client, connect, listen, open};
+
+#[tokio::test]
+async fn a_certificate_is_chosen_by_name() {
+    let authority = Authority::new();
+    let first = authority.issue_for("first", "first.example");
+    let second = authority.issue_for("second", "*.second.example");
+    let config = authority
+        .config("first")
+        .with_certificate(authority.path("second.pem"), authority.path("second.key"));
+    let listener = listen(&TlsAcceptor::load(config).unwrap());
+    let client_config = Arc::new(authority.client(&BOTH, None));
+    for (name, certificate) in [
+        ("first.example", &first),
+        ("a.second.example", &second),
+        // The default, which this client then refuses.
+        ("third.example", &first),
+    ] {
+        let client = connect(&listener, &client_config, name);
+        let opened = open(&listener).await;
+        match client.join().unwrap() {
+            Ok(client) => {
+                assert_eq!(&client.conn.peer_certificates().unwrap()[0], certificate);
+                opened.unwrap();
+            }
+            Err(error) => {
+                assert_eq!(name, "third.example");
+                assert!(error.to_string().contains("not valid for name"), "{error}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_subject_of_a_verified_client_is_known() {
+    let authority = Authority::new();
+    let mut params = CertificateParams::new([]).unwrap();
+    params.distinguished_name.push(DnType::CommonName, "alice");
+    let (certificate, key) = authority.issue("alice", params);
+    let config = authority
+        .localhost()
+        .with_client_ca(authority.path("ca.pem"));
+    let listener = listen(&TlsAcceptor::load(config).unwrap());
+    for version in BOTH {
+        let identity = Some((certificate.clone(), &key));
+        let with = Arc::new(authority.client(&[version], identity));
+        let client = connect(&listener, &with, "localhost");
+        let stream = open(&listener).await.unwrap().stream;
+        assert_eq!(stream.client_subject().as_deref(), Some("CN=alice"));
+        client.join().unwrap().unwrap();
+
+        let without = Arc::new(authority.client(&[version], None));
+        let client = connect(&listener, &without, "localhost");
+        let stream = open(&listener).await.unwrap().stream;
+        assert_eq!(stream.client_subject(), None);
+        client.join().unwrap().unwrap();
+    }
+
+    let stranger = Authority::new();
+    let (certificate, key) = stranger.issue("mallory", CertificateParams::new([]).unwrap());
+    let forged = Arc::new(authority.client(&BOTH, Some((certificate, &key))));
+    let client = connect(&listener, &forged, "localhost");
+    let error = open(&listener).await.unwrap_err();
+    assert!(matches!(error, OpenError::Tls(_)), "{error}");
+    drop(client.join());
+}
+
+#[tokio::test]
+async fn a_reload_is_for_new_connections() {
+    let authority = Authority::new();
+    let old = authority.issue_for("localhost", "localhost");
+    let acceptor = TlsAcceptor::load(authority.config("localhost")).unwrap();
+    let listener = listen(&acceptor);
+    let config = Arc::new(authority.client(&BOTH, None));
+    let visit = async || {
+        let client = connect(&listener, &config, "localhost");
+        let stream = open(&listener).await.unwrap().stream;
+        (client.join().unwrap().unwrap(), stream)
+    };
+    let shown = |client: &Client| client.conn.peer_certificates().unwrap()[0].clone();
+    let (mut client, stream) = visit().await;
+    assert_eq!(shown(&client), old);
+
+    let new = authority.issue_for("localhost", "localhost");
+    acceptor.reload().unwrap();
+    client.write_all(b"still here").unwrap();
+    stream.readable().await.unwrap();
+    assert_eq!(stream.try_read(&mut [0; 32]).unwrap(), 10);
+    assert_eq!(shown(&visit().await.0), new);
+
+    fs::write(authority.path("localhost.pem"), "garbage").unwrap();
+    let error = acceptor.reload().unwrap_err();
+    assert!(matches!(error, TlsError::NoCertificate { .. }), "{error}");
+    assert_eq!(shown(&visit().await.0), new);
+}
+
+#[test]
+fn every_fault_names_its_file() {
+    let authority = Authority::new();
+    authority.issue_for("a", "localhost");
+    authority.issue_for("b", "localhost");
+    let path = |name: &str| authority.path(name);
+    let fault = |certificate: &str, key: &str| {
+        TlsAcceptor::load(TlsConfig::new(path(certificate), path(key))).unwrap_err()
+    };
+    let names = |error: &TlsError, name: &str| {
+        let text = error.to_string();
+        assert!(text.contains(path(name).to_str().unwrap()), "{text}");
+    };
+
+    let error = fault("missing.pem", "a.key");
+    assert!(matches!(
+        error,
+        TlsError::Unreadable {
+            file: TlsFile::Certificate,
+            ..
+        }
+    ));
+    names(&error, "missing.pem");
+    assert!(
+        error.to_string().ends_with(": no such file or directory"),
+        "{error}"
+    );
+
+    let error = fault("a.pem", "missing.key");
+    assert!(matches!(
+        error,
+        TlsError::Unreadable {
+            file: TlsFile::Key,
+            ..
+        }
+    ));
+    names(&error, "missing.key");
+
+    fs::write(
+        path("bad.pem"),
+        "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n",
+    )
+    .unwrap();
+    let error = fault("bad.pem", "a.key");
+    assert!(matches!(error, TlsError::Unreadable { .. }), "{error}");
+    names(&error, "bad.pem");
+
+    let error = fault("a.key", "a.key");
+    assert!(matches!(error, TlsError::NoCertificate { .. }), "{error}");
+    names(&error, "a.key");
+
+    let error = fault("a.pem", "a.pem");
+    assert!(matches!(error, TlsError::NoKey { .. }), "{error}");
+    names(&error, "a.pem");
+
+    let error = fault("a.pem", "b.key");
+    assert!(matches!(error, TlsError::Mismatch { .. }), "{error}");
+    names(&error, "a.pem");
+    names(&error, "b.key");
+
+    for text in [
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+        "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\n\
+         AAAA\n-----END RSA PRIVATE KEY-----\n",
+    ] {
+        fs::write(path("locked.key"), text).unwrap();
+        let error = fault("a.pem", "locked.key");
+        assert!(matches!(error, TlsError::EncryptedKey { .. }), "{error}");
+        names(&error, "locked.key");
+    }
+
+    fs::write(
+        path("odd.key"),
+        "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+    )
+    .unwrap();
+    let error = fault("a.pem", "odd.key");
+    assert!(matches!(error, TlsError::UnusableKey { .. }), "{error}");
+    names(&error, "odd.key");
+
+    let config = authority.config("a").with_client_ca(path("a.key"));
+    let error = TlsAcceptor::load(config).unwrap_err();
+    assert!(matches!(
+        error,
+        TlsError::NoCertificate {
+            file: TlsFile::ClientCa,
+            ..
+        }
+    ));
+    names(&error, "a.key");
+}
+
+#[test]
+fn certificates_out_of_their_time_are_warned_of() {
+    let authority = Authority::new();
+    let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+    params.not_before = date_time_ymd(2020, 1, 1);
+    params.not_after = date_time_ymd(2021, 1, 1);
+    authority.issue("old", params);
+    let acceptor = TlsAcceptor::load(authority.config("old")).unwrap();
+    let at = |days: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(days * 86_400);
+    let (from, until) = (at(18_262), at(18_628));
+    let day = Duration::from_secs(86_400);
+    let path = authority.path("old.pem");
+    assert_eq!(acceptor.warnings(from + day), []);
+    assert_eq!(
+        acceptor.warnings(until + day),
+        [CertificateWarning::Expired {
+            path: path.clone(),
+            since: until
+        }]
+    );
+    assert_eq!(
+        acceptor.warnings(from - day),
+        [CertificateWarning::NotYetValid { path, until: from }]
+    );
+}
+
+#[tokio::test]
+async fn a_certificate_for_development_is_made_on_the_spot() {
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let acceptor = TlsAcceptor::self_signed(names, [b"http/1.1"]).unwrap();
+    assert_eq!(acceptor.files().count(), 0);
+    assert_eq!(acceptor.warnings(SystemTime::now()), []);
+    let listener = listen(&acceptor);
+    acceptor.reload().unwrap();
+    let config = Arc::new(Authority::new().client(&BOTH, None));
+    let client = connect(&listener, &config, "localhost");
+    // Nobody knows the issuer.
+    open(&listener).await.unwrap_err();
+    let error = client.join().unwrap().unwrap_err();
+    assert!(error.to_string().contains("UnknownIssuer"), "{error}");
+}
