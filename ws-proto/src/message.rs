@@ -63,7 +63,7 @@ struct Shared {
     plain: Bytes,
     payload_len: usize,
     may_be_compressed: bool,
-    /// The frame compressed for a window, from the smallest on; the plain one if that is no bigger.
+    /// The frame compressed for a window, from the smallest on.
     deflated: [OnceLock<Bytes>; WINDOW_COUNT],
 }
 
@@ -122,13 +122,11 @@ impl EncodedMessage {
         self.0.may_be_compressed
     }
 
-    /// Returns the frame compressed by itself, or the plain one if that is no bigger.
+    /// Returns the frame compressed by itself.
     pub(crate) fn deflated(&self, bits: WindowBits, level: DeflateLevel) -> &Bytes {
         let place = usize::from(bits.get() - WindowBits::MIN.get());
-        self.0.deflated[place].get_or_init(|| {
-            deflated_frame(self.0.kind.into(), bits, level, self.payload())
-                .map_or_else(|| self.0.plain.clone(), Bytes::from)
-        })
+        self.0.deflated[place]
+            .get_or_init(|| deflated_frame(self.0.kind.into(), bits, level, self.payload()).into())
     }
 }
 

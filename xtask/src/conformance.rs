@@ -13,8 +13,7 @@ use crate::server::{Binary, Server};
 use crate::verdict::{self, Case, Verdict, Verdicts};
 use crate::{Skipped, process, server, workspace};
 
-/// What a submission must pass: everything, but of compression, which takes minutes, one group for
-/// each half of it.
+/// With `--short`: everything, but of compression, which takes minutes, one group for each half of it.
 const GROUPS: &[&str] = &["1", "2", "3", "4", "5", "6", "7", "9", "10", "12.1", "13.1"];
 
 /// The groups of compression, and how many groups each of them has.
@@ -27,9 +26,6 @@ const VARIABLES: &[(&str, &str)] = &[
     ("WS__COMPRESSION__ENABLED", "true"),
     ("WS__LIMITS__PING_INTERVAL", "off"),
 ];
-
-/// kosoku, with a fault mended.
-const RUNNER: &str = "xtask/autobahn.py";
 
 /// The example that is the client under test.
 const CLIENT: &str = "autobahn_client";
@@ -44,23 +40,38 @@ const BUILD_LIMIT: Duration = Duration::from_secs(900);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// All groups, those of compression too
+    /// Of compression, which takes minutes, only one group for each half of it
     #[arg(long)]
-    all: bool,
+    short: bool,
     /// Only these groups, such as 7 or 12.1
-    #[arg(long, value_delimiter = ',', conflicts_with = "all")]
+    #[arg(long, value_delimiter = ',', conflicts_with = "short")]
     groups: Vec<Case>,
     /// Writes the verdicts on file instead of comparing with them
     #[arg(long)]
     bless: bool,
-    /// Tests the client role instead of the server
+    /// Tests this role only
     #[arg(long)]
-    client: bool,
+    role: Option<Role>,
     /// A server that already runs and echoes, instead of ours
-    #[arg(long, value_name = "HOST:PORT", conflicts_with = "client")]
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "role")]
     address: Option<String>,
     #[command(flatten)]
     binary: Binary,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Role {
+    Server,
+    Client,
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Client => "client",
+        }
+    }
 }
 
 /// The end of the connection that is ours.
@@ -76,17 +87,28 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if workspace::find("kosoku").is_none() {
         return Err(Skipped("kosoku is not installed".into()).into());
     }
-    let groups = selected(&arguments.groups, arguments.all)?;
-    let role = if arguments.client { "client" } else { "server" };
+    let roles = match (arguments.role, &arguments.address) {
+        (Some(role), _) => vec![role],
+        (None, Some(_)) => vec![Role::Server],
+        (None, None) => vec![Role::Server, Role::Client],
+    };
+    // The second is run even if the first fails.
+    let results = roles.into_iter().map(|role| run_role(role, arguments));
+    results.collect::<Vec<_>>().into_iter().collect()
+}
+
+fn run_role(role: Role, arguments: &Arguments) -> Result<()> {
+    let groups = selected(&arguments.groups, arguments.short)?;
+    let role_name = role.name();
     // Beside the crate that earns them.
-    let file = format!("ws-proto/conformance/{role}.json");
+    let file = format!("ws-proto/conformance/{role_name}.json");
     let path = workspace::root().join(&file);
     let on_file = match fs::read_to_string(&path) {
         Ok(text) => verdict::read_expected(&text).with_context(|| file.clone())?,
         Err(_) if arguments.bless => Verdicts::new(),
         Err(error) => return Err(error).context(file),
     };
-    let actual = if arguments.client {
+    let actual = if role == Role::Client {
         run_groups(&groups, &Subject::Client(build_client()?))?
     } else if let Some(address) = &arguments.address {
         run_groups(&groups, &Subject::Server(address.clone()))?
@@ -110,20 +132,23 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut expected = on_file;
     expected.retain(|case, _| is_selected(case));
     judge(&expected, &actual, &file)?;
-    println!("{role}: {} cases, none worse than expected", actual.len());
+    println!(
+        "{role_name}: {} cases, none worse than expected",
+        actual.len()
+    );
     Ok(())
 }
 
 /// The groups to run, each by itself: those of compression by the groups below them, since a report
 /// is written only when a whole run has ended.
-fn selected(asked: &[Case], all: bool) -> Result<Vec<Case>> {
+fn selected(asked: &[Case], short: bool) -> Result<Vec<Case>> {
     let mut groups = asked.to_vec();
     if groups.is_empty() {
         let names = GROUPS.iter().copied();
-        let names = names.filter(|name| !all || !is_compression(name));
+        let names = names.filter(|name| short || !is_compression(name));
         let compression = COMPRESSION.iter().map(|(name, _)| *name);
         groups = names
-            .chain(compression.filter(|_| all))
+            .chain(compression.filter(|_| !short))
             .map(str::parse)
             .collect::<Result<_>>()?;
     }
@@ -177,10 +202,10 @@ fn build_client() -> Result<PathBuf> {
 /// Runs one group after another and prints a line for each.
 fn run_groups(groups: &[Case], subject: &Subject) -> Result<Verdicts> {
     let role = match subject {
-        Subject::Server(_) => "server",
-        Subject::Client(_) => "client",
+        Subject::Server(_) => Role::Server,
+        Subject::Client(_) => Role::Client,
     };
-    let reports = workspace::scratch().join("conformance").join(role);
+    let reports = workspace::scratch().join("conformance").join(role.name());
     if reports.exists() {
         fs::remove_dir_all(&reports)?;
     }
@@ -213,13 +238,12 @@ fn print_line(
 }
 
 fn run_group(group: &Case, subject: &Subject, reports: &Path) -> Result<Verdicts> {
-    let python = workspace::python().context("python3 is not installed")?;
+    let kosoku = workspace::find("kosoku").context("kosoku is not installed")?;
     let report = reports.join(group.to_string());
     fs::create_dir_all(&report)?;
     let log = reports.join(format!("{group}.log"));
-    let mut command = Command::new(python);
+    let mut command = Command::new(kosoku);
     command
-        .arg(workspace::root().join(RUNNER))
         .arg("-o")
         .arg(&report)
         .args(["-i", &format!("{group}.*")]);
@@ -288,9 +312,9 @@ fn run_client(
 mod tests {
     use super::*;
 
-    fn names(asked: &[&str], all: bool) -> Vec<String> {
+    fn names(asked: &[&str], short: bool) -> Vec<String> {
         let asked: Vec<Case> = asked.iter().map(|it| it.parse().unwrap()).collect();
-        let groups = selected(&asked, all).unwrap();
+        let groups = selected(&asked, short).unwrap();
         groups.iter().map(Case::to_string).collect()
     }
 
@@ -300,7 +324,7 @@ mod tests {
             names(&["12.1", "2", "13"], false)[..4],
             ["12.1", "2", "13.1", "13.2"]
         );
-        assert_eq!(names(&[], false), GROUPS);
-        assert_eq!(names(&[], true).len(), 9 + 5 + 7);
+        assert_eq!(names(&[], true), GROUPS);
+        assert_eq!(names(&[], false).len(), 9 + 5 + 7);
     }
 }

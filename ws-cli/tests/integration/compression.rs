@@ -475,7 +475,7 @@ fn peak_memory(server: &Server) -> u64 {
 
 #[test]
 fn what_is_not_deflate_data_fails_with_1007() {
-    let server = enabled(echo()).start();
+    let server = enabled(echo()).set("compression.min_size", "6").start();
     let open = || {
         Wire::over(
             server.raw_stream(),

@@ -212,7 +212,8 @@ impl Connection {
         Some(Event::Failed(error))
     }
 
-    /// Appends a message, as one frame, to `out`; compressed if that was agreed upon and pays.
+    /// Appends a message, as one frame, to `out`; compressed if that was agreed upon
+    /// and it is not shorter than [`DeflateConfig::min_size`].
     ///
     /// # Errors
     ///
@@ -265,7 +266,7 @@ impl Connection {
         }
         let (kind, payload) = (message.kind(), message.payload());
         let settings = self.config.deflate().unwrap_or_default();
-        let is_deflated = message.may_be_compressed() && is_worthwhile(payload, &settings);
+        let is_deflated = message.may_be_compressed() && is_long_enough(payload, &settings);
         let direction = self
             .deflate
             .as_ref()
@@ -401,7 +402,7 @@ impl Connection {
     /// Appends a compressed message; `false` if it is to be sent as it is.
     fn encode_deflated(&mut self, kind: MessageKind, payload: &[u8], out: &mut Vec<u8>) -> bool {
         let settings = self.config.deflate().unwrap_or_default();
-        if self.deflate.is_none() || !is_worthwhile(payload, &settings) {
+        if self.deflate.is_none() || !is_long_enough(payload, &settings) {
             return false;
         }
         let (role, key) = (self.role(), self.next_masking_key());
@@ -409,8 +410,9 @@ impl Connection {
             return false;
         };
         deflate::encode(kind.into(), key, out, |out| {
-            deflate.compress(role, settings.level(), payload, out)
-        })
+            deflate.compress(role, settings.level(), payload, out);
+        });
+        true
     }
 
     fn encode_control(&mut self, opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
@@ -425,6 +427,6 @@ impl Connection {
 }
 
 /// Tells whether a message is long enough to be compressed.
-fn is_worthwhile(payload: &[u8], settings: &DeflateConfig) -> bool {
+fn is_long_enough(payload: &[u8], settings: &DeflateConfig) -> bool {
     payload.len() >= settings.min_size().max(1)
 }

@@ -62,22 +62,17 @@ impl Compressor {
 }
 
 /// Appends a compressed message as one frame to `out`, with what `compress` appends as its payload.
-///
-/// `false`, with `out` as it was, if `compress` says so.
 pub(crate) fn encode(
     opcode: Opcode,
     key: Option<[u8; 4]>,
     out: &mut Vec<u8>,
-    compress: impl FnOnce(&mut Vec<u8>) -> bool,
-) -> bool {
+    compress: impl FnOnce(&mut Vec<u8>),
+) {
     let start = out.len();
     // The header is as long as the payload's length wants, which is known when it is there.
     let gap = start + Header::MAX_SIZE;
     out.resize(gap, 0);
-    if !compress(out) {
-        out.truncate(start);
-        return false;
-    }
+    compress(out);
     if let Some(key) = key {
         mask(&mut out[gap..], key);
     }
@@ -96,25 +91,21 @@ pub(crate) fn encode(
     out.copy_within(gap..end, start + size);
     out[start..start + size].copy_from_slice(&header[..size]);
     out.truncate(start + size + end - gap);
-    true
 }
 
-/// Returns a message compressed by itself as a server's frame; `None` if that does not make it
-/// smaller.
+/// Returns a message compressed by itself as a server's frame.
 pub(crate) fn deflated_frame(
     opcode: Opcode,
     bits: WindowBits,
     level: DeflateLevel,
     payload: &[u8],
-) -> Option<Vec<u8>> {
+) -> Vec<u8> {
     let mut compressor = pool::compressor(bits, level);
     let mut frame = Vec::new();
-    let pays = encode(opcode, None, &mut frame, |out| {
-        let start = out.len();
+    encode(opcode, None, &mut frame, |out| {
         compressor.compress(payload, out);
-        out.len() - start < payload.len()
     });
     pool::give_back_compressor(compressor);
     frame.shrink_to_fit();
-    pays.then_some(frame)
+    frame
 }

@@ -56,33 +56,25 @@ impl Deflate {
         self.params.direction(sender)
     }
 
-    /// Appends the compressed payload to `out`; `false`, with `out` as it was, if the message is
-    /// better sent as it is.
+    /// Appends the compressed payload, which must not be empty, to `out`.
     pub(crate) fn compress(
         &mut self,
         sender: Role,
         level: DeflateLevel,
         payload: &[u8],
         out: &mut Vec<u8>,
-    ) -> bool {
+    ) {
         let Direction { bits, takeover } = self.direction(sender);
         let mut compressor = self
             .compressor
             .take()
             .unwrap_or_else(|| pool::compressor(bits, level));
-        let start = out.len();
         compressor.compress(payload, out);
         if takeover {
-            // What it remembers, the peer must have seen: there is no way back.
             self.compressor = Some(compressor);
-            return true;
+        } else {
+            pool::give_back_compressor(compressor);
         }
-        pool::give_back_compressor(compressor);
-        let pays = out.len() - start < payload.len();
-        if !pays {
-            out.truncate(start);
-        }
-        pays
     }
 
     /// The stream that inflates the message that is arriving.

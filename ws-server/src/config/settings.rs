@@ -264,9 +264,9 @@ pub(super) const SETTINGS: &[Setting] = &[
     },
     Setting {
         path: "compression.min_size",
-        default: DefaultValue::Text("128B"),
-        doc: "Size of the smallest message that is compressed, 0 to 1GiB. Shorter ones hardly shrink, except\n\
-              with context takeover.",
+        default: DefaultValue::Text("0B"),
+        doc: "Size of the smallest message that is compressed, 0 to 1GiB. By themselves messages below some\n\
+              128B hardly shrink; not to compress them saves some microseconds for each.",
     },
     Setting {
         path: "compression.server_context_takeover",
