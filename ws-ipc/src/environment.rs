@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 
 /// The variables a callback is given: CGI/1.1's, `HTTP_*` and the configured ones.
@@ -23,10 +24,21 @@ use std::os::unix::ffi::OsStrExt;
 /// assert_eq!(environment.iter().count(), 2);
 /// # Ok::<(), ws_ipc::EnvironmentError>(())
 /// ```
+///
+/// It is kept with each connection, so it is packed: two blocks of memory, however many variables.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Environment {
-    variables: Vec<(String, Vec<u8>)>,
-    size: usize,
+    /// Names and values, one after another.
+    text: Vec<u8>,
+    /// Where they end.
+    ends: Vec<Ends>,
+}
+
+/// Where a variable's name and its value end in the text. `MAX_SIZE` fits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Ends {
+    name: u32,
+    value: u32,
 }
 
 impl Environment {
@@ -42,33 +54,40 @@ impl Environment {
     /// Makes an environment without variables.
     pub const fn new() -> Self {
         Self {
-            variables: Vec::new(),
-            size: 0,
+            text: Vec::new(),
+            ends: Vec::new(),
         }
     }
 
     /// Returns the bytes that [`MAX_SIZE`](Self::MAX_SIZE) bounds.
     pub const fn size(&self) -> usize {
-        self.size
+        self.text.len() + 2 * self.ends.len()
     }
 
     /// Returns whether there is no variable.
     pub const fn is_empty(&self) -> bool {
-        self.variables.is_empty()
+        self.ends.is_empty()
+    }
+
+    /// Gives back memory that was reserved for more variables.
+    pub fn shrink_to_fit(&mut self) {
+        self.text.shrink_to_fit();
+        self.ends.shrink_to_fit();
     }
 
     /// Returns the value of a variable.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
-        self.iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, value)| value)
+        self.position(name)
+            .map(|at| &self.text[self.value_range(at)])
     }
 
     /// Iterates over the variables in the order in which they were first set.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &[u8])> {
-        self.variables
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_slice()))
+        (0..self.ends.len()).map(|at| {
+            let name = std::str::from_utf8(&self.text[self.name_range(at)]);
+            let name = name.expect("names are checked: they are ASCII");
+            (name, &self.text[self.value_range(at)])
+        })
     }
 
     /// Returns the variables as a process takes them.
@@ -149,6 +168,42 @@ impl Environment {
         self.put_printable(&name, &joined)
     }
 
+    /// Sets all variables of another environment.
+    ///
+    /// # Errors
+    ///
+    /// [`EnvironmentError`] if a limit is passed. Some variables may then have been set.
+    pub fn extend(&mut self, other: &Self) -> Result<(), EnvironmentError> {
+        other
+            .iter()
+            .try_for_each(|(name, value)| self.put(name, value, Self::MAX_SIZE))
+    }
+
+    fn position(&self, name: &str) -> Option<usize> {
+        (0..self.ends.len()).find(|&at| self.text[self.name_range(at)] == *name.as_bytes())
+    }
+
+    fn name_range(&self, at: usize) -> Range<usize> {
+        let start = at.checked_sub(1).map_or(0, |before| self.ends[before].value);
+        start as usize..self.ends[at].name as usize
+    }
+
+    fn value_range(&self, at: usize) -> Range<usize> {
+        self.ends[at].name as usize..self.ends[at].value as usize
+    }
+
+    fn replace(&mut self, at: usize, value: &[u8]) {
+        let former = self.value_range(at);
+        let (start, former_end) = (former.start, former.end);
+        self.text.splice(former, value.iter().copied());
+        let move_end = |end: &mut u32| *end = offset(*end as usize - former_end + start + value.len());
+        move_end(&mut self.ends[at].value);
+        for ends in &mut self.ends[at + 1..] {
+            move_end(&mut ends.name);
+            move_end(&mut ends.value);
+        }
+    }
+
     fn put_without_nul(
         &mut self,
         name: &str,
@@ -179,22 +234,27 @@ impl Environment {
         if name == "HTTP_PROXY" {
             return Err(EnvironmentError::InvalidName { name: name.into() });
         }
-        let slot = self.variables.iter().position(|(known, _)| known == name);
-        let former = slot.map_or(0, |at| entry_size(name, &self.variables[at].1));
-        let size = self.size - former + entry_size(name, value);
+        let slot = self.position(name);
+        let former = slot.map_or(0, |at| entry_size(name, &self.text[self.value_range(at)]));
+        let size = self.size() - former + entry_size(name, value);
         if size > max {
             return Err(EnvironmentError::TooLarge { size, max });
         }
         match slot {
-            Some(at) => self.variables[at].1 = value.to_vec(),
-            None if self.variables.len() == Self::MAX_COUNT => {
+            Some(at) => self.replace(at, value),
+            None if self.ends.len() == Self::MAX_COUNT => {
                 return Err(EnvironmentError::TooMany {
                     max: Self::MAX_COUNT,
                 });
             }
-            None => self.variables.push((name.to_owned(), value.to_vec())),
+            None => {
+                self.text.extend_from_slice(name.as_bytes());
+                let name = offset(self.text.len());
+                self.text.extend_from_slice(value);
+                let value = offset(self.text.len());
+                self.ends.push(Ends { name, value });
+            }
         }
-        self.size = size;
         Ok(())
     }
 }
@@ -267,6 +327,11 @@ fn header_variable(name: &str) -> Option<String> {
         "HTTP_{}",
         name.to_ascii_uppercase().replace('-', "_")
     ))
+}
+
+/// An offset in the text, which is bounded.
+fn offset(at: usize) -> u32 {
+    u32::try_from(at).expect("an environment is smaller than 4 GiB")
 }
 
 const fn entry_size(name: &str, value: &[u8]) -> usize {
@@ -403,6 +468,31 @@ mod tests {
         let mut environment = Environment::new();
         environment.header("Cookie", "secret").unwrap();
         assert_eq!(format!("{environment:?}"), r#"{"HTTP_COOKIE": 6}"#);
+    }
+
+    proptest! {
+        #[test]
+        fn prop_the_packed_environment_is_the_naive_one(
+            variables in prop::collection::vec(("[A-D]{1,2}", prop::collection::vec(1u8.., 0..6)), 0..40)
+        ) {
+            let mut environment = Environment::new();
+            let mut naive: Vec<(String, Vec<u8>)> = Vec::new();
+            for (name, value) in variables {
+                environment.set_configured(&name, &value).unwrap();
+                match naive.iter_mut().find(|(known, _)| *known == name) {
+                    Some((_, known)) => *known = value,
+                    None => naive.push((name, value)),
+                }
+                let expected = naive.iter().map(|(name, value)| (name.as_str(), &value[..]));
+                prop_assert!(environment.iter().eq(expected));
+            }
+            let mut extended = Environment::new();
+            extended.set("A", "former").unwrap();
+            extended.extend(&environment).unwrap();
+            for (name, value) in environment.iter() {
+                prop_assert_eq!(extended.get(name), Some(value));
+            }
+        }
     }
 
     proptest! {

@@ -46,6 +46,8 @@ pub(crate) struct Callback {
     pub(crate) concurrency: Semaphore,
     /// How long a run may wait for its turn among these; `None` for what was accepted.
     pub(crate) queue_timeout: Option<Duration>,
+    /// Variables that are the same for every visitor.
+    pub(crate) common: Environment,
     /// Variables that the configuration adds or replaces.
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) spawners: Spawners,
@@ -116,7 +118,7 @@ impl Application {
         id: MessageId,
         question: &Question,
     ) -> Result<Answer, RunFailure> {
-        let env = visitor.message_environment(id, question)?;
+        let env = visitor.message_environment(&self.callback.common, id, question)?;
         let mut stderr = |line: &str| {
             info!(conn.id = %visitor.connection, message.id = id, line, "stderr");
         };
@@ -156,7 +158,7 @@ impl Validation {
         let mut stderr = |line: &str| {
             info!(conn.id = %visitor.connection, line, "stderr of validation");
         };
-        let end = match visitor.validation_environment() {
+        let end = match visitor.validation_environment(&self.callback.common) {
             Ok(env) => {
                 self.callback
                     .run(env, Bytes::new(), AnswerChannel::Socketpair, &mut stderr)

@@ -6,19 +6,20 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::sync::{Semaphore, mpsc, watch};
-use ws_ipc::{FifoDirectory, Identity as ProcessIdentity};
+use ws_ipc::{Environment, FifoDirectory, Identity as ProcessIdentity};
 use ws_session::{SessionConfig, Sessions};
 
 use crate::application::{Application, Backend, Callback, Program, Validation};
 use crate::command::Command;
 use crate::config::{AppBackend, Config, ExecConfig, Output, ValidateBackend};
-use crate::doors::FifoWatch;
+use crate::doors::{FifoWatch, GLOBAL_FIFO};
 use crate::error::ServeError;
 use crate::helpers::Helpers;
 use crate::hub::Hub;
 use crate::page::Page;
 use crate::places::PlaceLimits;
 use crate::shared::Shared;
+use crate::visitor::common_environment;
 
 pub(crate) fn share(
     config: Config,
@@ -46,6 +47,13 @@ pub(crate) fn share(
     let page = config
         .serves_console()
         .then(|| Page::new(backend_name(&config)));
+    let control_socket = config.control_socket();
+    let global_fifo = fifos.as_ref().map(|fifos| fifos.path().join(GLOBAL_FIFO));
+    let global_fifo = global_fifo.as_ref().map(|path| path.to_string_lossy());
+    let common = common_environment(&control_socket.to_string_lossy(), global_fifo.as_deref());
+    let common = common.map_err(|error| {
+        ServeError::System(io::Error::new(io::ErrorKind::InvalidInput, error))
+    })?;
     Ok(Shared {
         protocol: Arc::new(protocol),
         hub: Hub::new(
@@ -59,11 +67,10 @@ pub(crate) fn share(
             },
             u64::from_ne_bytes(seed),
         ),
-        application: application(&config, helpers),
-        validation: validation(&config, helpers),
+        application: application(&config, helpers, &common),
+        validation: validation(&config, helpers, &common),
         fifos,
         fifo_watch: FifoWatch::default(),
-        control_socket: config.control_socket(),
         page,
         draining,
         config,
@@ -78,7 +85,7 @@ fn backend_name(config: &Config) -> &'static str {
     }
 }
 
-fn application(config: &Config, helpers: &Helpers) -> Option<Application> {
+fn application(config: &Config, helpers: &Helpers, common: &Environment) -> Option<Application> {
     let app = config.app();
     let (backend, output, env) = match &app.backend {
         AppBackend::Echo => return None,
@@ -97,6 +104,7 @@ fn application(config: &Config, helpers: &Helpers) -> Option<Application> {
             max_output: app.max_output,
             concurrency: Semaphore::new(app.concurrency.get()),
             queue_timeout: None,
+            common: common.clone(),
             env,
             spawners: helpers.spawners.clone()?,
         },
@@ -106,7 +114,7 @@ fn application(config: &Config, helpers: &Helpers) -> Option<Application> {
     })
 }
 
-fn validation(config: &Config, helpers: &Helpers) -> Option<Validation> {
+fn validation(config: &Config, helpers: &Helpers, common: &Environment) -> Option<Validation> {
     /// Room for the longest user id, or for the headers of an answer of CGI.
     const MAX_OUTPUT: usize = 16 * 1024;
     let validate = config.validate();
@@ -122,6 +130,7 @@ fn validation(config: &Config, helpers: &Helpers) -> Option<Validation> {
             max_output: MAX_OUTPUT,
             concurrency: Semaphore::new(validate.concurrency.get()),
             queue_timeout: Some(validate.timeout),
+            common: common.clone(),
             env,
             spawners: helpers.spawners.clone()?,
         },

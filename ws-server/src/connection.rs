@@ -7,23 +7,23 @@
 
 mod state;
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-use tokio::time::sleep_until;
 use tracing::{info, warn};
 use ws_proto::{CloseCode, CloseFrame, DeflateParams, EncodedMessage, Event};
 use ws_session::{ConnectionId, Outbound};
 use ws_transport::Stream;
 
+use crate::bell::Bell;
 use crate::command::Receipt;
 use crate::config::OnDisconnect;
 use crate::core::answer::Answer;
@@ -36,7 +36,7 @@ use crate::shard::Shard;
 use crate::span::ConnectionLabel;
 use crate::visitor::Visitor;
 
-use self::state::{Inner, Phase, Plan};
+use self::state::{Inner, Phase, Wait};
 
 /// What a turn counts for besides its bytes.
 const TURN_COST: usize = 4 * 1024;
@@ -62,13 +62,32 @@ pub(crate) struct Connection {
     opened: Instant,
     state: RefCell<Inner>,
     /// Wakes the driver: something happened that is not on the stream.
-    changed: Notify,
+    changed: Bell,
+    /// When the worker wakes the driver.
+    alarm: Cell<Option<Instant>>,
+    /// `None` until a door does something for the connection.
+    doors: OnceCell<Box<Doors>>,
+}
+
+/// Who waits for a connection, besides its driver.
+#[derive(Debug, Default)]
+struct Doors {
     /// Wakes whoever waits for room among the turns.
     room: Notify,
     /// Wakes whoever works for the connection while it is open.
     ended: Notify,
     /// Runs that wait for room: accepted by a door, so the connection does not drain before them.
     waiting_runs: Cell<usize>,
+}
+
+/// Why the driver goes on.
+#[derive(Debug)]
+enum Wake {
+    Readable,
+    /// The kernel takes bytes again, or something happened that is not on the stream.
+    Changed,
+    /// The stream is of no more use.
+    Broken,
 }
 
 impl Connection {
@@ -102,12 +121,12 @@ impl Connection {
             label,
             opened: now,
             state: RefCell::new(Inner {
-                stream: Some(Rc::new(stream)),
+                stream: Some(stream),
                 protocol,
                 is_compressed: consent.deflate.is_some(),
                 outbound,
                 turns,
-                runs: HashMap::new(),
+                runs: Vec::new(),
                 unread: Vec::new(),
                 spent: 0,
                 phase: Phase::Open,
@@ -122,10 +141,9 @@ impl Connection {
                 received: 0,
                 sent: 0,
             }),
-            changed: Notify::new(),
-            room: Notify::new(),
-            ended: Notify::new(),
-            waiting_runs: Cell::new(0),
+            changed: Bell::default(),
+            alarm: Cell::new(None),
+            doors: OnceCell::new(),
         }
     }
 
@@ -134,59 +152,74 @@ impl Connection {
     }
 
     /// Serves the connection until it has ended and every accepted message is done with.
-    pub(crate) async fn drive(self: Rc<Self>, shard: &Rc<Shard>) {
-        let mut timer = pin!(sleep_until(self.opened.into()));
-        let mut armed = None;
-        while let Some(plan) = self.settle(shard) {
-            if plan.is_others_turn {
+    pub(crate) async fn drive(self: Rc<Self>, shard: Rc<Shard>) {
+        while let Some(wait) = self.settle(&shard) {
+            if wait.is_others_turn {
                 tokio::task::yield_now().await;
                 self.state.borrow_mut().spent = 0;
                 continue;
             }
-            // A timer that fires early costs one more turn of this loop; one that is moved with
-            // every message would cost more.
-            if let Some(deadline) = plan.deadline
-                && armed.is_none_or(|armed| deadline < armed)
-            {
-                timer.as_mut().reset(deadline.into());
-                armed = Some(deadline);
+            if let Some(deadline) = wait.deadline {
+                self.set_alarm(&shard, deadline);
             }
-            tokio::select! {
-                ready = plan.stream.readable(), if plan.read => match ready {
-                    Ok(()) => self.read(shard, &plan.stream),
-                    Err(_) => self.end(CloseCause::Vanished),
-                },
-                ready = plan.stream.writable(), if plan.write => {
-                    if ready.is_err() {
-                        self.end(CloseCause::Vanished);
-                    }
-                }
-                () = self.changed.notified() => {}
-                () = &mut timer, if armed.is_some() => {
-                    armed = None;
-                    self.handle_timeout();
-                }
+            match poll_fn(|cx| self.poll_wake(cx, &wait)).await {
+                Wake::Readable => self.read(&shard),
+                Wake::Changed => {}
+                Wake::Broken => self.end(CloseCause::Vanished),
             }
         }
-        self.leave(shard);
-        self.finish_turns(shard).await;
+        self.leave(&shard);
+        self.finish_turns(&shard).await;
         self.state.borrow_mut().place = None;
+    }
+
+    fn poll_wake(&self, cx: &mut Context<'_>, wait: &Wait) -> Poll<Wake> {
+        let state = self.state.borrow();
+        let Some(stream) = &state.stream else {
+            return Poll::Ready(Wake::Broken);
+        };
+        if wait.read
+            && let Poll::Ready(ready) = stream.poll_readable(cx)
+        {
+            return Poll::Ready(ready.map_or(Wake::Broken, |()| Wake::Readable));
+        }
+        if wait.write
+            && let Poll::Ready(ready) = stream.poll_writable(cx)
+        {
+            return Poll::Ready(ready.map_or(Wake::Broken, |()| Wake::Changed));
+        }
+        self.changed.poll_rung(cx).map(|()| Wake::Changed)
+    }
+
+    /// Has the driver woken at `deadline`. An alarm that rings early costs one more turn of the
+    /// driver; one that is moved with every message would cost more.
+    fn set_alarm(&self, shard: &Shard, deadline: Instant) {
+        let former = self.alarm.get();
+        if former.is_none_or(|former| deadline < former) {
+            shard.set_alarm(self.id(), former, deadline);
+            self.alarm.set(Some(deadline));
+        }
+    }
+
+    /// Does what is due: the worker's answer to [`set_alarm`](Self::set_alarm).
+    pub(crate) fn handle_alarm(&self) {
+        self.alarm.set(None);
+        self.handle_timeout();
+        self.changed.ring();
     }
 
     /// Closes the connection when everything accepted is done with; accepts nothing more.
     pub(crate) fn drain(&self) {
         self.state.borrow_mut().is_draining = true;
-        self.changed.notify_one();
+        self.changed.ring();
     }
 
     /// Ends the connection now, and its callbacks.
     pub(crate) fn stop(&self) {
         self.end(CloseCause::Stopped);
         let mut state = self.state.borrow_mut();
-        for (_, run) in state.runs.drain() {
-            run.abort();
-        }
-        self.changed.notify_one();
+        state.abort_runs();
+        self.changed.ring();
     }
 
     /// Writes a pushed message, or puts it behind what the peer has not read yet.
@@ -212,7 +245,7 @@ impl Connection {
                 CloseCause::Overflow,
                 CloseFrame::new(CloseCode::TRY_LATER, reason),
             );
-            self.changed.notify_one();
+            self.changed.ring();
             return Receipt { dropped: 1, ..one };
         }
         let was_alone = state.outbound.len_messages() == 1;
@@ -222,7 +255,7 @@ impl Connection {
         if state.outbound.is_empty() {
             Receipt { written: 1, ..one }
         } else {
-            self.changed.notify_one();
+            self.changed.ring();
             Receipt { queued: 1, ..one }
         }
     }
@@ -245,18 +278,18 @@ impl Connection {
                     state.turns.accept(question);
                     state.was_door = true;
                     state.is_doors_turn = false;
-                    self.changed.notify_one();
+                    self.changed.ring();
                     return Ok(());
                 }
             }
-            self.room.notified().await;
+            self.doors().room.notified().await;
         }
     }
 
     /// Resolves when the connection accepts nothing more because it ends.
     pub(crate) async fn ended(&self) {
         loop {
-            let ended = self.ended.notified();
+            let ended = self.doors().ended.notified();
             if !self.state.borrow().is_open() {
                 return;
             }
@@ -264,9 +297,19 @@ impl Connection {
         }
     }
 
+    fn doors(&self) -> &Doors {
+        self.doors.get_or_init(Box::default)
+    }
+
+    fn waiting_runs(&self) -> usize {
+        self.doors.get().map_or(0, |doors| doors.waiting_runs.get())
+    }
+
     /// Does everything that can be done without waiting, and says what to wait for. `None`: the
     /// connection has ended.
-    fn settle(self: &Rc<Self>, shard: &Rc<Shard>) -> Option<Plan> {
+    fn settle(self: &Rc<Self>, shard: &Rc<Shard>) -> Option<Wait> {
+        // Whatever has changed by now is seen here.
+        self.changed.hush();
         let now = Instant::now();
         let counters = &shard.server.hub.counters;
         let mut state = self.state.borrow_mut();
@@ -289,13 +332,13 @@ impl Connection {
             }
         }
         state.linger_once_closed(now);
-        if state.turns.has_room() && self.waiting_runs.get() > 0 {
-            self.room.notify_one();
+        if self.waiting_runs() > 0 && state.turns.has_room() {
+            self.doors().room.notify_one();
         }
         if !state.is_open() {
             self.tell_ended();
         }
-        state.plan(now)
+        state.wait(now)
     }
 
     /// Queues the answers that are due, starts the callbacks that may run, and takes in what was
@@ -310,17 +353,17 @@ impl Connection {
                 if let Some(frame) = answer.close {
                     state.close(CloseCause::Application, frame);
                 }
-                state.runs.remove(&id);
+                state.forget_run(id);
             }
             while !state.outbound.is_over_limit() {
                 let Some((id, question)) = state.turns.start() else {
                     break;
                 };
                 let run = self.start_run(shard, id, question);
-                state.runs.insert(id, run);
+                state.runs.push((id, run));
             }
             // When both wait for room, the client and the doors take turns.
-            let door_waits = state.turns.has_room() && self.waiting_runs.get() > 0;
+            let door_waits = state.turns.has_room() && self.waiting_runs() > 0;
             state.is_doors_turn = door_waits && !state.was_door;
             if state.unread.is_empty() || !state.may_take() || state.is_others_turn() {
                 return;
@@ -333,12 +376,14 @@ impl Connection {
 
     /// Lets those who wait for room, or for the end, see that this is it.
     fn tell_ended(&self) {
-        self.room.notify_waiters();
-        self.ended.notify_waiters();
+        if let Some(doors) = self.doors.get() {
+            doors.room.notify_waiters();
+            doors.ended.notify_waiters();
+        }
     }
 
     fn settle_drain(&self, state: &mut Inner, shard: &Shard, now: Instant) {
-        let has_work = !state.turns.is_idle() || self.waiting_runs.get() > 0;
+        let has_work = !state.turns.is_idle() || self.waiting_runs() > 0;
         if !state.is_draining || !state.is_open() || has_work {
             return;
         }
@@ -354,15 +399,19 @@ impl Connection {
     }
 
     /// Processes what has arrived, one buffer at most.
-    fn read(&self, shard: &Rc<Shard>, stream: &Stream) {
+    fn read(&self, shard: &Rc<Shard>) {
         let mut scratch = shard.scratch.borrow_mut();
         let scratch = &mut *scratch;
-        let read = match stream.try_read(&mut scratch.read) {
+        let mut state = self.state.borrow_mut();
+        let read = state.stream.as_ref().map_or(Ok(0), |stream| stream.try_read(&mut scratch.read));
+        let read = match read {
             Ok(read) if read > 0 => read,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Ok(_) | Err(_) => return self.end(CloseCause::Vanished),
+            Ok(_) | Err(_) => {
+                drop(state);
+                return self.end(CloseCause::Vanished);
+            }
         };
-        let mut state = self.state.borrow_mut();
         state.take_in(
             &mut scratch.read[..read],
             &shard.server,
@@ -452,7 +501,7 @@ impl Connection {
             }
         };
         self.state.borrow_mut().turns.finish(id, answer);
-        self.changed.notify_one();
+        self.changed.ring();
     }
 
     /// Takes the connection out of everything and writes its one record.
@@ -463,7 +512,7 @@ impl Connection {
             state.place = None;
         }
         server.hub.remove(self.id());
-        shard.remove(self.id());
+        shard.remove(self.id(), self.alarm.take());
         let counters = &server.hub.counters;
         state.phase = Phase::Ended;
         state.stream = None;
@@ -479,9 +528,7 @@ impl Connection {
         };
         counters.closed(cause);
         if server.config.app().on_disconnect == OnDisconnect::Cancel {
-            for (_, run) in state.runs.drain() {
-                run.abort();
-            }
+            state.abort_runs();
         }
         info!(
             parent: &self.label.span(),
@@ -511,17 +558,17 @@ impl Connection {
                 }
                 while let Some((id, answer)) = state.turns.next_answer() {
                     counters.replies_dropped.add(answer.reply.is_some().into());
-                    state.runs.remove(&id);
+                    state.forget_run(id);
                 }
                 while let Some((id, question)) = state.turns.start() {
                     let run = self.start_run(shard, id, question);
-                    state.runs.insert(id, run);
+                    state.runs.push((id, run));
                 }
                 if state.turns.is_idle() {
                     return;
                 }
             }
-            self.changed.notified().await;
+            self.changed.rung().await;
         }
     }
 }
@@ -531,7 +578,7 @@ struct WaitingRun<'a>(&'a Connection);
 
 impl<'a> WaitingRun<'a> {
     fn new(connection: &'a Connection) -> Self {
-        let count = &connection.waiting_runs;
+        let count = &connection.doors().waiting_runs;
         count.set(count.get() + 1);
         Self(connection)
     }
@@ -539,10 +586,10 @@ impl<'a> WaitingRun<'a> {
 
 impl Drop for WaitingRun<'_> {
     fn drop(&mut self) {
-        let count = &self.0.waiting_runs;
+        let count = &self.0.doors().waiting_runs;
         count.set(count.get() - 1);
         // The client may have been waiting for it.
-        self.0.changed.notify_one();
+        self.0.changed.ring();
     }
 }
 

@@ -31,7 +31,7 @@ pub(crate) struct Entry {
     /// The visitor's address, which is not the peer's behind a trusted proxy.
     pub(crate) addr: Option<std::net::IpAddr>,
     pub(crate) port: Option<u16>,
-    pub(crate) uri: Box<str>,
+    pub(crate) uri: Arc<str>,
     pub(crate) fifo: Option<Box<std::path::Path>>,
     pub(crate) opened_at: SystemTime,
 }

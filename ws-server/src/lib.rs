@@ -16,6 +16,7 @@
 mod accept;
 mod application;
 mod assembly;
+mod bell;
 mod command;
 pub mod config;
 mod connection;

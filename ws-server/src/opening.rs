@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::time::{timeout, timeout_at};
@@ -167,7 +168,7 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted, peer: Option<S
         port: peer
             .filter(|peer| Some(peer.ip()) == addr)
             .map(|peer| peer.port()),
-        uri: (&*visitor.target).into(),
+        uri: Arc::clone(&visitor.target),
         fifo: fifo.as_ref().map(|fifo| fifo.path().into()),
         opened_at: SystemTime::now(),
     };
@@ -190,8 +191,7 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted, peer: Option<S
     }
     // A task of its own, and a small one: that of the handshake ends here, and a connection is
     // long.
-    let owner = Rc::clone(shard);
-    shard.spawn(async move { connection.drive(&owner).await });
+    shard.spawn(connection.drive(Rc::clone(shard)));
 }
 
 /// One opening handshake under way.
@@ -364,11 +364,6 @@ impl Opening<'_> {
         issued: Option<&SessionToken>,
     ) -> Result<Admitted, Refused> {
         let server = &self.shard.server;
-        let global_fifo = server
-            .fifos
-            .as_ref()
-            .map(|fifos| fifos.path().join(doors::GLOBAL_FIFO));
-        let global_fifo = global_fifo.as_ref().map(|path| path.to_string_lossy());
         let is_https = match forwarded.scheme {
             Some(scheme) => scheme == "https",
             None => self.stream.is_tls(),
@@ -385,8 +380,6 @@ impl Opening<'_> {
                 .map(|peer| peer.port()),
             local: self.local,
             tls: is_https,
-            control_socket: &server.control_socket.to_string_lossy(),
-            global_fifo: global_fifo.as_deref(),
         };
         let mut visitor = Visitor::new(&arrival)?;
         let Identity { user, cookies } = match &server.validation {
@@ -403,6 +396,9 @@ impl Opening<'_> {
             .as_ref()
             .map(|fifo| fifo.path().to_string_lossy().into_owned());
         visitor.identify(&user, fifo_path.as_deref())?;
+        if server.application.is_none() {
+            visitor.forget_variables();
+        }
         let own_cookie = issued
             .map(|token| cookie::set_cookie(&server.config.identity().cookie, token, is_https));
         let set_cookies: Vec<(&str, &str)> = own_cookie

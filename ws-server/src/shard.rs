@@ -7,20 +7,24 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::{JoinSet, LocalSet};
-use tokio::time::timeout;
+use tokio::task::JoinSet;
+use tokio::time::{sleep_until, timeout};
 use ws_proto::EncodedMessage;
 use ws_session::ConnectionId;
 
+use crate::bell::Bell;
 use crate::command::{Command, Receipt, Recipients};
 use crate::connection::Connection;
+use crate::core::alarms::Alarms;
 use crate::core::question::{Question, Source};
 use crate::opening;
 use crate::shared::Shared;
@@ -60,6 +64,9 @@ pub(crate) struct Shard {
     pub(crate) server: Arc<Shared>,
     pub(crate) scratch: RefCell<Scratch>,
     connections: RefCell<HashMap<ConnectionId, Rc<Connection>>>,
+    alarms: RefCell<Alarms>,
+    /// Rings when the first of the alarms is another one.
+    alarms_moved: Bell,
     draining: Cell<bool>,
     /// Tasks that must end before the worker may.
     tasks: Cell<usize>,
@@ -77,18 +84,27 @@ pub(crate) fn start(
     commands: mpsc::UnboundedReceiver<Command>,
     alive: mpsc::Sender<()>,
 ) -> io::Result<JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    std::thread::Builder::new()
+    let (built, is_built) = std::sync::mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new()
         .name(format!("ws-worker-{index}"))
         .spawn(move || {
+            // A local runtime stays on the thread that builds it.
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .build_local(LocalOptions::default());
+            let runtime = match runtime {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(built.send(Err(error))),
+            };
+            drop(built.send(Ok(())));
             let shard = Rc::new(Shard::new(index, server));
-            let tasks = LocalSet::new();
-            tasks.block_on(&runtime, shard.serve(commands));
-            drop(tasks);
+            runtime.block_on(shard.serve(commands));
+            drop(runtime);
             drop(alive);
-        })
+        })?;
+    // A thread that ends without a word has panicked, and joining it tells.
+    is_built.recv().unwrap_or(Ok(()))?;
+    Ok(thread)
 }
 
 impl Shard {
@@ -101,6 +117,8 @@ impl Shard {
                 write: Frames::default(),
             }),
             connections: RefCell::default(),
+            alarms: RefCell::default(),
+            alarms_moved: Bell::default(),
             draining: Cell::new(false),
             tasks: Cell::new(0),
             all_ended: Notify::new(),
@@ -118,8 +136,47 @@ impl Shard {
             .insert(connection.id(), connection);
     }
 
-    pub(crate) fn remove(&self, id: ConnectionId) {
+    /// Forgets a connection and its alarm.
+    pub(crate) fn remove(&self, id: ConnectionId, alarm: Option<Instant>) {
         self.connections.borrow_mut().remove(&id);
+        self.alarms.borrow_mut().remove(id, alarm);
+    }
+
+    /// Has a connection woken at a time, instead of at its `former` one.
+    pub(crate) fn set_alarm(&self, id: ConnectionId, former: Option<Instant>, at: Instant) {
+        if self.alarms.borrow_mut().set(id, former, at) {
+            self.alarms_moved.ring();
+        }
+    }
+
+    /// Wakes connections when their time has come.
+    async fn ring_alarms(self: Rc<Self>) {
+        let mut timer = pin!(sleep_until(Instant::now().into()));
+        loop {
+            while let Some(connection) = self.take_due_alarm() {
+                connection.handle_alarm();
+            }
+            let next = self.alarms.borrow().next();
+            if let Some(next) = next {
+                timer.as_mut().reset(next.into());
+            }
+            tokio::select! {
+                () = self.alarms_moved.rung() => {}
+                () = &mut timer, if next.is_some() => {}
+            }
+        }
+    }
+
+    fn take_due_alarm(&self) -> Option<Rc<Connection>> {
+        let now = Instant::now();
+        loop {
+            let id = self.alarms.borrow_mut().take_due(now)?;
+            let connection = self.connections.borrow().get(&id).cloned();
+            debug_assert!(connection.is_some(), "a connection takes its alarm along");
+            if connection.is_some() {
+                return connection;
+            }
+        }
     }
 
     /// Runs a task that the worker waits for before it ends.
@@ -137,6 +194,8 @@ impl Shard {
     }
 
     async fn serve(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
+        // Ends with the runtime.
+        tokio::task::spawn_local(Rc::clone(&self).ring_alarms());
         loop {
             if self.draining.get() && self.tasks.get() == 0 {
                 return;
@@ -191,7 +250,7 @@ impl Shard {
                 self.all_ended.notified().await;
             }
         };
-        // What has not ended by then is dropped with the task set, which cancels it.
+        // What has not ended by then is dropped with the runtime, which cancels it.
         let _ = timeout(STOP_TIMEOUT, all_ended).await;
     }
 

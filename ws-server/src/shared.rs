@@ -1,6 +1,5 @@
 //! What every worker of one server shares.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -24,7 +23,6 @@ pub(crate) struct Shared {
     pub(crate) validation: Option<Validation>,
     pub(crate) fifos: Option<FifoDirectory>,
     pub(crate) fifo_watch: FifoWatch,
-    pub(crate) control_socket: PathBuf,
     pub(crate) page: Option<Page>,
     /// Becomes true when nothing new is accepted any more.
     pub(crate) draining: watch::Receiver<bool>,

@@ -22,8 +22,12 @@ const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 #[derive(Clone, Debug)]
 pub(crate) struct Visitor {
     pub(crate) connection: ConnectionId,
+    session: SessionId,
+    /// `None` while that is being asked.
+    user: Option<UserId>,
     /// The request target of the opening handshake.
     pub(crate) target: Arc<str>,
+    /// Only what is the visitor's own, for it is kept as long as the connection.
     env: Environment,
 }
 
@@ -39,8 +43,28 @@ pub(crate) struct Arrival<'a> {
     pub(crate) port: Option<u16>,
     pub(crate) local: Option<SocketAddr>,
     pub(crate) tls: bool,
-    pub(crate) control_socket: &'a str,
-    pub(crate) global_fifo: Option<&'a str>,
+}
+
+/// The variables that are the same for every visitor of a server.
+///
+/// # Errors
+///
+/// If a path cannot be a variable.
+pub(crate) fn common_environment(
+    control_socket: &str,
+    global_fifo: Option<&str>,
+) -> Result<Environment, EnvironmentError> {
+    let mut env = Environment::new();
+    env.set("PATH", DEFAULT_PATH)?;
+    env.set("GATEWAY_INTERFACE", "CGI/1.1")?;
+    env.set("SERVER_SOFTWARE", SERVER_SOFTWARE)?;
+    env.set("SERVER_PROTOCOL", "HTTP/1.1")?;
+    env.set("SCRIPT_NAME", "")?;
+    env.set("WS_CONTROL_SOCKET", control_socket)?;
+    if let Some(path) = global_fifo {
+        env.set("WS_GLOBAL_FIFO", path)?;
+    }
+    Ok(env)
 }
 
 impl Visitor {
@@ -58,13 +82,8 @@ impl Visitor {
             .or_else(|| arrival.local.map(|local| local.port()))
             .unwrap_or(default_port);
         let mut env = Environment::new();
-        env.set("PATH", DEFAULT_PATH)?;
-        env.set("GATEWAY_INTERFACE", "CGI/1.1")?;
-        env.set("SERVER_SOFTWARE", SERVER_SOFTWARE)?;
         env.set("SERVER_NAME", server_name)?;
         env.set("SERVER_PORT", port.to_string())?;
-        env.set("SERVER_PROTOCOL", "HTTP/1.1")?;
-        env.set("SCRIPT_NAME", "")?;
         if let Some(addr) = arrival.addr {
             env.set("REMOTE_ADDR", addr.to_string())?;
         }
@@ -74,17 +93,13 @@ impl Visitor {
         if arrival.tls {
             env.set("HTTPS", "on")?;
         }
-        env.set("WS_CONNECTION_ID", arrival.connection.to_string())?;
-        env.set("WS_SESSION_ID", arrival.session.to_string())?;
-        env.set("WS_CONTROL_SOCKET", arrival.control_socket)?;
-        if let Some(path) = arrival.global_fifo {
-            env.set("WS_GLOBAL_FIFO", path)?;
-        }
         for (name, value) in head.iter() {
             env.header(name, value)?;
         }
         Ok(Self {
             connection: arrival.connection,
+            session: *arrival.session,
+            user: None,
             target: head.path_and_query().into(),
             env,
         })
@@ -100,12 +115,29 @@ impl Visitor {
         user: &UserId,
         fifo: Option<&str>,
     ) -> Result<(), EnvironmentError> {
-        self.env.set("REMOTE_USER", user.as_str())?;
-        self.env.set("WS_USER_ID", user.as_str())?;
+        self.user = Some(user.clone());
         if let Some(path) = fifo {
             self.env.set("WS_FIFO", path)?;
         }
+        self.env.shrink_to_fit();
         Ok(())
+    }
+
+    /// Forgets the variables of one whom no callback will be run for.
+    pub(crate) fn forget_variables(&mut self) {
+        self.env = Environment::new();
+    }
+
+    fn environment(&self, common: &Environment) -> Result<Environment, EnvironmentError> {
+        let mut env = common.clone();
+        env.extend(&self.env)?;
+        env.set("WS_CONNECTION_ID", self.connection.to_string())?;
+        env.set("WS_SESSION_ID", self.session.to_string())?;
+        if let Some(user) = &self.user {
+            env.set("REMOTE_USER", user.as_str())?;
+            env.set("WS_USER_ID", user.as_str())?;
+        }
+        Ok(env)
     }
 
     /// The variables of the validation callback.
@@ -113,8 +145,11 @@ impl Visitor {
     /// # Errors
     ///
     /// If they are too large.
-    pub(crate) fn validation_environment(&self) -> Result<Environment, EnvironmentError> {
-        let mut env = self.env.clone();
+    pub(crate) fn validation_environment(
+        &self,
+        common: &Environment,
+    ) -> Result<Environment, EnvironmentError> {
+        let mut env = self.environment(common)?;
         let added = [
             ("WS_EVENT", "validate"),
             ("REQUEST_METHOD", "GET"),
@@ -135,10 +170,11 @@ impl Visitor {
     /// If they are too large.
     pub(crate) fn message_environment(
         &self,
+        common: &Environment,
         id: MessageId,
         question: &Question,
     ) -> Result<Environment, EnvironmentError> {
-        let mut env = self.env.clone();
+        let mut env = self.environment(common)?;
         let uri = question.uri();
         let method = if uri.is_some() { "GET" } else { "POST" };
         let length = question.payload.len().to_string();

@@ -78,8 +78,24 @@ impl Stream {
     ///
     /// Dropping the future loses nothing.
     pub async fn readable(&self) -> io::Result<()> {
-        let Some(tls) = &self.tls else {
+        // Yields now and then, even if there always is something.
+        tokio::task::coop::consume_budget().await;
+        if self.tls.is_none() {
             return self.socket.ready(Interest::READABLE).await.map(drop);
+        }
+        std::future::poll_fn(|cx| self.poll_readable(cx)).await
+    }
+
+    /// As [`readable`](Self::readable), for one who waits for several things at once and keeps no
+    /// future of each. Only the latest caller of it, over TLS of any that waits for reading, is
+    /// woken. It does not yield by itself.
+    ///
+    /// # Errors
+    ///
+    /// If the runtime is shutting down.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(tls) = &self.tls else {
+            return self.socket.poll_read_ready(cx);
         };
         loop {
             let (has_input, is_flushed) = {
@@ -87,26 +103,27 @@ impl Stream {
                 (session.has_input(), session.is_flushed())
             };
             if has_input {
-                // Yields now and then: the socket is registered, so it may always be asked.
-                tokio::task::coop::consume_budget().await;
-                return Ok(());
+                return Poll::Ready(Ok(()));
             }
-            if is_flushed {
-                return self.socket.ready(Interest::READABLE).await.map(drop);
+            let readable = self.socket.poll_read_ready(cx);
+            if is_flushed || readable.is_ready() {
+                return readable;
             }
-            let ready = self.socket.ready(Interest::READABLE | Interest::WRITABLE);
-            let ready = ready.await?;
-            if ready.is_writable() {
-                let flushed = lock(tls).flush(&self.socket);
-                if is_lasting(&flushed) {
-                    // The reader learns it from its own call.
-                    return Ok(());
-                }
-            }
-            if ready.is_readable() {
-                return Ok(());
+            ready!(self.socket.poll_write_ready(cx))?;
+            if is_lasting(&lock(tls).flush(&self.socket)) {
+                // The reader learns it from its own call.
+                return Poll::Ready(Ok(()));
             }
         }
+    }
+
+    /// As [`writable`](Self::writable), in the manner of [`poll_readable`](Self::poll_readable).
+    ///
+    /// # Errors
+    ///
+    /// If the runtime is shutting down.
+    pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket.poll_write_ready(cx)
     }
 
     /// Waits until the kernel takes bytes again, or reports an error.

@@ -1,8 +1,6 @@
 //! What a connection is made of, and how bytes move through it.
 
-use std::collections::HashMap;
 use std::io;
-use std::rc::Rc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -29,13 +27,14 @@ const INFLATED_COST: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Inner {
     /// Taken when the connection ends: what is left of it then holds no descriptor.
-    pub(super) stream: Option<Rc<Stream>>,
+    pub(super) stream: Option<Stream>,
     pub(super) protocol: ws_proto::Connection,
     /// Whether the handshake agreed to compression.
     pub(super) is_compressed: bool,
     pub(super) outbound: Outbound,
     pub(super) turns: Turns<Question, Answer>,
-    pub(super) runs: HashMap<MessageId, AbortHandle>,
+    /// The callbacks that run: a few at most.
+    pub(super) runs: Vec<(MessageId, AbortHandle)>,
     /// Read, but not processed for want of room, or because it is the others' turn.
     pub(super) unread: Vec<u8>,
     /// Bytes processed since the worker's others had their turn.
@@ -71,8 +70,8 @@ pub(super) enum Phase {
 }
 
 /// What the driver waits for.
-pub(super) struct Plan {
-    pub(super) stream: Rc<Stream>,
+#[derive(Debug)]
+pub(super) struct Wait {
     /// Nothing but that the others have had their turn; there may be work left.
     pub(super) is_others_turn: bool,
     pub(super) read: bool,
@@ -305,10 +304,10 @@ impl Inner {
     }
 
     pub(super) fn flush(&mut self, counters: &Counters) {
-        let Some(stream) = self.stream.clone() else {
-            return;
-        };
         while !self.outbound.is_empty() {
+            let Some(stream) = &self.stream else {
+                return;
+            };
             let mut slices = [io::IoSlice::new(&[]); 64];
             let count = self.outbound.slices(&mut slices);
             match stream.try_write_vectored(&slices[..count]) {
@@ -325,8 +324,10 @@ impl Inner {
                 }
             }
         }
-        // What TLS still keeps of what it has taken. An error comes again with the next read.
-        let _ = stream.try_flush();
+        if let Some(stream) = &self.stream {
+            // What TLS still keeps of what it has taken. An error comes again with the next read.
+            let _ = stream.try_flush();
+        }
     }
 
     /// RFC 6455 §7.1.1: the server closes the TCP connection first, once both close frames are out.
@@ -362,11 +363,24 @@ impl Inner {
         };
     }
 
-    pub(super) fn plan(&mut self, now: Instant) -> Option<Plan> {
+    /// Notes that a callback has ended.
+    pub(super) fn forget_run(&mut self, id: MessageId) {
+        self.runs.retain(|(run, _)| *run != id);
+        if self.runs.is_empty() {
+            self.runs = Vec::new();
+        }
+    }
+
+    pub(super) fn abort_runs(&mut self) {
+        for (_, run) in self.runs.drain(..) {
+            run.abort();
+        }
+    }
+
+    pub(super) fn wait(&mut self, now: Instant) -> Option<Wait> {
         if self.phase == Phase::Ended {
             return None;
         }
-        let stream = self.stream.clone()?;
         let read = self.unread.is_empty() && self.may_take();
         if read == self.is_paused {
             self.is_paused = !read;
@@ -385,9 +399,9 @@ impl Inner {
             .into_iter()
             .flatten()
             .min();
+        let stream = self.stream.as_ref()?;
         let write = !self.outbound.is_empty() || !stream.is_flushed();
-        Some(Plan {
-            stream,
+        Some(Wait {
             is_others_turn: self.is_others_turn(),
             read,
             write,

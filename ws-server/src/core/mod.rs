@@ -2,6 +2,7 @@
 //!
 //! Nothing in here knows a socket, a clock or a task; everything can be replayed in a test.
 
+pub(crate) mod alarms;
 pub(crate) mod answer;
 pub(crate) mod cookie;
 pub(crate) mod failure;

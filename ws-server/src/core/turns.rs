@@ -28,11 +28,35 @@ pub(crate) struct TurnLimits {
 #[derive(Debug)]
 pub(crate) struct Turns<Q, A> {
     limits: TurnLimits,
+    last_id: MessageId,
+    /// `None` while there are none: most connections are idle.
+    held: Option<Box<Held<Q, A>>>,
+}
+
+#[derive(Debug)]
+struct Held<Q, A> {
     waiting: VecDeque<(MessageId, Q)>,
     /// Started and not yet taken, oldest first.
     started: VecDeque<(MessageId, Turn<A>)>,
     running: usize,
-    last_id: MessageId,
+}
+
+// By hand: the derive would ask for defaults of what is held.
+impl<Q, A> Default for Held<Q, A> {
+    fn default() -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            started: VecDeque::new(),
+            running: 0,
+        }
+    }
+}
+
+impl<Q, A> Held<Q, A> {
+    /// Answers that wait for an earlier one count too: their bytes are held here.
+    fn count(&self) -> usize {
+        self.waiting.len() + self.started.len()
+    }
 }
 
 #[derive(Debug)]
@@ -45,62 +69,68 @@ impl<Q, A> Turns<Q, A> {
     pub(crate) fn new(limits: TurnLimits) -> Self {
         Self {
             limits,
-            waiting: VecDeque::new(),
-            started: VecDeque::new(),
-            running: 0,
             last_id: 0,
+            held: None,
         }
     }
 
     /// Whether one more message may be accepted.
     pub(crate) fn has_room(&self) -> bool {
-        self.held() < self.limits.running + self.limits.waiting
+        let held = self.held.as_ref().map_or(0, |held| held.count());
+        held < self.limits.running + self.limits.waiting
     }
 
     /// Whether nothing that was accepted is left to do.
     pub(crate) fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.started.is_empty()
+        self.held.is_none()
     }
 
     /// Takes a message in and numbers it. The caller asks [`has_room`](Self::has_room) first.
     pub(crate) fn accept(&mut self, question: Q) -> MessageId {
         self.last_id += 1;
-        self.waiting.push_back((self.last_id, question));
+        let held = self.held.get_or_insert_default();
+        held.waiting.push_back((self.last_id, question));
         self.last_id
     }
 
     /// The next message whose callback is to run now.
     pub(crate) fn start(&mut self) -> Option<(MessageId, Q)> {
-        if self.running >= self.limits.running {
+        let held = self.held.as_mut()?;
+        if held.running >= self.limits.running {
             return None;
         }
-        let (id, question) = self.waiting.pop_front()?;
-        self.started.push_back((id, Turn::Running));
-        self.running += 1;
+        let (id, question) = held.waiting.pop_front()?;
+        held.started.push_back((id, Turn::Running));
+        held.running += 1;
         Some((id, question))
     }
 
     /// Notes the end of a callback. An id that is not running changes nothing.
     pub(crate) fn finish(&mut self, id: MessageId, answer: A) {
-        let running = self
+        let Some(held) = &mut self.held else {
+            return;
+        };
+        let running = held
             .started
             .iter_mut()
             .find(|(started, turn)| *started == id && matches!(turn, Turn::Running));
         if let Some((_, turn)) = running {
             *turn = Turn::Finished(answer);
-            self.running -= 1;
+            held.running -= 1;
         }
     }
 
     /// The next answer that may leave.
     pub(crate) fn next_answer(&mut self) -> Option<(MessageId, A)> {
+        let held = self.held.as_mut()?;
         let is_finished = |(_, turn): &(MessageId, Turn<A>)| matches!(turn, Turn::Finished(_));
         let index = if self.limits.unordered {
-            self.started.iter().position(is_finished)?
+            held.started.iter().position(is_finished)?
         } else {
-            self.started.front().is_some_and(is_finished).then_some(0)?
+            held.started.front().is_some_and(is_finished).then_some(0)?
         };
-        let (id, turn) = self.started.remove(index)?;
+        let (id, turn) = held.started.remove(index)?;
+        self.release_memory();
         match turn {
             Turn::Finished(answer) => Some((id, answer)),
             Turn::Running => None,
@@ -109,14 +139,18 @@ impl<Q, A> Turns<Q, A> {
 
     /// Forgets the messages that wait, and says how many there were. Running ones go on.
     pub(crate) fn cancel_waiting(&mut self) -> usize {
-        let cancelled = self.waiting.len();
-        self.waiting = VecDeque::new();
+        let Some(held) = &mut self.held else {
+            return 0;
+        };
+        let cancelled = std::mem::take(&mut held.waiting).len();
+        self.release_memory();
         cancelled
     }
 
-    /// Answers that wait for an earlier one count too: their bytes are held here.
-    fn held(&self) -> usize {
-        self.waiting.len() + self.started.len()
+    fn release_memory(&mut self) {
+        if self.held.as_ref().is_some_and(|held| held.count() == 0) {
+            self.held = None;
+        }
     }
 }
 

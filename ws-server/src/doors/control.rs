@@ -276,7 +276,7 @@ async fn connections(State(api): State<Api>) -> Json<Value> {
                 "session": binding.session.to_string(),
                 "ip": entry.addr.map(|addr| addr.to_string()),
                 "port": entry.port,
-                "uri": entry.uri,
+                "uri": &*entry.uri,
                 "fifo": entry.fifo.as_ref().map(|path| path.to_string_lossy()),
                 "opened_at": opened_at.as_secs_f64(),
             })

@@ -45,7 +45,7 @@ fn connection(server: &Shared, deflate: Option<DeflateParams>, now: Instant) -> 
             waiting: 1,
             unordered: false,
         }),
-        runs: HashMap::new(),
+        runs: Vec::new(),
         unread: Vec::new(),
         spent: 0,
         phase: Phase::Open,
