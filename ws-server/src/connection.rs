@@ -33,7 +33,6 @@ use crate::core::turns::{MessageId, TurnLimits, Turns};
 use crate::counters::{CloseCause, Counters};
 use crate::places::Place;
 use crate::shard::Shard;
-use crate::span::ConnectionLabel;
 use crate::visitor::Visitor;
 
 use self::state::{Inner, Phase, Wait};
@@ -58,7 +57,6 @@ pub(crate) struct Ended;
 #[derive(Debug)]
 pub(crate) struct Connection {
     visitor: Visitor,
-    label: ConnectionLabel,
     opened: Instant,
     state: RefCell<Inner>,
     /// Wakes the driver: something happened that is not on the stream.
@@ -97,7 +95,6 @@ impl Connection {
         visitor: Visitor,
         consent: Consent,
         place: Place,
-        label: ConnectionLabel,
         now: Instant,
     ) -> Self {
         let server = &shard.server;
@@ -118,7 +115,6 @@ impl Connection {
         }
         Self {
             visitor,
-            label,
             opened: now,
             state: RefCell::new(Inner {
                 stream: Some(stream),
@@ -148,7 +144,7 @@ impl Connection {
     }
 
     pub(crate) fn id(&self) -> ConnectionId {
-        self.label.id
+        self.visitor.connection
     }
 
     /// Serves the connection until it has ended and every accepted message is done with.
@@ -490,7 +486,7 @@ impl Connection {
                 let cause = failure.cause();
                 counters.callback_failed(cause);
                 warn!(
-                    parent: &self.label.span(),
+                    parent: &self.visitor.span(),
                     message.id = id, cause = cause.as_str(), error = %failure, "callback failed"
                 );
                 server
@@ -531,7 +527,7 @@ impl Connection {
             state.abort_runs();
         }
         info!(
-            parent: &self.label.span(),
+            parent: &self.visitor.span(),
             cause = cause.as_str(),
             close.code = state.close_code.map_or(no_code, CloseCode::as_u16),
             elapsed = ?self.opened.elapsed(),

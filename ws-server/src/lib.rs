@@ -34,7 +34,6 @@ mod server;
 mod shard;
 mod shared;
 mod signals;
-mod span;
 mod status;
 mod visitor;
 

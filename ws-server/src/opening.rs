@@ -25,7 +25,6 @@ use crate::doors;
 use crate::hub::Entry;
 use crate::places::{Full, Place, Visit};
 use crate::shard::Shard;
-use crate::span::ConnectionLabel;
 use crate::visitor::{Arrival, Visitor};
 
 /// How long a refused peer may take to close its side, so that no reset overtakes the refusal.
@@ -153,15 +152,9 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted, peer: Option<S
         place,
     } = admitted;
     let id = visitor.connection;
-    let label = ConnectionLabel {
-        id,
-        peer,
-        session,
-        user: user.clone(),
-    };
     // The query may hold a token.
     let path = visitor.target.split('?').next().unwrap_or_default();
-    info!(parent: &label.span(), path, "connection opened");
+    info!(parent: &visitor.span(), path, "connection opened");
     let entry = Entry {
         shard: shard.index,
         addr,
@@ -174,7 +167,7 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted, peer: Option<S
     };
     let now = Instant::now();
     let connection = Rc::new(Connection::new(
-        shard, stream, visitor, consent, place, label, now,
+        shard, stream, visitor, consent, place, now,
     ));
     // The 101 is queued already, so a push that comes from here on stands behind it.
     shard.insert(Rc::clone(&connection));
@@ -378,6 +371,7 @@ impl Opening<'_> {
                 .peer
                 .filter(|peer| Some(peer.ip()) == forwarded.addr)
                 .map(|peer| peer.port()),
+            peer: self.peer,
             local: self.local,
             tls: is_https,
         };

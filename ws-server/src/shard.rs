@@ -7,13 +7,15 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use pin_project_lite::pin_project;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -186,11 +188,7 @@ impl Shard {
     ) -> tokio::task::AbortHandle {
         self.tasks.set(self.tasks.get() + 1);
         let guard = TaskGuard(Rc::clone(self));
-        let handle = tokio::task::spawn_local(async move {
-            let _guard = guard;
-            task.await;
-        });
-        handle.abort_handle()
+        tokio::task::spawn_local(Guarded { task, guard }).abort_handle()
     }
 
     async fn serve(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
@@ -339,6 +337,23 @@ impl Shard {
             dropped: missing,
             ..Receipt::default()
         }
+    }
+}
+
+pin_project! {
+    /// A task that is counted. An async block around the task would hold it twice.
+    struct Guarded<F> {
+        #[pin]
+        task: F,
+        guard: TaskGuard,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Guarded<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.project().task.poll(cx)
     }
 }
 

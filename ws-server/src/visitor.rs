@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use tracing::{Span, info_span};
 use ws_ipc::{Environment, EnvironmentError};
 use ws_proto::handshake::RequestHead;
 use ws_session::{ConnectionId, SessionId, UserId};
@@ -22,13 +23,16 @@ const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 #[derive(Clone, Debug)]
 pub(crate) struct Visitor {
     pub(crate) connection: ConnectionId,
-    session: SessionId,
+    pub(crate) session: SessionId,
     /// `None` while that is being asked.
-    user: Option<UserId>,
+    pub(crate) user: Option<UserId>,
+    /// The address of the other end of the connection, which may be a proxy.
+    pub(crate) peer: Option<SocketAddr>,
     /// The request target of the opening handshake.
     pub(crate) target: Arc<str>,
-    /// Only what is the visitor's own, for it is kept as long as the connection.
-    env: Environment,
+    /// Only what is the visitor's own, for it is kept as long as the connection; `None` if no
+    /// callback asks for it.
+    env: Option<Box<Environment>>,
 }
 
 /// What the variables of a visitor are made of.
@@ -41,6 +45,7 @@ pub(crate) struct Arrival<'a> {
     pub(crate) addr: Option<IpAddr>,
     /// The visitor's port, if it is known.
     pub(crate) port: Option<u16>,
+    pub(crate) peer: Option<SocketAddr>,
     pub(crate) local: Option<SocketAddr>,
     pub(crate) tls: bool,
 }
@@ -100,8 +105,9 @@ impl Visitor {
             connection: arrival.connection,
             session: *arrival.session,
             user: None,
+            peer: arrival.peer,
             target: head.path_and_query().into(),
-            env,
+            env: Some(Box::new(env)),
         })
     }
 
@@ -116,21 +122,40 @@ impl Visitor {
         fifo: Option<&str>,
     ) -> Result<(), EnvironmentError> {
         self.user = Some(user.clone());
+        let Some(env) = &mut self.env else {
+            return Ok(());
+        };
         if let Some(path) = fifo {
-            self.env.set("WS_FIFO", path)?;
+            env.set("WS_FIFO", path)?;
         }
-        self.env.shrink_to_fit();
+        env.shrink_to_fit();
         Ok(())
+    }
+
+    /// A span for one line of the log.
+    ///
+    /// It is made anew for each line: one that lived as long as the connection would keep the
+    /// subscriber's copy of its fields in memory all that time.
+    pub(crate) fn span(&self) -> Span {
+        info_span!(
+            "connection",
+            conn.id = %self.connection,
+            peer.addr = self.peer.map(tracing::field::display),
+            session.id = %self.session,
+            user.id = self.user.as_ref().map(tracing::field::display)
+        )
     }
 
     /// Forgets the variables of one whom no callback will be run for.
     pub(crate) fn forget_variables(&mut self) {
-        self.env = Environment::new();
+        self.env = None;
     }
 
     fn environment(&self, common: &Environment) -> Result<Environment, EnvironmentError> {
         let mut env = common.clone();
-        env.extend(&self.env)?;
+        if let Some(own) = &self.env {
+            env.extend(own)?;
+        }
         env.set("WS_CONNECTION_ID", self.connection.to_string())?;
         env.set("WS_SESSION_ID", self.session.to_string())?;
         if let Some(user) = &self.user {

@@ -43,14 +43,21 @@ use bytes::Bytes;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Outbound {
-    queue: VecDeque<Entry>,
+    /// `None` if nothing waits: most connections are idle, and never queue anything again soon.
+    queue: Option<Box<Queue>>,
+    limit: usize,
+    is_finished: bool,
+}
+
+/// What waits. It is never empty.
+#[derive(Clone, Debug, Default)]
+struct Queue {
+    entries: VecDeque<Entry>,
     /// How many bytes of the first entry have been written. Always fewer than it has.
     written: usize,
     /// How many bytes are left to write.
     len_bytes: usize,
     len_messages: usize,
-    limit: usize,
-    is_finished: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -89,10 +96,7 @@ impl Outbound {
     /// Makes an empty queue that admits messages up to `limit` bytes in all.
     pub fn new(limit: usize) -> Self {
         Self {
-            queue: VecDeque::new(),
-            written: 0,
-            len_bytes: 0,
-            len_messages: 0,
+            queue: None,
             limit,
             is_finished: false,
         }
@@ -100,38 +104,34 @@ impl Outbound {
 
     /// Returns the number of bytes that are left to write.
     pub fn len_bytes(&self) -> usize {
-        self.len_bytes
+        self.queue.as_ref().map_or(0, |queue| queue.len_bytes)
     }
 
     /// Returns the number of messages that have not been written to their end.
     ///
     /// Those of which nothing has been written are [`len_untouched`](Self::len_untouched).
     pub fn len_messages(&self) -> usize {
-        self.len_messages
+        self.queue.as_ref().map_or(0, |queue| queue.len_messages)
     }
 
     /// Returns the number of messages of which not one byte has been written.
     pub fn len_untouched(&self) -> usize {
-        let torn = self
-            .queue
-            .front()
-            .is_some_and(|entry| entry.kind == Kind::Message && self.is_torn());
-        self.len_messages - usize::from(torn)
+        self.queue.as_ref().map_or(0, |queue| queue.len_untouched())
     }
 
     /// Tells whether nothing is left to write.
     pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.queue.is_none()
     }
 
     /// Tells whether the first frame has been written in part.
     pub fn is_torn(&self) -> bool {
-        self.written > 0
+        self.queue.as_ref().is_some_and(|queue| queue.written > 0)
     }
 
     /// Tells whether more bytes wait than the limit allows: time to stop reading from the peer.
     pub fn is_over_limit(&self) -> bool {
-        self.len_bytes > self.limit
+        self.len_bytes() > self.limit
     }
 
     /// Tells whether the close frame has been put in, and possibly written since.
@@ -152,7 +152,7 @@ impl Outbound {
         if self.is_finished {
             return Err(PushError::Finished);
         }
-        let (size, waiting, limit) = (message.len(), self.len_bytes, self.limit);
+        let (size, waiting, limit) = (message.len(), self.len_bytes(), self.limit);
         // Saturating: what is over the largest number is over the limit, too.
         if waiting > 0 && waiting.saturating_add(size) > limit {
             return Err(PushError::Overflow {
@@ -161,8 +161,7 @@ impl Outbound {
                 limit,
             });
         }
-        self.append(message, Kind::Message);
-        Ok(())
+        self.append_unless_finished(message, Kind::Message)
     }
 
     /// Queues a reply, past the limit if need be.
@@ -208,9 +207,9 @@ impl Outbound {
             return Err(PushError::Finished);
         }
         if written < message.len() {
-            self.append(message, Kind::Message);
-            self.written = written;
-            self.len_bytes -= written;
+            let queue = self.append(message, Kind::Message);
+            queue.written = written;
+            queue.len_bytes -= written;
         }
         Ok(())
     }
@@ -220,7 +219,9 @@ impl Outbound {
     /// A second one is ignored: a connection has one close frame.
     pub fn finish(&mut self, close_frame: Bytes) {
         if !self.is_finished {
-            self.append(close_frame, Kind::Close);
+            if !close_frame.is_empty() {
+                self.append(close_frame, Kind::Close);
+            }
             self.is_finished = true;
         }
     }
@@ -243,11 +244,7 @@ impl Outbound {
     }
 
     fn pieces(&self) -> impl Iterator<Item = &[u8]> {
-        let skips = std::iter::once(self.written).chain(std::iter::repeat(0));
-        self.queue
-            .iter()
-            .zip(skips)
-            .map(|(entry, skip)| &entry.bytes[skip..])
+        self.queue.iter().flat_map(|queue| queue.pieces())
     }
 
     /// Takes note that `count` more bytes have been written, and returns how many messages that
@@ -258,21 +255,15 @@ impl Outbound {
     /// If `count` is more than [`len_bytes`](Self::len_bytes).
     pub fn advance(&mut self, count: usize) -> usize {
         assert!(
-            count <= self.len_bytes,
+            count <= self.len_bytes(),
             "more bytes were written than there are"
         );
-        self.len_bytes -= count;
-        self.written += count;
-        let before = self.len_messages;
-        while let Some(entry) = self.queue.front()
-            && self.written >= entry.bytes.len()
-        {
-            self.written -= entry.bytes.len();
-            self.len_messages -= usize::from(entry.kind == Kind::Message);
-            self.queue.pop_front();
-        }
+        let ended = self
+            .queue
+            .as_mut()
+            .map_or(0, |queue| queue.advance(count));
         self.release_memory();
-        before - self.len_messages
+        ended
     }
 
     /// Drops everything of which no byte has been written, and returns the number of messages
@@ -282,12 +273,10 @@ impl Outbound {
     /// [`finish`](Self::finish) puts the close frame right behind it. A close frame that is in the
     /// queue already stays too.
     pub fn drop_untouched(&mut self) -> usize {
-        let dropped = self.len_untouched();
-        let mut keeps_first = self.is_torn();
-        self.queue
-            .retain(|entry| std::mem::take(&mut keeps_first) || entry.kind == Kind::Close);
-        self.len_messages -= dropped;
-        self.len_bytes = self.pieces().map(<[u8]>::len).sum();
+        let dropped = self
+            .queue
+            .as_mut()
+            .map_or(0, |queue| queue.drop_untouched());
         self.release_memory();
         dropped
     }
@@ -297,36 +286,74 @@ impl Outbound {
     ///
     /// For a connection that is gone. Whatever is written to it afterwards would tear a frame.
     pub fn clear(&mut self) -> usize {
-        let dropped = self.len_messages;
-        self.queue.clear();
-        (self.written, self.len_bytes, self.len_messages) = (0, 0, 0);
-        self.release_memory();
-        dropped
+        self.queue.take().map_or(0, |queue| queue.len_messages)
     }
 
     fn append_unless_finished(&mut self, bytes: Bytes, kind: Kind) -> Result<(), PushError> {
         if self.is_finished {
             return Err(PushError::Finished);
         }
-        self.append(bytes, kind);
+        // No frame is empty. If a caller has nothing to send it is sent at once.
+        if !bytes.is_empty() {
+            self.append(bytes, kind);
+        }
         Ok(())
     }
 
-    fn append(&mut self, bytes: Bytes, kind: Kind) {
-        // No frame is empty. If a caller has nothing to send it is sent at once.
-        if bytes.is_empty() {
-            return;
-        }
-        self.len_bytes += bytes.len();
-        self.len_messages += usize::from(kind == Kind::Message);
-        self.queue.push_back(Entry { bytes, kind });
+    fn append(&mut self, bytes: Bytes, kind: Kind) -> &mut Queue {
+        let queue = self.queue.get_or_insert_default();
+        queue.len_bytes += bytes.len();
+        queue.len_messages += usize::from(kind == Kind::Message);
+        queue.entries.push_back(Entry { bytes, kind });
+        queue
     }
 
-    /// Most connections are idle, and most never queue anything again soon.
     fn release_memory(&mut self) {
-        if self.queue.is_empty() {
-            self.queue = VecDeque::new();
+        if self.queue.as_ref().is_some_and(|queue| queue.entries.is_empty()) {
+            self.queue = None;
         }
+    }
+}
+
+impl Queue {
+    fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let skips = std::iter::once(self.written).chain(std::iter::repeat(0));
+        self.entries
+            .iter()
+            .zip(skips)
+            .map(|(entry, skip)| &entry.bytes[skip..])
+    }
+
+    fn len_untouched(&self) -> usize {
+        let torn = self
+            .entries
+            .front()
+            .is_some_and(|entry| entry.kind == Kind::Message && self.written > 0);
+        self.len_messages - usize::from(torn)
+    }
+
+    fn advance(&mut self, count: usize) -> usize {
+        self.len_bytes -= count;
+        self.written += count;
+        let before = self.len_messages;
+        while let Some(entry) = self.entries.front()
+            && self.written >= entry.bytes.len()
+        {
+            self.written -= entry.bytes.len();
+            self.len_messages -= usize::from(entry.kind == Kind::Message);
+            self.entries.pop_front();
+        }
+        before - self.len_messages
+    }
+
+    fn drop_untouched(&mut self) -> usize {
+        let dropped = self.len_untouched();
+        let mut keeps_first = self.written > 0;
+        self.entries
+            .retain(|entry| std::mem::take(&mut keeps_first) || entry.kind == Kind::Close);
+        self.len_messages -= dropped;
+        self.len_bytes = self.pieces().map(<[u8]>::len).sum();
+        dropped
     }
 }
 

@@ -39,7 +39,8 @@ pub struct DuplicateConnection(pub ConnectionId);
 /// has. The keys come from outside, so the maps hash with a random key and cannot be flooded.
 #[derive(Clone, Debug)]
 pub struct Registry<T> {
-    connections: HashMap<ConnectionId, Entry<T>>,
+    /// Boxed, for a map has much empty room.
+    connections: HashMap<ConnectionId, Box<Entry<T>>>,
     users: Index<UserId>,
     sessions: Index<SessionId>,
 }
@@ -105,7 +106,10 @@ impl<T> Registry<T> {
             Target::All => self.iter(),
             Target::User(user) => self.user(user),
             Target::Session(session) => self.session(*session),
-            Target::Connection(id) => Connections(Inner::One(self.connections.get_key_value(id))),
+            Target::Connection(id) => {
+                let one = self.connections.get_key_value(id);
+                Connections(Inner::One(one.map(|(id, entry)| (id, &**entry))))
+            }
         }
     }
 
@@ -147,12 +151,12 @@ impl<T> Registry<T> {
         };
         let user_at = self.users.add(binding.user.clone(), id);
         let session_at = self.sessions.add(binding.session, id);
-        vacant.insert(Entry {
+        vacant.insert(Box::new(Entry {
             binding,
             value,
             user_at,
             session_at,
-        });
+        }));
         Ok(())
     }
 
@@ -163,7 +167,7 @@ impl<T> Registry<T> {
             value,
             user_at,
             session_at,
-        } = self.connections.remove(&id)?;
+        } = *self.connections.remove(&id)?;
         if let Some(moved) = self.users.remove(&binding.user, user_at) {
             self.listed_entry(moved).user_at = user_at;
         }
@@ -201,10 +205,10 @@ pub struct Connections<'a, T>(Inner<'a, T>);
 
 #[derive(Debug)]
 enum Inner<'a, T> {
-    All(hash_map::Iter<'a, ConnectionId, Entry<T>>),
+    All(hash_map::Iter<'a, ConnectionId, Box<Entry<T>>>),
     Listed {
         ids: slice::Iter<'a, ConnectionId>,
-        connections: &'a HashMap<ConnectionId, Entry<T>>,
+        connections: &'a HashMap<ConnectionId, Box<Entry<T>>>,
     },
     One(Option<(&'a ConnectionId, &'a Entry<T>)>),
 }
@@ -228,12 +232,15 @@ impl<'a, T> Iterator for Connections<'a, T> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let (id, entry) = match &mut self.0 {
-            Inner::All(iter) => iter.next()?,
+            Inner::All(iter) => {
+                let (id, entry) = iter.next()?;
+                (id, &**entry)
+            }
             Inner::Listed { ids, connections } => {
                 let id = ids.next()?;
                 (
                     id,
-                    connections
+                    &**connections
                         .get(id)
                         .expect("a listed connection is registered"),
                 )
@@ -258,7 +265,46 @@ impl<T> ExactSizeIterator for Connections<'_, T> {}
 /// For each key the connections that have it. No list is empty.
 #[derive(Clone, Debug)]
 struct Index<K> {
-    lists: HashMap<K, Vec<ConnectionId>>,
+    lists: HashMap<K, List>,
+}
+
+/// The connections of one key. Most users have one.
+#[derive(Clone, Debug)]
+enum List {
+    One(ConnectionId),
+    /// Boxed, so that the ordinary case is small.
+    #[expect(clippy::box_collection, reason = "the map is as large as its largest case")]
+    Many(Box<Vec<ConnectionId>>),
+}
+
+impl List {
+    fn as_slice(&self) -> &[ConnectionId] {
+        match self {
+            Self::One(id) => slice::from_ref(id),
+            Self::Many(ids) => ids,
+        }
+    }
+
+    fn push(&mut self, id: ConnectionId) {
+        match self {
+            Self::One(first) => *self = Self::Many(Box::new(vec![*first, id])),
+            Self::Many(ids) => ids.push(id),
+        }
+    }
+
+    /// Removes the one at a place, which then another may have taken. `false` if none is left.
+    fn swap_remove(&mut self, at: usize) -> bool {
+        match self {
+            Self::One(_) => false,
+            Self::Many(ids) => {
+                ids.swap_remove(at);
+                if let [last] = ***ids {
+                    *self = Self::One(last);
+                }
+                true
+            }
+        }
+    }
 }
 
 impl<K: Eq + Hash> Index<K> {
@@ -269,7 +315,7 @@ impl<K: Eq + Hash> Index<K> {
     }
 
     fn list(&self, key: &K) -> &[ConnectionId] {
-        self.lists.get(key).map_or(&[], Vec::as_slice)
+        self.lists.get(key).map_or(&[], List::as_slice)
     }
 
     /// Adds a connection and returns its place.
@@ -277,11 +323,10 @@ impl<K: Eq + Hash> Index<K> {
         match self.lists.entry(key) {
             hash_map::Entry::Occupied(mut list) => {
                 list.get_mut().push(id);
-                list.get().len() - 1
+                list.get().as_slice().len() - 1
             }
-            // Most users have one connection; an ordinary push would make room for four.
             hash_map::Entry::Vacant(list) => {
-                list.insert(vec![id]);
+                list.insert(List::One(id));
                 0
             }
         }
@@ -293,12 +338,11 @@ impl<K: Eq + Hash> Index<K> {
             .lists
             .get_mut(key)
             .expect("a registered connection is listed");
-        list.swap_remove(at);
-        if list.is_empty() {
-            self.lists.remove(key);
-            return None;
+        if list.swap_remove(at) {
+            return list.as_slice().get(at).copied();
         }
-        list.get(at).copied()
+        self.lists.remove(key);
+        None
     }
 }
 
@@ -347,8 +391,8 @@ mod tests {
             registry.users.lists.values().collect::<Vec<_>>(),
             registry.sessions.lists.values().collect::<Vec<_>>(),
         ] {
-            assert!(lists.iter().all(|list| !list.is_empty()));
-            let listed: usize = lists.iter().map(|list| list.len()).sum();
+            assert!(lists.iter().all(|list| !list.as_slice().is_empty()));
+            let listed: usize = lists.iter().map(|list| list.as_slice().len()).sum();
             assert_eq!(listed, registry.count());
         }
     }

@@ -88,7 +88,7 @@ struct Known {
     /// The key in `idle`, if `holds` is 0.
     turn: u64,
     /// The number of connections.
-    holds: usize,
+    holds: u32,
 }
 
 impl Sessions {

@@ -67,7 +67,7 @@ impl Accepted {
             None => None,
         };
         Ok(Opened {
-            stream: Stream::new(socket, peer, session),
+            stream: Stream::new(socket, session),
             peer,
             local,
         })
@@ -173,7 +173,7 @@ impl Incoming {
         if self.proxied || self.tls.is_some() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        Ok(Stream::new(Socket::new(self.socket)?, self.peer, None))
+        Ok(Stream::new(Socket::new(self.socket)?, None))
     }
 }
 

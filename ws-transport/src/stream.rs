@@ -8,7 +8,6 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
-use crate::PeerAddr;
 use crate::socket::Socket;
 use crate::tls::Session;
 
@@ -36,22 +35,15 @@ use crate::tls::Session;
 #[derive(Debug)]
 pub struct Stream {
     socket: Socket,
-    peer: PeerAddr,
     tls: Option<Box<Mutex<Session>>>,
 }
 
 impl Stream {
-    pub(crate) fn new(socket: Socket, peer: PeerAddr, tls: Option<Session>) -> Self {
+    pub(crate) fn new(socket: Socket, tls: Option<Session>) -> Self {
         Self {
             socket,
-            peer,
             tls: tls.map(|session| Box::new(Mutex::new(session))),
         }
-    }
-
-    /// Returns the address of the other end; of a proxy's client, if the proxy told it.
-    pub fn peer_addr(&self) -> PeerAddr {
-        self.peer
     }
 
     /// Tells whether the stream is encrypted.

