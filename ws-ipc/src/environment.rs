@@ -184,7 +184,9 @@ impl Environment {
     }
 
     fn name_range(&self, at: usize) -> Range<usize> {
-        let start = at.checked_sub(1).map_or(0, |before| self.ends[before].value);
+        let start = at
+            .checked_sub(1)
+            .map_or(0, |before| self.ends[before].value);
         start as usize..self.ends[at].name as usize
     }
 
@@ -196,7 +198,8 @@ impl Environment {
         let former = self.value_range(at);
         let (start, former_end) = (former.start, former.end);
         self.text.splice(former, value.iter().copied());
-        let move_end = |end: &mut u32| *end = offset(*end as usize - former_end + start + value.len());
+        let move_end =
+            |end: &mut u32| *end = offset(*end as usize - former_end + start + value.len());
         move_end(&mut self.ends[at].value);
         for ends in &mut self.ends[at + 1..] {
             move_end(&mut ends.name);

@@ -163,6 +163,27 @@ pub fn encode_server(kind: MessageKind, payload: &[u8], out: &mut Vec<u8>) {
     encode(kind.into(), payload, None, out);
 }
 
+/// Appends the header of a server's unfragmented frame to `out`, for a payload that is written
+/// from where it lies.
+///
+/// ```
+/// use ws_proto::{MessageKind, frame};
+///
+/// let mut out = Vec::new();
+/// frame::encode_server_header(MessageKind::Binary, 300, &mut out);
+/// assert_eq!(out, [0x82, 126, 1, 44]);
+/// ```
+pub fn encode_server_header(kind: MessageKind, payload_len: usize, out: &mut Vec<u8>) {
+    Header {
+        fin: true,
+        rsv: 0,
+        opcode: kind.into(),
+        mask: None,
+        payload_len: payload_len as u64,
+    }
+    .encode(out);
+}
+
 /// Appends an unfragmented frame to `out`, masked if there is a key.
 #[inline]
 pub(crate) fn encode(opcode: Opcode, payload: &[u8], mask: Option<[u8; 4]>, out: &mut Vec<u8>) {

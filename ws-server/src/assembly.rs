@@ -51,9 +51,8 @@ pub(crate) fn share(
     let global_fifo = fifos.as_ref().map(|fifos| fifos.path().join(GLOBAL_FIFO));
     let global_fifo = global_fifo.as_ref().map(|path| path.to_string_lossy());
     let common = common_environment(&control_socket.to_string_lossy(), global_fifo.as_deref());
-    let common = common.map_err(|error| {
-        ServeError::System(io::Error::new(io::ErrorKind::InvalidInput, error))
-    })?;
+    let common = common
+        .map_err(|error| ServeError::System(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
     Ok(Shared {
         protocol: Arc::new(protocol),
         hub: Hub::new(

@@ -1,5 +1,6 @@
 //! What worker threads are told, and what they answer.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -19,10 +20,10 @@ pub(crate) enum Command {
         socket: Accepted,
         accepted_at: Instant,
     },
-    /// Write a message to some of your connections.
+    /// Write messages to some of your connections, each to all, in their order.
     Push {
         recipients: Recipients,
-        message: EncodedMessage,
+        messages: Arc<[EncodedMessage]>,
         receipt: oneshot::Sender<Receipt>,
     },
     /// Run the application for some of your connections.
@@ -45,7 +46,7 @@ pub(crate) enum Recipients {
     Some(Vec<ConnectionId>),
 }
 
-/// How far a push got with the connections it was meant for.
+/// How far a push got with the connections it was meant for; of several messages, each counts.
 ///
 /// `connections` is the sum of the others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -60,6 +61,15 @@ pub(crate) struct Receipt {
 }
 
 impl Receipt {
+    /// What becomes of messages for a connection that takes none.
+    pub(crate) fn all_dropped(messages: u64) -> Self {
+        Self {
+            connections: messages,
+            dropped: messages,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn add(&mut self, other: Self) {
         self.connections += other.connections;
         self.written += other.written;

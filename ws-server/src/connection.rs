@@ -5,6 +5,9 @@
 //! [`Turns`] and [`Outbound`]; here their decisions are carried out. A connection belongs to one
 //! worker thread, so its state is in a `RefCell` that is never borrowed over an await.
 
+mod frames;
+mod output;
+mod publication;
 mod state;
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -19,7 +22,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
-use ws_proto::{CloseCode, CloseFrame, DeflateParams, EncodedMessage, Event};
+use ws_proto::{CloseCode, CloseFrame, DeflateParams, Event};
 use ws_session::{ConnectionId, Outbound};
 use ws_transport::Stream;
 
@@ -35,6 +38,9 @@ use crate::places::Place;
 use crate::shard::Shard;
 use crate::visitor::Visitor;
 
+pub(crate) use self::frames::Frames;
+use self::output::Output;
+pub(crate) use self::publication::Publication;
 use self::state::{Inner, Phase, Wait};
 
 /// What a turn counts for besides its bytes.
@@ -117,10 +123,9 @@ impl Connection {
             visitor,
             opened: now,
             state: RefCell::new(Inner {
-                stream: Some(stream),
+                output: Output::new(Some(stream), outbound),
                 protocol,
                 is_compressed: consent.deflate.is_some(),
-                outbound,
                 turns,
                 runs: Vec::new(),
                 unread: Vec::new(),
@@ -135,7 +140,6 @@ impl Connection {
                 cause: None,
                 close_code: None,
                 received: 0,
-                sent: 0,
             }),
             changed: Bell::default(),
             alarm: Cell::new(None),
@@ -171,7 +175,7 @@ impl Connection {
 
     fn poll_wake(&self, cx: &mut Context<'_>, wait: &Wait) -> Poll<Wake> {
         let state = self.state.borrow();
-        let Some(stream) = &state.stream else {
+        let Some(stream) = &state.output.stream else {
             return Poll::Ready(Wake::Broken);
         };
         if wait.read
@@ -218,42 +222,51 @@ impl Connection {
         self.changed.ring();
     }
 
-    /// Writes a pushed message, or puts it behind what the peer has not read yet.
-    pub(crate) fn push(&self, counters: &Counters, message: &EncodedMessage) -> Receipt {
-        let one = Receipt {
-            connections: 1,
-            ..Receipt::default()
-        };
+    /// Writes pushed messages, or puts them behind what the peer has not read yet.
+    pub(crate) fn push(&self, counters: &Counters, publication: &Publication<'_>) -> Receipt {
         let mut state = self.state.borrow_mut();
+        let count = publication.messages.len() as u64;
         if !state.is_open() {
-            return Receipt { dropped: 1, ..one };
+            return Receipt::all_dropped(count);
         }
-        counters.messages_queued.increment();
-        let frame = state.frame_of(message, counters);
-        if state.outbound.push(frame).is_err() {
+        counters.messages_queued.add(count);
+        let own = state.is_compressed.then(|| {
+            let frames = publication.messages.iter();
+            let frames: Vec<Bytes> = frames.map(|one| state.frame_of(one, counters)).collect();
+            (frames.concat(), frames)
+        });
+        let (joined, frames) = match &own {
+            Some((joined, frames)) => (&joined[..], &frames[..]),
+            None => (publication.joined(), publication.frames()),
+        };
+        let (written, queued) = state.output.push(joined, frames, counters);
+        let mut receipt = Receipt {
+            connections: count,
+            written: written as u64,
+            queued: count - written as u64,
+            dropped: 0,
+        };
+        if let Err((accepted, _)) = queued {
             // The peer learns the sooner why it is closed, and only whole frames. With context
             // takeover those behind a dropped one cannot be inflated: none comes, because from the
             // close on the machine makes no frame but its own.
-            let given_up = state.outbound.drop_untouched() as u64;
-            counters.messages_dropped.add(given_up + 1);
+            let given_up = state.output.queue.drop_untouched() as u64;
+            let refused = count - accepted as u64;
+            counters.messages_dropped.add(given_up + refused);
+            // What waited a moment only was never accepted either.
+            let of_these = given_up.min(accepted as u64 - receipt.written);
+            receipt.dropped = refused + of_these;
+            receipt.queued = count - receipt.written - receipt.dropped;
             let reason = "pushed messages exceed limits.send_queue_size";
             state.close(
                 CloseCause::Overflow,
                 CloseFrame::new(CloseCode::TRY_LATER, reason),
             );
+        }
+        if !state.output.is_flushed() {
             self.changed.ring();
-            return Receipt { dropped: 1, ..one };
         }
-        let was_alone = state.outbound.len_messages() == 1;
-        if was_alone {
-            state.flush(counters);
-        }
-        if state.outbound.is_empty() {
-            Receipt { written: 1, ..one }
-        } else {
-            self.changed.ring();
-            Receipt { queued: 1, ..one }
-        }
+        receipt
     }
 
     /// Accepts a run from a FIFO or the control socket; waits while the queue is full.
@@ -312,14 +325,14 @@ impl Connection {
         let state = &mut *state;
         loop {
             self.take_turns(state, shard, now);
-            let was_over_limit = state.outbound.is_over_limit();
+            let was_over_limit = state.output.queue.is_over_limit();
             self.settle_drain(state, shard, now);
             state.flush(counters);
             state.transmit();
             state.flush(counters);
             // What was held back for a full queue goes on as soon as the kernel takes it: nothing
             // else would wake us.
-            let has_room_again = was_over_limit && !state.outbound.is_over_limit();
+            let has_room_again = was_over_limit && !state.output.queue.is_over_limit();
             // A connection that closes for the drain looks for the peer's close frame.
             let has_unread =
                 !state.unread.is_empty() && state.may_take() && !state.is_others_turn();
@@ -351,7 +364,7 @@ impl Connection {
                 }
                 state.forget_run(id);
             }
-            while !state.outbound.is_over_limit() {
+            while !state.output.queue.is_over_limit() {
                 let Some((id, question)) = state.turns.start() else {
                     break;
                 };
@@ -399,7 +412,8 @@ impl Connection {
         let mut scratch = shard.scratch.borrow_mut();
         let scratch = &mut *scratch;
         let mut state = self.state.borrow_mut();
-        let read = state.stream.as_ref().map_or(Ok(0), |stream| stream.try_read(&mut scratch.read));
+        let stream = state.output.stream.as_ref();
+        let read = stream.map_or(Ok(0), |stream| stream.try_read(&mut scratch.read));
         let read = match read {
             Ok(read) if read > 0 => read,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
@@ -511,9 +525,9 @@ impl Connection {
         shard.remove(self.id(), self.alarm.take());
         let counters = &server.hub.counters;
         state.phase = Phase::Ended;
-        state.stream = None;
+        state.output.stream = None;
         state.unread = Vec::new();
-        let unsent = state.outbound.clear() as u64;
+        let unsent = state.output.queue.clear() as u64;
         counters.messages_dropped.add(unsent);
         let cause = state.cause.unwrap_or(CloseCause::Vanished);
         // RFC 6455 §7.4.1: 1005 is a close frame without a code, 1006 no close frame at all.
@@ -532,7 +546,7 @@ impl Connection {
             close.code = state.close_code.map_or(no_code, CloseCode::as_u16),
             elapsed = ?self.opened.elapsed(),
             received = state.received,
-            sent = state.sent,
+            sent = state.output.sent,
             unsent,
             "connection closed"
         );

@@ -138,17 +138,19 @@ impl Hub {
         self.shards.len()
     }
 
-    /// Sends one message to every connection of a target; encoded once.
+    /// Sends messages to every connection of a target, in their order: each is encoded once, and
+    /// together they leave in one write.
     pub(crate) async fn push(
         &self,
         target: &Target,
-        message: EncodedMessage,
+        messages: impl Into<Arc<[EncodedMessage]>>,
     ) -> Result<Receipt, Stopped> {
-        self.counters.pushes.increment();
+        let messages = messages.into();
+        self.counters.pushes.add(messages.len() as u64);
         let receipt = self
             .dispatch(&self.pushes, target, |recipients, receipt| Command::Push {
                 recipients,
-                message: message.clone(),
+                messages: Arc::clone(&messages),
                 receipt,
             })
             .await?;

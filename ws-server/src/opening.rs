@@ -166,9 +166,7 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted, peer: Option<S
         opened_at: SystemTime::now(),
     };
     let now = Instant::now();
-    let connection = Rc::new(Connection::new(
-        shard, stream, visitor, consent, place, now,
-    ));
+    let connection = Rc::new(Connection::new(shard, stream, visitor, consent, place, now));
     // The 101 is queued already, so a push that comes from here on stands behind it.
     shard.insert(Rc::clone(&connection));
     shard

@@ -25,15 +25,15 @@ use ws_session::ConnectionId;
 
 use crate::bell::Bell;
 use crate::command::{Command, Receipt, Recipients};
-use crate::connection::Connection;
+use crate::connection::{Connection, Frames, Publication};
 use crate::core::alarms::Alarms;
 use crate::core::question::{Question, Source};
 use crate::opening;
 use crate::shared::Shared;
 
 /// Bytes taken from a socket at a time: one buffer of this size for each worker, none for an idle
-/// connection.
-const READ_BUFFER_SIZE: usize = 64 * 1024;
+/// connection. A large message that comes whole is answered from where it lies.
+const READ_BUFFER_SIZE: usize = 512 * 1024;
 /// How long a worker that must stop at once waits for its tasks to notice.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -42,21 +42,6 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) struct Scratch {
     pub(crate) read: Box<[u8]>,
     pub(crate) write: Frames,
-}
-
-/// Encoded frames that leave in one write.
-#[derive(Debug, Default)]
-pub(crate) struct Frames {
-    pub(crate) bytes: Vec<u8>,
-    /// Where each ends, and whether it is a message rather than a control frame.
-    pub(crate) ends: Vec<(usize, bool)>,
-}
-
-impl Frames {
-    /// Notes the end of the frame that was just appended.
-    pub(crate) fn end(&mut self, is_message: bool) {
-        self.ends.push((self.bytes.len(), is_message));
-    }
 }
 
 /// The state of one worker thread.
@@ -212,11 +197,11 @@ impl Shard {
                 }
                 Some(Command::Push {
                     recipients,
-                    message,
+                    messages,
                     receipt,
                 }) => {
                     // The publisher may have given up; the message is delivered all the same.
-                    let _ = receipt.send(self.push(&recipients, &message));
+                    let _ = receipt.send(self.push(&recipients, &messages));
                 }
                 Some(Command::Run {
                     recipients,
@@ -252,13 +237,26 @@ impl Shard {
         let _ = timeout(STOP_TIMEOUT, all_ended).await;
     }
 
-    fn push(&self, recipients: &Recipients, message: &EncodedMessage) -> Receipt {
-        let mut receipt = match recipients {
-            Recipients::All => Receipt::default(),
-            Recipients::Some(ids) => self.missing(ids),
-        };
-        for connection in self.select(recipients) {
-            receipt.add(connection.push(&self.server.hub.counters, message));
+    fn push(&self, recipients: &Recipients, messages: &[EncodedMessage]) -> Receipt {
+        let publication = Publication::new(messages);
+        let counters = &self.server.hub.counters;
+        let connections = self.connections.borrow();
+        let mut receipt = Receipt::default();
+        match recipients {
+            Recipients::All => {
+                for connection in connections.values() {
+                    receipt.add(connection.push(counters, &publication));
+                }
+            }
+            Recipients::Some(ids) => {
+                for id in ids {
+                    receipt.add(match connections.get(id) {
+                        Some(connection) => connection.push(counters, &publication),
+                        // It was live when the push was accepted, and has ended since.
+                        None => Receipt::all_dropped(messages.len() as u64),
+                    });
+                }
+            }
         }
         receipt
     }

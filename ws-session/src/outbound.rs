@@ -258,10 +258,7 @@ impl Outbound {
             count <= self.len_bytes(),
             "more bytes were written than there are"
         );
-        let ended = self
-            .queue
-            .as_mut()
-            .map_or(0, |queue| queue.advance(count));
+        let ended = self.queue.as_mut().map_or(0, |queue| queue.advance(count));
         self.release_memory();
         ended
     }
@@ -309,7 +306,11 @@ impl Outbound {
     }
 
     fn release_memory(&mut self) {
-        if self.queue.as_ref().is_some_and(|queue| queue.entries.is_empty()) {
+        if self
+            .queue
+            .as_ref()
+            .is_some_and(|queue| queue.entries.is_empty())
+        {
             self.queue = None;
         }
     }

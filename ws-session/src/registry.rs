@@ -273,7 +273,10 @@ struct Index<K> {
 enum List {
     One(ConnectionId),
     /// Boxed, so that the ordinary case is small.
-    #[expect(clippy::box_collection, reason = "the map is as large as its largest case")]
+    #[expect(
+        clippy::box_collection,
+        reason = "the map is as large as its largest case"
+    )]
     Many(Box<Vec<ConnectionId>>),
 }
 

@@ -1,21 +1,20 @@
 //! What a connection is made of, and how bytes move through it.
 
-use std::io;
 use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::task::AbortHandle;
 use ws_proto::{CloseCode, CloseFrame, EncodedMessage, Event, Input, MessageKind, State, frame};
-use ws_session::Outbound;
-use ws_transport::Stream;
 
 use crate::core::answer::{Answer, Reply};
 use crate::core::question::{Question, Source};
 use crate::core::turns::{MessageId, Turns};
 use crate::counters::{CloseCause, Counters};
 use crate::places::Place;
-use crate::shard::Frames;
 use crate::shared::Shared;
+
+use super::frames::{Frames, LEND_LEN};
+use super::output::{Broken, Output};
 
 /// Bytes that a connection may have processed before the worker's others get their turn: a peer
 /// that sends without a pause would hold them up otherwise.
@@ -26,12 +25,10 @@ const INFLATED_COST: usize = 1024;
 
 #[derive(Debug)]
 pub(super) struct Inner {
-    /// Taken when the connection ends: what is left of it then holds no descriptor.
-    pub(super) stream: Option<Stream>,
+    pub(super) output: Output,
     pub(super) protocol: ws_proto::Connection,
     /// Whether the handshake agreed to compression.
     pub(super) is_compressed: bool,
-    pub(super) outbound: Outbound,
     pub(super) turns: Turns<Question, Answer>,
     /// The callbacks that run: a few at most.
     pub(super) runs: Vec<(MessageId, AbortHandle)>,
@@ -53,7 +50,6 @@ pub(super) struct Inner {
     pub(super) cause: Option<CloseCause>,
     pub(super) close_code: Option<CloseCode>,
     pub(super) received: u64,
-    pub(super) sent: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +63,14 @@ pub(super) enum Phase {
         is_shut_down: bool,
     },
     Ended,
+}
+
+/// How far bytes from the peer were processed.
+struct Processed {
+    /// How many are left.
+    unprocessed: usize,
+    /// The answers are to be written before more.
+    is_out_full: bool,
 }
 
 /// What the driver waits for.
@@ -91,7 +95,7 @@ impl Inner {
                 !self.is_draining
                     && !self.is_doors_turn
                     && self.turns.has_room()
-                    && !self.outbound.is_over_limit()
+                    && !self.output.queue.is_over_limit()
             }
             // Only the peer's close frame, or the end of the stream, is looked for.
             State::Closing | State::Closed => true,
@@ -115,17 +119,42 @@ impl Inner {
             return;
         }
         let counters = &server.hub.counters;
+        let mut start = 0;
+        loop {
+            let mut input = Input::new(&mut bytes[start..]);
+            let end = self.process(&mut input, start, server, out, now);
+            start += bytes.len() - start - end.unprocessed;
+            self.output.write_through(out, &bytes[..start], counters);
+            if !end.is_out_full {
+                break;
+            }
+        }
+        self.unread.extend_from_slice(&bytes[start..]);
+    }
+
+    /// Processes input that begins at `start` of the lender of `out`, until it ends or `out` is to
+    /// be written.
+    fn process(
+        &mut self,
+        input: &mut Input<'_>,
+        start: usize,
+        server: &Shared,
+        out: &mut Frames,
+        now: Instant,
+    ) -> Processed {
+        let counters = &server.hub.counters;
         let answers_ping = server.config.app().ping;
-        let mut input = Input::new(bytes);
+        let limit = server.config.limits().send_queue_size;
+        let home = input.rest().as_ptr_range();
+        let mut is_out_full = false;
         while self.may_take() && !self.is_others_turn() {
             // Echoes and pongs that wait in `out` count as queued: a flood of them is not read on.
-            let is_over_limit = self.outbound.len_bytes() + out.bytes.len()
-                > server.config.limits().send_queue_size;
-            if is_over_limit && !out.bytes.is_empty() {
-                self.write_through(out, counters);
-                continue;
+            is_out_full =
+                !out.is_empty() && self.output.queue.len_bytes() + out.len_bytes() > limit;
+            if is_out_full {
+                break;
             }
-            match self.protocol.receive(&mut input, now) {
+            match self.protocol.receive(input, now) {
                 None => break,
                 Some(Event::Message(message)) => {
                     self.received += 1;
@@ -137,18 +166,34 @@ impl Inner {
                     }
                     if server.application.is_none() && self.is_compressed {
                         let (kind, payload) = (message.kind, message.payload.to_vec());
-                        self.encode(kind, &payload, &mut out.bytes, counters);
-                        out.end(true);
+                        out.push(true, |out| self.encode(kind, &payload, out, counters));
                     } else if server.application.is_none() {
                         // Valid as it came: what need not be compressed is not looked at again.
-                        frame::encode_server(message.kind, message.payload, &mut out.bytes);
-                        out.end(true);
+                        let (kind, payload) = (message.kind, message.payload);
+                        let is_in_place = home.contains(&payload.as_ptr());
+                        if payload.len() < LEND_LEN {
+                            out.push(true, |out| frame::encode_server(kind, payload, out));
+                        } else if is_in_place {
+                            let at = start + payload.as_ptr().addr() - home.start.addr();
+                            out.push_lent(true, at..at + payload.len(), |out| {
+                                frame::encode_server_header(kind, payload.len(), out);
+                            });
+                        } else if out.is_empty() {
+                            // It came in several reads, and lies in the machine until the next.
+                            out.push_lent(true, 0..payload.len(), |out| {
+                                frame::encode_server_header(kind, payload.len(), out);
+                            });
+                            self.output.write_through(out, payload, counters);
+                        } else {
+                            out.push(true, |out| frame::encode_server(kind, payload, out));
+                        }
                     } else if answers_ping
                         && message.kind == MessageKind::Text
                         && message.payload == b"ping"
                     {
-                        frame::encode_server(MessageKind::Text, b"pong", &mut out.bytes);
-                        out.end(true);
+                        out.push(true, |out| {
+                            frame::encode_server(MessageKind::Text, b"pong", out);
+                        });
                     } else {
                         counters.callbacks_accepted.increment();
                         self.was_door = false;
@@ -162,9 +207,10 @@ impl Inner {
                 Some(Event::Ping(_)) => {
                     // Each ping gets its pong while the kernel takes everything; behind bytes that
                     // it refused, the machine keeps the latest only.
-                    if self.outbound.is_empty() {
-                        self.protocol.poll_transmit(&mut out.bytes);
-                        out.end(false);
+                    if self.output.queue.is_empty() {
+                        out.push(false, |out| {
+                            self.protocol.poll_transmit(out);
+                        });
                     }
                 }
                 Some(Event::Pong(_)) => {}
@@ -176,51 +222,10 @@ impl Inner {
                 }
             }
         }
-        self.unread.extend_from_slice(input.rest());
-        self.write_through(out, counters);
-    }
-
-    /// Writes frames at once if nothing waits before them, and queues what the kernel does not take.
-    pub(super) fn write_through(&mut self, frames: &mut Frames, counters: &Counters) {
-        if frames.bytes.is_empty() {
-            return;
+        Processed {
+            unprocessed: input.remaining(),
+            is_out_full,
         }
-        let messages = frames
-            .ends
-            .iter()
-            .filter(|(_, is_message)| *is_message)
-            .count() as u64;
-        counters.messages_queued.add(messages);
-        let written = match &self.stream {
-            Some(stream) if self.outbound.is_empty() => {
-                stream.try_write(&frames.bytes).unwrap_or(0)
-            }
-            _ => 0,
-        };
-        let mut start = 0;
-        let mut sent = 0;
-        for (end, is_message) in frames.ends.drain(..) {
-            let frame = start..end;
-            start = end;
-            if end <= written {
-                sent += u64::from(is_message);
-                continue;
-            }
-            let done = written.saturating_sub(frame.start);
-            let bytes = Bytes::copy_from_slice(&frames.bytes[frame]);
-            let queued = match (done, is_message) {
-                (0, true) => self.outbound.push_unbounded(bytes),
-                (0, false) => self.outbound.push_control(bytes),
-                (done, _) => self.outbound.push_rest(bytes, done),
-            };
-            debug_assert!(
-                queued.is_ok(),
-                "frames are made before the close frame only"
-            );
-        }
-        self.sent += sent;
-        counters.messages_sent.add(sent);
-        frames.bytes.clear();
     }
 
     pub(super) fn reply(&mut self, reply: &Reply, counters: &Counters) {
@@ -233,7 +238,7 @@ impl Inner {
         // It may wait, and the queue counts what it has, not the room that it was given.
         frame.shrink_to_fit();
         counters.messages_queued.increment();
-        let queued = self.outbound.push_unbounded(Bytes::from(frame));
+        let queued = self.output.queue.push_unbounded(Bytes::from(frame));
         debug_assert!(
             queued.is_ok(),
             "an open connection has no close frame queued"
@@ -290,12 +295,12 @@ impl Inner {
     /// the machine, where a later pong replaces an earlier one; the close frame, behind which
     /// nothing comes, does not.
     pub(super) fn transmit(&mut self) {
-        if !self.outbound.is_empty() && self.protocol.state() == State::Open {
+        if !self.output.queue.is_empty() && self.protocol.state() == State::Open {
             return;
         }
         let mut frames = Vec::new();
         if self.protocol.poll_transmit(&mut frames) {
-            let queued = self.outbound.push_control(Bytes::from(frames));
+            let queued = self.output.queue.push_control(Bytes::from(frames));
             debug_assert!(
                 queued.is_ok(),
                 "the machine hands out one close frame, and last"
@@ -304,29 +309,9 @@ impl Inner {
     }
 
     pub(super) fn flush(&mut self, counters: &Counters) {
-        while !self.outbound.is_empty() {
-            let Some(stream) = &self.stream else {
-                return;
-            };
-            let mut slices = [io::IoSlice::new(&[]); 64];
-            let count = self.outbound.slices(&mut slices);
-            match stream.try_write_vectored(&slices[..count]) {
-                Ok(written) => {
-                    let sent = self.outbound.advance(written) as u64;
-                    self.sent += sent;
-                    counters.messages_sent.add(sent);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => {
-                    self.note_close(CloseCause::Vanished, None);
-                    self.phase = Phase::Ended;
-                    return;
-                }
-            }
-        }
-        if let Some(stream) = &self.stream {
-            // What TLS still keeps of what it has taken. An error comes again with the next read.
-            let _ = stream.try_flush();
+        if self.output.flush(counters) == Err(Broken) {
+            self.note_close(CloseCause::Vanished, None);
+            self.phase = Phase::Ended;
         }
     }
 
@@ -347,13 +332,11 @@ impl Inner {
                 ..
             }
         );
-        if !waits_for_our_end || !self.outbound.is_empty() {
+        if !waits_for_our_end || !self.output.queue.is_empty() {
             return;
         }
-        let shut_down = self
-            .stream
-            .as_ref()
-            .is_some_and(|stream| stream.shutdown_write().is_ok());
+        let stream = self.output.stream.as_ref();
+        let shut_down = stream.is_some_and(|stream| stream.shutdown_write().is_ok());
         self.phase = match shut_down {
             true => Phase::Lingering {
                 until,
@@ -399,8 +382,7 @@ impl Inner {
             .into_iter()
             .flatten()
             .min();
-        let stream = self.stream.as_ref()?;
-        let write = !self.outbound.is_empty() || !stream.is_flushed();
+        let write = !self.output.is_flushed();
         Some(Wait {
             is_others_turn: self.is_others_turn(),
             read,

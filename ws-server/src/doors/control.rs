@@ -227,7 +227,7 @@ async fn send(
     let receipt = api
         .server
         .hub
-        .push(&target, message)
+        .push(&target, [message])
         .await
         .map_err(|_| ApiError::stopped())?;
     Ok(Json(json!(receipt)))

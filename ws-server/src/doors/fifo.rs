@@ -30,32 +30,49 @@ pub(crate) const GLOBAL_FIFO: &str = "global_pipe.fifo";
 const READ_SIZE: usize = 64 * 1024;
 /// Bytes taken from a connection's FIFO at a time: there are thousands of these.
 const SMALL_READ_SIZE: usize = 4096;
+/// Records of the global FIFO that are sent together, at most.
+const MAX_BURST: usize = 64;
 /// A record whose end has not come by then is dropped.
 const PARTIAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// How soon a FIFO that vanished is tried again if it cannot be made anew.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Sends every record of the global FIFO to everybody, one after another.
+/// Sends every record of the global FIFO to everybody, in their order. Those that were read
+/// together are sent together.
 pub(crate) async fn serve_global(server: Arc<Shared>, fifo: Fifo) {
     let counters = &server.hub.counters;
     let mut reader = Reader::new(fifo, &server, READ_SIZE);
     while let Some(record) = reader.next(counters).await {
-        if std::str::from_utf8(&record).is_err() {
-            warn!(
-                fifo = GLOBAL_FIFO,
-                size = record.len(),
-                "a record is not UTF-8 and was not sent"
-            );
-            counters.record_refused(RecordRefusal::NotUtf8);
+        let mut messages = Vec::new();
+        messages.extend(global_message(&record, counters));
+        while messages.len() < MAX_BURST
+            && let Some(record) = reader.next_read(counters)
+        {
+            messages.extend(global_message(&record, counters));
+        }
+        if messages.is_empty() {
             continue;
         }
-        let message = EncodedMessage::new(MessageKind::Text, &record);
+        let count = messages.len();
         // A server that goes down accepts no pushes, and reads no more records.
-        let Ok(receipt) = server.hub.push(&Target::All, message).await else {
+        let Ok(receipt) = server.hub.push(&Target::All, messages).await else {
             return;
         };
-        debug!(fifo = GLOBAL_FIFO, ?receipt, "record sent");
+        debug!(fifo = GLOBAL_FIFO, count, ?receipt, "records sent");
     }
+}
+
+fn global_message(record: &[u8], counters: &Counters) -> Option<EncodedMessage> {
+    if std::str::from_utf8(record).is_ok() {
+        return Some(EncodedMessage::new(MessageKind::Text, record));
+    }
+    warn!(
+        fifo = GLOBAL_FIFO,
+        size = record.len(),
+        "a record is not UTF-8 and was not sent"
+    );
+    counters.record_refused(RecordRefusal::NotUtf8);
+    None
 }
 
 /// Runs every record of a connection's FIFO through the application, as that connection's user.
@@ -177,8 +194,7 @@ impl Reader {
     async fn next(&mut self, counters: &Counters) -> Option<Bytes> {
         let mut draining = self.server.draining.clone();
         loop {
-            if let Some(record) = self.records.pop_front() {
-                counters.fifo_records.increment();
+            if let Some(record) = self.next_read(counters) {
                 return Some(record);
             }
             tokio::select! {
@@ -188,6 +204,13 @@ impl Reader {
                 () = self.fill(counters) => {}
             }
         }
+    }
+
+    /// The next of the records that were read already.
+    fn next_read(&mut self, counters: &Counters) -> Option<Bytes> {
+        let record = self.records.pop_front()?;
+        counters.fifo_records.increment();
+        Some(record)
     }
 
     /// Counts the records that were read and are not carried out any more.

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use ws_proto::handshake::ExtensionOffer;
 use ws_proto::{DeflateConfig, DeflateParams};
+use ws_session::Outbound;
 
 use super::*;
 use crate::assembly;
@@ -36,10 +37,9 @@ fn connection(server: &Shared, deflate: Option<DeflateParams>, now: Instant) -> 
     let protocol = ws_proto::Connection::server(Arc::clone(&server.protocol), now);
     let protocol = protocol.with_deflate(deflate);
     Inner {
-        stream: None,
         protocol,
         is_compressed: deflate.is_some(),
-        outbound: Outbound::new(usize::MAX),
+        output: Output::new(None, Outbound::new(usize::MAX)),
         turns: Turns::new(TurnLimits {
             running: 1,
             waiting: 1,
@@ -58,7 +58,6 @@ fn connection(server: &Shared, deflate: Option<DeflateParams>, now: Instant) -> 
         cause: None,
         close_code: None,
         received: 0,
-        sent: 0,
     }
 }
 
@@ -111,10 +110,10 @@ fn inv05_what_a_few_bytes_inflate_to_is_taken_in_shares() {
 
     // And not one of them is lost or changed on the way.
     let mut echoed = Vec::new();
-    while let Some(piece) = state.outbound.front() {
+    while let Some(piece) = state.output.queue.front() {
         let size = piece.len();
         echoed.extend_from_slice(piece);
-        state.outbound.advance(size);
+        state.output.queue.advance(size);
     }
     let mut input = Input::new(&mut echoed);
     for number in 0..MESSAGE_COUNT {

@@ -1,0 +1,174 @@
+//! The way out: what is written at once, and what waits for the kernel.
+
+use std::io::{self, IoSlice};
+
+use bytes::Bytes;
+use ws_session::{Outbound, PushError};
+use ws_transport::Stream;
+
+use super::frames::Frames;
+use crate::counters::Counters;
+
+/// Pieces that leave in one system call.
+const MAX_PIECES: usize = 64;
+
+/// The stream is of no more use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Broken;
+
+/// The stream of a connection, and what it has not taken yet.
+#[derive(Debug)]
+pub(super) struct Output {
+    /// Taken when the connection ends: what is left of it then holds no descriptor.
+    pub(super) stream: Option<Stream>,
+    pub(super) queue: Outbound,
+    /// Messages that the kernel has taken.
+    pub(super) sent: u64,
+}
+
+impl Output {
+    pub(super) fn new(stream: Option<Stream>, queue: Outbound) -> Self {
+        Self {
+            stream,
+            queue,
+            sent: 0,
+        }
+    }
+
+    /// Whether everything has left.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.queue.is_empty() && self.stream.as_ref().is_none_or(Stream::is_flushed)
+    }
+
+    /// Writes frames at once if nothing waits before them, and queues what the kernel does not
+    /// take. Errors come again with the next read.
+    pub(super) fn write_through(
+        &mut self,
+        frames: &mut Frames,
+        lender: &[u8],
+        counters: &Counters,
+    ) {
+        if frames.is_empty() {
+            return;
+        }
+        counters.messages_queued.add(frames.len_messages() as u64);
+        let written = match self.queue.is_empty() {
+            true => self.write(|slices, written| frames.slices(lender, written, slices)),
+            false => 0,
+        };
+        let mut sent = 0;
+        if written == frames.len_bytes() {
+            sent = frames.len_messages() as u64;
+        } else {
+            for frame in frames.copies(lender, written) {
+                if frame.is_done() {
+                    sent += u64::from(frame.is_message);
+                    continue;
+                }
+                let bytes = Bytes::from(frame.to_vec());
+                let queued = match (frame.done, frame.is_message) {
+                    (0, true) => self.queue.push_unbounded(bytes),
+                    (0, false) => self.queue.push_control(bytes),
+                    (done, _) => self.queue.push_rest(bytes, done),
+                };
+                debug_assert!(
+                    queued.is_ok(),
+                    "frames are made before the close frame only"
+                );
+            }
+        }
+        self.note_sent(sent, counters);
+        frames.clear();
+    }
+
+    /// Writes pushed messages at once if nothing waits before them: `joined` is all `frames`, one
+    /// after another. Returns how many of them have left whole; those that follow wait, and from
+    /// the first that has no room on, which is the error, they are not accepted.
+    pub(super) fn push(
+        &mut self,
+        joined: &[u8],
+        frames: &[Bytes],
+        counters: &Counters,
+    ) -> (usize, Result<(), (usize, PushError)>) {
+        let mut written = match self.queue.is_empty() {
+            true => self.write(|slices, written| {
+                slices[0] = IoSlice::new(&joined[written..]);
+                usize::from(written < joined.len())
+            }),
+            false => 0,
+        };
+        let mut sent = 0;
+        let mut refused = Ok(());
+        for (index, frame) in frames.iter().enumerate() {
+            if written >= frame.len() {
+                written -= frame.len();
+                sent += 1;
+                continue;
+            }
+            let queued = match std::mem::take(&mut written) {
+                0 => self.queue.push(frame.clone()),
+                done => self.queue.push_rest(frame.clone(), done),
+            };
+            if let Err(error) = queued {
+                refused = Err((index, error));
+                break;
+            }
+        }
+        self.note_sent(sent as u64, counters);
+        (sent, refused)
+    }
+
+    /// Writes what waits, as far as the kernel takes it.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`].
+    pub(super) fn flush(&mut self, counters: &Counters) -> Result<(), Broken> {
+        let Some(stream) = &self.stream else {
+            return Ok(());
+        };
+        while !self.queue.is_empty() {
+            let mut slices = [IoSlice::new(&[]); MAX_PIECES];
+            let count = self.queue.slices(&mut slices);
+            match stream.try_write_vectored(&slices[..count]) {
+                Ok(written) => {
+                    let sent = self.queue.advance(written) as u64;
+                    self.sent += sent;
+                    counters.messages_sent.add(sent);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(_) => return Err(Broken),
+            }
+        }
+        // What TLS still keeps of what it has taken. An error comes again with the next read.
+        let _ = stream.try_flush();
+        Ok(())
+    }
+
+    /// Writes what `fill` hands out, beginning after the bytes that are written, and returns how
+    /// many the kernel has taken.
+    fn write<'a>(&self, fill: impl Fn(&mut [IoSlice<'a>], usize) -> usize) -> usize {
+        let Some(stream) = &self.stream else {
+            return 0;
+        };
+        let mut written = 0;
+        loop {
+            let mut slices = [IoSlice::new(&[]); MAX_PIECES];
+            let count = fill(&mut slices, written);
+            let taken = match &slices[..count] {
+                [] => return written,
+                [one] => stream.try_write(one),
+                several => stream.try_write_vectored(several),
+            };
+            match taken {
+                Ok(taken) if taken > 0 => written += taken,
+                Ok(_) | Err(_) => return written,
+            }
+        }
+    }
+
+    fn note_sent(&mut self, messages: u64, counters: &Counters) {
+        self.sent += messages;
+        counters.messages_sent.add(messages);
+    }
+}
