@@ -153,17 +153,21 @@ impl Connection {
 
     /// Serves the connection until it has ended and every accepted message is done with.
     pub(crate) async fn drive(self: Rc<Self>, shard: Rc<Shard>) {
-        while let Some(wait) = self.settle(&shard) {
+        let mut now = self.opened;
+        while let Some(wait) = self.settle(&shard, now) {
             if wait.is_others_turn {
                 tokio::task::yield_now().await;
                 self.state.borrow_mut().spent = 0;
+                now = Instant::now();
                 continue;
             }
             if let Some(deadline) = wait.deadline {
                 self.set_alarm(&shard, deadline);
             }
-            match poll_fn(|cx| self.poll_wake(cx, &wait)).await {
-                Wake::Readable => self.read(&shard),
+            let wake = poll_fn(|cx| self.poll_wake(cx, &wait)).await;
+            now = Instant::now();
+            match wake {
+                Wake::Readable => self.read(&shard, now),
                 Wake::Changed => {}
                 Wake::Broken => self.end(CloseCause::Vanished),
             }
@@ -316,10 +320,9 @@ impl Connection {
 
     /// Does everything that can be done without waiting, and says what to wait for. `None`: the
     /// connection has ended.
-    fn settle(self: &Rc<Self>, shard: &Rc<Shard>) -> Option<Wait> {
+    fn settle(self: &Rc<Self>, shard: &Rc<Shard>, now: Instant) -> Option<Wait> {
         // Whatever has changed by now is seen here.
         self.changed.hush();
-        let now = Instant::now();
         let counters = &shard.server.hub.counters;
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
@@ -408,7 +411,7 @@ impl Connection {
     }
 
     /// Processes what has arrived, one buffer at most.
-    fn read(&self, shard: &Rc<Shard>) {
+    fn read(&self, shard: &Rc<Shard>, now: Instant) {
         let mut scratch = shard.scratch.borrow_mut();
         let scratch = &mut *scratch;
         let mut state = self.state.borrow_mut();
@@ -426,7 +429,7 @@ impl Connection {
             &mut scratch.read[..read],
             &shard.server,
             &mut scratch.write,
-            Instant::now(),
+            now,
         );
         state.spent += TURN_COST + read;
     }

@@ -36,9 +36,7 @@ impl Socket {
 
     pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let size = buffer.len();
-        self.attempt(Interest::READABLE, size, |socket| {
-            Ok(rustix::io::read(socket, buffer)?)
-        })
+        self.attempt(Interest::READABLE, size, |socket| read(socket, buffer))
     }
 
     /// Looks at what is there to be read and leaves it there.
@@ -82,8 +80,7 @@ impl Socket {
         loop {
             let mut guard = ready!(self.0.poll_read_ready(cx))?;
             let size = buffer.len();
-            let read = |socket: &OwnedFd| Ok(rustix::io::read(socket, &mut *buffer)?);
-            match guarded(&mut guard, size, read) {
+            match guarded(&mut guard, size, |socket| read(socket, &mut *buffer)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return Poll::Ready(result),
             }
@@ -157,6 +154,11 @@ fn guarded(
 /// reads short itself. It then waits for its own next byte.)
 fn is_short(count: usize, size: usize) -> bool {
     0 < count && count < size
+}
+
+/// A shorter way through the kernel than read(2).
+fn read(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(recv(socket, buffer, RecvFlags::empty())?.0)
 }
 
 fn write(socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {

@@ -67,6 +67,11 @@ impl Frames {
         self.lent_len = 0;
     }
 
+    /// All frames, if they lie in one piece.
+    pub(super) fn as_one_piece(&self) -> Option<&[u8]> {
+        (self.lent_len == 0).then_some(&self.bytes)
+    }
+
     /// Fills `slices` with what is to be written first after `written` bytes, and returns their
     /// number.
     pub(super) fn slices<'a>(

@@ -53,7 +53,10 @@ impl Output {
         }
         counters.messages_queued.add(frames.len_messages() as u64);
         let written = match self.queue.is_empty() {
-            true => self.write(|slices, written| frames.slices(lender, written, slices)),
+            true => match frames.as_one_piece() {
+                Some(bytes) => self.write_one(bytes),
+                None => self.write(|slices, written| frames.slices(lender, written, slices)),
+            },
             false => 0,
         };
         let mut sent = 0;
@@ -91,10 +94,7 @@ impl Output {
         counters: &Counters,
     ) -> (usize, Result<(), (usize, PushError)>) {
         let mut written = match self.queue.is_empty() {
-            true => self.write(|slices, written| {
-                slices[0] = IoSlice::new(&joined[written..]);
-                usize::from(written < joined.len())
-            }),
+            true => self.write_one(joined),
             false => 0,
         };
         let mut sent = 0;
@@ -145,6 +145,21 @@ impl Output {
         Ok(())
     }
 
+    /// Writes one piece, and returns how many bytes the kernel has taken.
+    fn write_one(&self, bytes: &[u8]) -> usize {
+        let Some(stream) = &self.stream else {
+            return 0;
+        };
+        let mut written = 0;
+        while written < bytes.len() {
+            match stream.try_write(&bytes[written..]) {
+                Ok(taken) if taken > 0 => written += taken,
+                Ok(_) | Err(_) => break,
+            }
+        }
+        written
+    }
+
     /// Writes what `fill` hands out, beginning after the bytes that are written, and returns how
     /// many the kernel has taken.
     fn write<'a>(&self, fill: impl Fn(&mut [IoSlice<'a>], usize) -> usize) -> usize {
@@ -155,12 +170,10 @@ impl Output {
         loop {
             let mut slices = [IoSlice::new(&[]); MAX_PIECES];
             let count = fill(&mut slices, written);
-            let taken = match &slices[..count] {
-                [] => return written,
-                [one] => stream.try_write(one),
-                several => stream.try_write_vectored(several),
-            };
-            match taken {
+            if count == 0 {
+                return written;
+            }
+            match stream.try_write_vectored(&slices[..count]) {
                 Ok(taken) if taken > 0 => written += taken,
                 Ok(_) | Err(_) => return written,
             }
