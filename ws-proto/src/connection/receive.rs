@@ -345,8 +345,13 @@ impl Connection {
         if self.phase != Phase::Open {
             return;
         }
-        if self.assembly.is_in_progress() {
+        // What has come of a header may be a message's first bytes. A control frame has as long.
+        let is_incomplete =
+            self.assembly.is_in_progress() || self.frame.is_some() || self.partial_header.len > 0;
+        if is_incomplete {
             self.timers.message_begun(&self.config, now);
+        } else {
+            self.timers.message_ended();
         }
         if self.frame.is_some_and(|frame| !frame.opcode.is_control()) {
             self.timers.pong_obstructed(&self.config, now);

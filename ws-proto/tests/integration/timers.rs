@@ -110,6 +110,33 @@ fn t22_single_frame_not_complete_after_30_seconds_closes_1008() {
 }
 
 #[test]
+fn t22_clock_begins_with_the_first_byte_of_a_header() {
+    for opcode in [Opcode::Binary, Opcode::Ping] {
+        let wire = TestFrame::client(opcode, vec![1; 100]).to_bytes();
+        let mut server = without_pings();
+        for byte in &wire[..30] {
+            assert_eq!(server.receive(&[*byte]), []);
+            assert_eq!(server.pass(Duration::from_millis(999)), []);
+        }
+        let events = server.pass(Duration::from_millis(30));
+        assert_eq!(events, [OwnedEvent::Failed(ProtocolError::MessageTimeout)]);
+        assert_eq!(sent_close_code(&server.sent()), Some(1008));
+    }
+}
+
+#[test]
+fn clock_ends_with_a_control_frame_that_came_in_parts() {
+    let wire = TestFrame::client(Opcode::Pong, "late").to_bytes();
+    for cut in 1..wire.len() {
+        let mut server = without_pings();
+        assert_eq!(server.receive(&wire[..cut]), []);
+        assert_eq!(server.pass(seconds(29)), []);
+        assert_eq!(server.receive(&wire[cut..]).len(), 1);
+        assert_eq!(server.connection.poll_timeout(), None);
+    }
+}
+
+#[test]
 fn t22_clock_begins_anew_with_each_message() {
     let mut server = without_pings();
     for _ in 0..3 {
