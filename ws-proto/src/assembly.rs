@@ -36,6 +36,11 @@ impl Assembly {
         self.kind.is_some()
     }
 
+    /// Tells whether there is nothing to be remembered.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.kind.is_none() && self.buffer.capacity() == 0 && !self.is_discarding
+    }
+
     /// Applies the header of a data frame.
     pub(crate) fn begin(&mut self, header: &Header, config: &Config) -> Result<(), ProtocolError> {
         let kind = match (header.opcode, self.kind) {

@@ -8,9 +8,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use self::receive::{ArrivingFrame, PartialHeader};
+use self::receive::Arriving;
 use self::timers::{Due, Timers};
-use crate::assembly::Assembly;
 use crate::deflate::{self, Deflate};
 use crate::mask::MaskingKeys;
 use crate::rate::Bucket;
@@ -81,13 +80,10 @@ pub struct Connection {
     masking_keys: Option<Box<MaskingKeys>>,
     phase: Phase,
     close_out: CloseOut,
-    partial_header: PartialHeader,
-    frame: Option<ArrivingFrame>,
-    assembly: Assembly,
+    /// What has begun to arrive; `None` between frames and messages that come whole.
+    arriving: Option<Box<Arriving>>,
     /// `None` unless the handshake agreed upon compression.
     deflate: Option<Deflate>,
-    /// The payload of a control frame that did not arrive whole.
-    control: Vec<u8>,
     /// The payload of the pong to be sent.
     pong: Option<Box<[u8]>>,
     is_ping_queued: bool,
@@ -137,11 +133,8 @@ impl Connection {
             masking_keys,
             phase: Phase::Open,
             close_out: CloseOut::None,
-            partial_header: PartialHeader::default(),
-            frame: None,
-            assembly: Assembly::default(),
+            arriving: None,
             deflate: None,
-            control: Vec::new(),
             pong: None,
             is_ping_queued: false,
             control_frames: Bucket::new(now),
@@ -300,7 +293,7 @@ impl Connection {
         self.phase = Phase::Closing;
         self.close_out = CloseOut::Queued(frame);
         self.is_ping_queued = false;
-        self.assembly.discard();
+        self.arriving().discard();
         if let Some(deflate) = &mut self.deflate {
             deflate.clear();
         }
@@ -370,9 +363,8 @@ impl Connection {
     /// Processes nothing from now on, and keeps nothing but our close frame and a pong due before.
     fn end(&mut self, now: Instant) {
         self.phase = Phase::Ended;
-        self.frame = None;
         self.is_ping_queued = false;
-        self.assembly = Assembly::default();
+        self.arriving = None;
         if let Some(deflate) = &mut self.deflate {
             deflate.clear();
         }

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use super::{CloseOut, Connection, Event, Phase};
+use crate::assembly::Assembly;
 use crate::deflate::RSV1;
 use crate::frame::Header;
 use crate::mask::{advance_key, mask, mask_and_judge};
@@ -12,14 +13,14 @@ use crate::{CloseFrame, Input, Message, MessageKind, Opcode, ProtocolError, Role
 
 /// A header that has not arrived whole.
 #[derive(Debug, Default)]
-pub(super) struct PartialHeader {
+struct PartialHeader {
     bytes: [u8; Header::MAX_SIZE],
     len: u8,
 }
 
 /// A frame whose header is known and whose payload is arriving.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ArrivingFrame {
+struct ArrivingFrame {
     opcode: Opcode,
     fin: bool,
     /// The masking key, turned so that it fits the next byte.
@@ -27,6 +28,37 @@ pub(super) struct ArrivingFrame {
     remaining: u64,
     /// Whether part of the payload has been kept.
     is_split: bool,
+}
+
+/// What has begun to arrive and is not complete.
+#[derive(Debug, Default)]
+pub(super) struct Arriving {
+    partial_header: PartialHeader,
+    frame: Option<ArrivingFrame>,
+    assembly: Assembly,
+    /// The payload of a control frame that did not arrive whole.
+    control: Vec<u8>,
+}
+
+impl Arriving {
+    /// Frees what the previous event borrowed. `false` if nothing is left.
+    fn release(&mut self) -> bool {
+        self.assembly.release();
+        if self.frame.is_none() {
+            self.control = Vec::new();
+        }
+        self.is_incomplete() || !self.assembly.is_idle()
+    }
+
+    /// Tells whether part of a frame or of a message has come.
+    fn is_incomplete(&self) -> bool {
+        self.partial_header.len > 0 || self.frame.is_some() || self.assembly.is_in_progress()
+    }
+
+    /// From now on frames are followed but not kept.
+    pub(super) fn discard(&mut self) {
+        self.assembly.discard();
+    }
 }
 
 /// Where the payload of an event lies.
@@ -54,10 +86,7 @@ impl Connection {
     /// A message that lies whole in `input` is unmasked there and lent out without a copy.
     pub fn receive<'s>(&'s mut self, input: &'s mut Input<'_>, now: Instant) -> Option<Event<'s>> {
         // What the previous event borrowed is free now.
-        self.assembly.release();
-        if self.frame.is_none() && !self.control.is_empty() {
-            self.control = Vec::new();
-        }
+        self.release();
         if let Some((kind, range)) = self.whole_message(input) {
             let payload = input.slice(range);
             return Some(Event::Message(Message { kind, payload }));
@@ -69,6 +98,7 @@ impl Connection {
         });
         let Some(step) = step else {
             self.note_progress(now);
+            self.release();
             return None;
         };
         Some(match step {
@@ -78,12 +108,12 @@ impl Connection {
             }),
             Step::Message(kind, Place::Buffer) => Event::Message(Message {
                 kind,
-                payload: self.assembly.payload(),
+                payload: self.arriving().assembly.payload(),
             }),
             Step::Ping(Place::Input(range)) => Event::Ping(input.slice(range)),
-            Step::Ping(Place::Buffer) => Event::Ping(&self.control),
+            Step::Ping(Place::Buffer) => Event::Ping(&self.arriving().control),
             Step::Pong(Place::Input(range)) => Event::Pong(input.slice(range)),
-            Step::Pong(Place::Buffer) => Event::Pong(&self.control),
+            Step::Pong(Place::Buffer) => Event::Pong(&self.arriving().control),
             Step::Close(frame) => Event::Close(frame),
             Step::Failed(error) => Event::Failed(error),
         })
@@ -96,11 +126,7 @@ impl Connection {
     /// which knows all cases. A message taken here leaves no trace in the connection.
     #[inline]
     fn whole_message(&self, input: &mut Input<'_>) -> Option<(MessageKind, Range<usize>)> {
-        let is_between_messages = self.phase == Phase::Open
-            && self.frame.is_none()
-            && self.partial_header.len == 0
-            && !self.assembly.is_in_progress();
-        if !is_between_messages {
+        if self.phase != Phase::Open || self.arriving.is_some() {
             return None;
         }
         let (header, size) = Header::decode(input.rest(), self.peer_role(), 0).ok()??;
@@ -131,6 +157,18 @@ impl Connection {
         Some((kind, range))
     }
 
+    pub(super) fn arriving(&mut self) -> &mut Arriving {
+        self.arriving.get_or_insert_default()
+    }
+
+    fn release(&mut self) {
+        if let Some(arriving) = &mut self.arriving
+            && !arriving.release()
+        {
+            self.arriving = None;
+        }
+    }
+
     /// Goes from frame to frame until one of them is an event or the input ends.
     fn step(&mut self, input: &mut Input<'_>, now: Instant) -> Result<Option<Step>, ProtocolError> {
         loop {
@@ -139,7 +177,7 @@ impl Connection {
                 input.discard();
                 return Ok(None);
             }
-            let frame = match self.frame {
+            let frame = match self.frame() {
                 Some(frame) => frame,
                 None => match self.read_header(input)? {
                     Some(header) => self.begin_frame(&header, now)?,
@@ -154,7 +192,7 @@ impl Connection {
             if step.is_some() {
                 return Ok(step);
             }
-            if self.frame.is_some() {
+            if self.frame().is_some() {
                 // Its payload is not complete, so the input is used up.
                 return Ok(None);
             }
@@ -173,13 +211,20 @@ impl Connection {
         let sender = self.peer_role();
         // RFC 7692 §6: the bit has a meaning once the extension is agreed upon.
         let rsv_allowed = if self.deflate.is_some() { RSV1 } else { 0 };
-        let partial = &mut self.partial_header;
-        if partial.len == 0
+        if input.is_empty() {
+            return Ok(None);
+        }
+        let has_begun = self
+            .arriving
+            .as_ref()
+            .is_some_and(|it| it.partial_header.len > 0);
+        if !has_begun
             && let Some((header, size)) = Header::decode(input.rest(), sender, rsv_allowed)?
         {
             input.take(size);
             return Ok(Some(header));
         }
+        let partial = &mut self.arriving().partial_header;
         // Byte by byte, at most 14 of them, so that not one belonging to the payload is taken.
         while !input.is_empty() {
             let at = input.take(1);
@@ -206,23 +251,22 @@ impl Connection {
                 return Err(ProtocolError::TooManyControlFrames);
             }
         } else if header.opcode != Opcode::Close {
-            self.assembly.begin(header, &self.config)?;
+            let arriving = self.arriving.get_or_insert_default();
+            arriving.assembly.begin(header, &self.config)?;
         }
-        let frame = ArrivingFrame {
+        Ok(ArrivingFrame {
             opcode: header.opcode,
             fin: header.fin,
             key: header.mask,
             remaining: header.payload_len,
             is_split: false,
-        };
-        self.frame = Some(frame);
-        Ok(frame)
+        })
     }
 
     /// Takes what has arrived of a payload and unmasks it in place.
     ///
-    /// Returns where it lies and whether that is the whole payload. `self.frame` is left empty if
-    /// the payload is complete.
+    /// Returns where it lies and whether that is the whole payload. The frame is kept unless the
+    /// payload is complete.
     fn take_payload(
         &mut self,
         mut frame: ArrivingFrame,
@@ -236,8 +280,17 @@ impl Connection {
         frame.remaining -= piece.len() as u64;
         let is_whole = frame.remaining == 0 && !frame.is_split;
         frame.is_split = true;
-        self.frame = Some(frame).filter(|frame| frame.remaining > 0);
+        if frame.remaining > 0 {
+            self.arriving().frame = Some(frame);
+        } else if let Some(arriving) = &mut self.arriving {
+            arriving.frame = None;
+        }
         (piece, is_whole)
+    }
+
+    /// The frame whose payload is not complete.
+    fn frame(&self) -> Option<ArrivingFrame> {
+        self.arriving.as_ref()?.frame
     }
 
     fn read_data(
@@ -246,19 +299,20 @@ impl Connection {
         input: &mut Input<'_>,
     ) -> Result<Option<Step>, ProtocolError> {
         let (piece, is_whole) = self.take_payload(frame, input);
-        if self.assembly.is_compressed() {
+        let arriving = self.arriving();
+        if arriving.assembly.is_compressed() {
             return self.read_compressed(frame, input.slice(piece));
         }
         if is_whole && frame.fin && frame.opcode != Opcode::Continuation {
-            let kind = self.assembly.whole(input.slice(piece.clone()))?;
+            let kind = arriving.assembly.whole(input.slice(piece.clone()))?;
             return Ok(kind.map(|kind| Step::Message(kind, Place::Input(piece))));
         }
         // RFC 6455 §8.1: text is checked while it arrives, so that it fails at the first bad byte.
-        self.assembly.append(input.slice(piece))?;
-        if self.frame.is_some() || !frame.fin {
+        arriving.assembly.append(input.slice(piece))?;
+        if arriving.frame.is_some() || !frame.fin {
             return Ok(None);
         }
-        let kind = self.assembly.complete()?;
+        let kind = arriving.assembly.complete()?;
         self.timers.message_ended();
         Ok(kind.map(|kind| Step::Message(kind, Place::Buffer)))
     }
@@ -273,13 +327,13 @@ impl Connection {
             .deflate
             .as_mut()
             .expect("a frame says that it is compressed only if that was agreed upon");
-        let inflater = deflate.inflater();
-        self.assembly.inflate(piece, inflater)?;
-        if self.frame.is_some() || !frame.fin {
+        let arriving = self.arriving.get_or_insert_default();
+        arriving.assembly.inflate(piece, deflate.inflater())?;
+        if arriving.frame.is_some() || !frame.fin {
             return Ok(None);
         }
-        deflate.message_ended(sender, self.assembly.is_blank())?;
-        let kind = self.assembly.complete()?;
+        deflate.message_ended(sender, arriving.assembly.is_blank())?;
+        let kind = arriving.assembly.complete()?;
         self.timers.message_ended();
         Ok(kind.map(|kind| Step::Message(kind, Place::Buffer)))
     }
@@ -291,19 +345,17 @@ impl Connection {
         now: Instant,
     ) -> Result<Option<Step>, ProtocolError> {
         let (piece, is_whole) = self.take_payload(frame, input);
-        let place = if is_whole {
-            Place::Input(piece)
-        } else {
+        if !is_whole {
             // At most 125 bytes, apart from the message: control frames come between fragments.
-            self.control.extend_from_slice(input.slice(piece));
-            Place::Buffer
-        };
-        if self.frame.is_some() {
+            let control = &mut self.arriving().control;
+            control.extend_from_slice(input.slice(piece.clone()));
+        }
+        if self.frame().is_some() {
             return Ok(None);
         }
-        let payload = match &place {
-            Place::Input(range) => input.slice(range.clone()),
-            Place::Buffer => &self.control,
+        let (place, payload) = match &self.arriving {
+            Some(arriving) if !is_whole => (Place::Buffer, &arriving.control[..]),
+            _ => (Place::Input(piece.clone()), input.slice(piece)),
         };
         if frame.opcode == Opcode::Close {
             let received = CloseFrame::decode(payload)?;
@@ -315,8 +367,8 @@ impl Connection {
         }
         if self.phase == Phase::Closing {
             // RFC 6455 §1.4: after our close frame we send nothing more, so nothing is answered.
-            if !is_whole {
-                self.control = Vec::new();
+            if let Some(arriving) = &mut self.arriving {
+                arriving.control = Vec::new();
             }
             return Ok(None);
         }
@@ -345,15 +397,15 @@ impl Connection {
         if self.phase != Phase::Open {
             return;
         }
+        let arriving = self.arriving.as_ref();
         // What has come of a header may be a message's first bytes. A control frame has as long.
-        let is_incomplete =
-            self.assembly.is_in_progress() || self.frame.is_some() || self.partial_header.len > 0;
-        if is_incomplete {
+        if arriving.is_some_and(|arriving| arriving.is_incomplete()) {
             self.timers.message_begun(&self.config, now);
         } else {
             self.timers.message_ended();
         }
-        if self.frame.is_some_and(|frame| !frame.opcode.is_control()) {
+        let frame = arriving.and_then(|arriving| arriving.frame);
+        if frame.is_some_and(|frame| !frame.opcode.is_control()) {
             self.timers.pong_obstructed(&self.config, now);
         }
     }
