@@ -196,6 +196,11 @@ pub(crate) struct Counters {
     pub(crate) push_queued: Counter,
     pub(crate) push_dropped: Counter,
 
+    /// Times that the files of certificates were read again.
+    pub(crate) certificate_reloads: Counter,
+    /// Times that they could not be used.
+    pub(crate) certificate_reloads_failed: Counter,
+
     pub(crate) fifo_records: Counter,
     record_refusals: Tally<{ RecordRefusal::NAMES.len() }>,
 }
@@ -274,6 +279,10 @@ impl Counters {
                 "written": self.push_written.get(),
                 "queued": self.push_queued.get(),
                 "dropped": self.push_dropped.get(),
+            },
+            "certificates": {
+                "reloads": self.certificate_reloads.get(),
+                "reloads_failed": self.certificate_reloads_failed.get(),
             },
             "fifo": {
                 "records": self.fifo_records.get(),

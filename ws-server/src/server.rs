@@ -16,20 +16,19 @@ use ws_transport::{BindOptions, Inherited, ListenAddr, ListenSocket, Listener, T
 
 use crate::accept::accept;
 use crate::assembly::share;
+use crate::certificates;
 use crate::command::Command;
-use crate::config::{ALPN, AppBackend, Config, Tls};
+use crate::config::{AppBackend, Config};
 use crate::doors::{self, GLOBAL_FIFO};
 use crate::error::ServeError;
 use crate::helpers::{HelperProgram, Helpers};
 use crate::shard;
 use crate::shared::Shared;
-use crate::signals::{Signals, log_counters, warn_of_certificates};
+use crate::signals::{Signals, log_counters};
 
 const STATE_DIR_MODE: u32 = 0o750;
 /// How long a client may leave what was sent to it unacknowledged.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
-/// Whom a certificate for development is for.
-const OWN_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 /// How long workers may take to end when told to end at once.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -89,7 +88,7 @@ async fn serve(
     mut announce: impl FnMut(&str),
 ) -> Result<(), ServeError> {
     let mut signals = Signals::new().map_err(ServeError::System)?;
-    let tls = tls(&config)?;
+    let tls = certificates::load(&config)?;
     let listeners = bind(&config, tls.clone())?;
     let fifos = open_fifos(&config)?;
     let control = bind_control(&config)?;
@@ -122,6 +121,9 @@ async fn serve(
             watcher.fifo_watch.run(fifos).await;
         }
     });
+    let certificates = tls
+        .clone()
+        .map(|tls| tokio::spawn(certificates::watch(Arc::clone(&server), tls)));
     let control = tokio::spawn(doors::serve_control(
         control,
         Arc::clone(&server),
@@ -164,7 +166,10 @@ async fn serve(
         server.hub.command_all(|| Command::Stop);
         let _ = timeout(STOP_TIMEOUT, workers.ended()).await;
     }
-    for task in [control, watcher] {
+    for task in [Some(control), Some(watcher), certificates]
+        .into_iter()
+        .flatten()
+    {
         task.abort();
         let _ = task.await;
     }
@@ -173,17 +178,6 @@ async fn serve(
     helpers.shutdown().await;
     info!("drain ended");
     Ok(())
-}
-
-/// Reads the certificates, and says what is wrong with them.
-fn tls(config: &Config) -> Result<Option<TlsAcceptor>, ServeError> {
-    let acceptor = match &config.server().tls {
-        Tls::Off => return Ok(None),
-        Tls::SelfSigned => TlsAcceptor::self_signed(OWN_NAMES.map(str::to_owned), [ALPN])?,
-        Tls::Files(files) => TlsAcceptor::load(files.clone())?,
-    };
-    warn_of_certificates(&acceptor);
-    Ok(Some(acceptor))
 }
 
 fn bind(config: &Config, tls: Option<TlsAcceptor>) -> Result<Vec<Listener>, ServeError> {

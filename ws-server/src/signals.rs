@@ -1,15 +1,15 @@
 //! Signals, and the periodic line.
 
 use std::io;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::interval_at;
-use tracing::{error, info, warn};
+use tracing::info;
 use ws_transport::TlsAcceptor;
 
 use crate::shared::Shared;
-use crate::status;
+use crate::{certificates, status};
 
 /// The signals that the server knows.
 #[derive(Debug)]
@@ -46,7 +46,10 @@ impl Signals {
                 _ = self.terminate.recv() => return info!(signal = "TERM", "stopping"),
                 _ = self.interrupt.recv() => return info!(signal = "INT", "stopping"),
                 _ = self.hangup.recv() => match tls {
-                    Some(tls) => reload_certificates(tls),
+                    Some(tls) => {
+                        certificates::reload(tls, &server.hub.counters);
+                        info!(signal = "HUP", "the certificates are all that is read again; restart to apply other changes");
+                    }
                     None => info!(signal = "HUP", "the configuration is read at the start only; restart to apply changes"),
                 },
                 _ = self.user1.recv() => {
@@ -67,26 +70,6 @@ impl Signals {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
-    }
-}
-
-/// Whatever is wrong with the new files, the server goes on with the certificates it has.
-fn reload_certificates(tls: &TlsAcceptor) {
-    match tls.reload() {
-        Ok(()) => {
-            info!(
-                signal = "HUP",
-                "certificates are read again; restart to apply other changes"
-            );
-            warn_of_certificates(tls);
-        }
-        Err(error) => error!(signal = "HUP", %error, "the former certificates stay in use"),
-    }
-}
-
-pub(crate) fn warn_of_certificates(tls: &TlsAcceptor) {
-    for warning in tls.warnings(SystemTime::now()) {
-        warn!(%warning, "clients will refuse a certificate");
     }
 }
 

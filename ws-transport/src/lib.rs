@@ -62,4 +62,4 @@ pub use listener::{BindOptions, Listener};
 pub use local::{LocalAddr, PeerAddr};
 pub use proxy::{ProxyHeader, ProxyHeaderError, ProxyHeaderReader};
 pub use stream::Stream;
-pub use tls::{CertificateWarning, TlsAcceptor, TlsConfig, TlsError, TlsFile};
+pub use tls::{CertificateWarning, Reload, TlsAcceptor, TlsConfig, TlsError, TlsFile};

@@ -5,11 +5,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod secure;
 mod support;
 mod wire;
 
 mod callbacks;
 mod carbonphp;
+mod certificates;
 mod compression;
 mod control;
 mod crowd;

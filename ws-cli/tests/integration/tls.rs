@@ -2,77 +2,19 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::Path;
-use std::sync::Arc;
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use nix::sys::signal::Signal;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::handshake::client::Response;
 
+use crate::secure::{Authority, hear, say};
 use crate::support::{PATIENCE, Server, Setup, eventually};
-
-type Client = WebSocketStream<TlsStream<tokio::net::TcpStream>>;
-
-/// Writes `cert.pem` and `key.pem`.
-fn issue(dir: &Path) -> CertificateDer<'static> {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    std::fs::write(dir.join("cert.pem"), made.cert.pem()).unwrap();
-    std::fs::write(dir.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
-    made.cert.der().clone()
-}
-
-/// A server with TLS, and the certificate to trust.
-fn secure() -> (Setup, CertificateDer<'static>) {
-    let setup = Setup::new()
-        .listen("wss://127.0.0.1:0")
-        .set("server.tls.cert", "cert.pem")
-        .set("server.tls.key", "key.pem");
-    let certificate = issue(setup.dir());
-    (setup, certificate)
-}
-
-async fn connect(server: &Server, trusted: &CertificateDer<'static>) -> (Client, Response) {
-    let mut roots = RootCertStore::empty();
-    roots.add(trusted.clone()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let socket = tokio::net::TcpStream::connect(server.addr).await.unwrap();
-    let name = ServerName::try_from("localhost").unwrap();
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, socket);
-    let url = format!("wss://localhost:{}/", server.addr.port());
-    let client = tokio_tungstenite::client_async(url, stream.await.unwrap());
-    tokio::time::timeout(PATIENCE, client)
-        .await
-        .unwrap()
-        .unwrap()
-}
-
-async fn hear(client: &mut Client) -> Message {
-    let heard = tokio::time::timeout(PATIENCE, client.next()).await;
-    heard.expect("an answer comes").unwrap().unwrap()
-}
-
-async fn say(client: &mut Client, text: &str) -> String {
-    client.send(Message::text(text)).await.unwrap();
-    hear(client).await.into_text().unwrap().to_string()
-}
 
 #[tokio::test]
 async fn callbacks_and_cookies_know_of_tls() {
-    let (setup, trusted) = secure();
-    let server = setup.app("echo \"$HTTPS\"").start();
+    let authority = Authority::new();
+    let server = authority.server().app("echo \"$HTTPS\"").start();
     assert!(server.url.starts_with("wss://127.0.0.1:"), "{}", server.url);
-    let (mut client, response) = connect(&server, &trusted).await;
+    let (mut client, response) = authority.caller().connect(&server).await;
     let cookie = response.headers()["set-cookie"].to_str().unwrap();
     assert!(cookie.contains("; Secure"), "{cookie}");
     assert_eq!(say(&mut client, "secure?").await, "on");
@@ -85,9 +27,9 @@ async fn callbacks_and_cookies_know_of_tls() {
 
 #[tokio::test]
 async fn much_that_is_read_late_arrives_whole() {
-    let (setup, trusted) = secure();
-    let server = setup.arg("--echo").start();
-    let (client, _) = connect(&server, &trusted).await;
+    let authority = Authority::new();
+    let server = authority.server().arg("--echo").start();
+    let (client, _) = authority.caller().connect(&server).await;
     let message = vec![b'x'; 900_000];
     let (mut sink, mut source) = client.split();
     let count = 20;
@@ -112,83 +54,11 @@ async fn much_that_is_read_late_arrives_whole() {
     server.finish();
 }
 
-#[tokio::test]
-async fn hup_reads_certificates_again_and_touches_no_connection() {
-    let (setup, old) = secure();
-    let server = setup.arg("--echo").start();
-    let (mut before, _) = connect(&server, &old).await;
-    let new = issue(server.dir());
-    server.signal(Signal::SIGHUP);
-    // Whoever still gets the old certificate does not trust it.
-    let (mut after, _) = loop {
-        let probe = tokio::time::timeout(PATIENCE, try_connect(&server, &new)).await;
-        if let Some(connected) = probe.expect("the certificate is read") {
-            break connected;
-        }
-    };
-    assert_eq!(say(&mut before, "still here").await, "still here");
-    assert_eq!(say(&mut after, "new").await, "new");
-
-    std::fs::write(server.dir().join("key.pem"), "garbage").unwrap();
-    server.signal(Signal::SIGHUP);
-    assert_eq!(say(&mut before, "still here").await, "still here");
-    connect(&server, &new).await.0.close(None).await.unwrap();
-    for client in [&mut before, &mut after] {
-        client.close(None).await.unwrap();
-    }
-    server.finish();
-}
-
-async fn try_connect(
-    server: &Server,
-    trusted: &CertificateDer<'static>,
-) -> Option<(Client, Response)> {
-    let socket = TcpStream::connect(server.addr).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut roots = RootCertStore::empty();
-    roots.add(trusted.clone()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let name = ServerName::try_from("localhost").unwrap();
-    let mut connection = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
-    let mut socket = socket;
-    while connection.is_handshaking() {
-        connection.complete_io(&mut socket).ok()?;
-    }
-    Some(connect(server, trusted).await)
-}
-
 /// Waits until the one refusal is counted, and for this reason.
 fn refused(server: &Server, reason: &str) {
     eventually(reason, || {
         server.status()["sockets"]["refused_by"][reason] == 1
     });
-}
-
-#[test]
-fn what_is_wrong_with_certificates_is_said_with_78() {
-    let output = Setup::new()
-        .listen("wss://127.0.0.1:0")
-        .arg("--echo")
-        .fail();
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(78), "{text}");
-    assert!(
-        text.contains("server.listen: wss needs server.tls.cert"),
-        "{text}"
-    );
-
-    let (setup, _) = secure();
-    std::fs::write(setup.dir().join("key.pem"), "").unwrap();
-    let output = setup.arg("--echo").fail();
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(78), "{text}");
-    assert!(text.contains("there is no private key in"), "{text}");
-    assert!(text.contains("key.pem"), "{text}");
 }
 
 #[test]

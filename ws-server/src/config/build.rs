@@ -70,6 +70,7 @@ pub(super) fn server(reader: &mut Reader<'_>) -> ServerConfig {
         ),
         trusted,
         tls,
+        tls_reload_interval: reader.interval("server.tls.reload_interval", SHORTEST, DAY),
     }
 }
 

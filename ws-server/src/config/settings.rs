@@ -150,7 +150,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         path: "server.tls.cert",
         default: DefaultValue::Text(""),
         doc: "The certificate that listeners with TLS show: a PEM file, the issuers' certificates behind\n\
-              it. Read at the start and on SIGHUP, for the connections that come then.",
+              it. Read at the start, when the file changes and on SIGHUP, for the connections that come then.",
     },
     Setting {
         path: "server.tls.key",
@@ -168,6 +168,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: DefaultValue::Flag(false),
         doc: "Instead of cert and key: make a certificate for localhost at each start. For development;\n\
               no client trusts it unless told to.",
+    },
+    Setting {
+        path: "server.tls.reload_interval",
+        default: DefaultValue::Text("5s"),
+        doc: "How often to look whether the files of certificates, keys and client_ca have changed, 10ms to 1d,\n\
+              or \"off\": then only SIGHUP reads them again. Changed files are read at the look after that. If\n\
+              they cannot be used, a key does not match say, the former ones stay and the log says why.",
     },
     Setting {
         path: "server.proxy.trusted",

@@ -33,6 +33,8 @@ pub struct ServerConfig {
     pub trusted: TrustedPeers,
     /// What listeners with TLS show.
     pub tls: Tls,
+    /// How often the files of certificates are looked at; `None` is never.
+    pub tls_reload_interval: Option<Duration>,
 }
 
 /// `[server.tls]`: what listeners with TLS show.

@@ -2,11 +2,12 @@
 
 mod certificate;
 mod session;
+mod signature;
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use rustls::client::verify_server_name;
@@ -19,6 +20,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
 
 pub(crate) use session::{HandshakeFailure, Session};
+use signature::Signature;
 
 /// Which certificates to show, and whom to ask for one.
 ///
@@ -88,7 +90,7 @@ impl TlsConfig {
         self
     }
 
-    /// Returns every file that is read, to be watched for changes.
+    /// Returns every file that is read.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         let pairs = self.certificates.iter();
         pairs
@@ -208,6 +210,15 @@ pub enum CertificateWarning {
     },
 }
 
+/// What [`TlsAcceptor::reload_if_changed`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// Nothing: the files are those in use, or those that were refused, or they are still changing.
+    NotNeeded,
+    /// The files are read and in use.
+    Done,
+}
+
 /// Accepts TLS: certificates that were read and checked.
 ///
 /// Clones share them, so that one call of [`reload`](Self::reload) reaches every listener.
@@ -223,6 +234,15 @@ struct Shared {
     /// `None` for a certificate made at the start.
     config: Option<TlsConfig>,
     loaded: RwLock<Loaded>,
+    looks: Mutex<Looks>,
+}
+
+/// What the files were like.
+struct Looks {
+    /// When they were read, or could not be used.
+    read: Signature,
+    /// When they were last looked at.
+    last: Signature,
 }
 
 #[derive(Clone)]
@@ -244,8 +264,10 @@ impl TlsAcceptor {
     ///
     /// [`TlsError`], naming the file that cannot be used.
     pub fn load(config: TlsConfig) -> Result<Self, TlsError> {
+        // Before they are read: what changes in between will be seen.
+        let signature = Signature::of(config.files());
         let loaded = load(&config)?;
-        Ok(Self::new(Some(config), loaded))
+        Ok(Self::new(Some(config), loaded, signature))
     }
 
     /// Makes a certificate for these names and addresses, for development: no client trusts it
@@ -282,14 +304,18 @@ impl TlsAcceptor {
             server: Arc::new(server),
             validity: Arc::new([]),
         };
-        Ok(Self::new(None, loaded))
+        Ok(Self::new(None, loaded, Signature::of(std::iter::empty())))
     }
 
-    fn new(config: Option<TlsConfig>, loaded: Loaded) -> Self {
+    fn new(config: Option<TlsConfig>, loaded: Loaded, signature: Signature) -> Self {
         Self {
             shared: Arc::new(Shared {
                 config,
                 loaded: RwLock::new(loaded),
+                looks: Mutex::new(Looks {
+                    read: signature.clone(),
+                    last: signature,
+                }),
             }),
         }
     }
@@ -302,6 +328,11 @@ impl TlsAcceptor {
     /// [`TlsError`]; the certificates then stay as they were.
     pub fn reload(&self) -> Result<(), TlsError> {
         if let Some(config) = &self.shared.config {
+            let signature = Signature::of(config.files());
+            *self.looks() = Looks {
+                read: signature.clone(),
+                last: signature,
+            };
             let loaded = load(config)?;
             let mut current = self
                 .shared
@@ -313,8 +344,30 @@ impl TlsAcceptor {
         Ok(())
     }
 
-    /// Returns every file that is read, to be watched for changes; none for a certificate made at
-    /// the start.
+    /// Looks at the files, and reads them again if they are others than those that were read last.
+    ///
+    /// Call it now and then. A change is taken only once the files are as they were at the look
+    /// before: whoever replaces them writes one after the other. Files that cannot be used are
+    /// reported once, not at each look.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError`]; the certificates then stay as they were.
+    pub fn reload_if_changed(&self) -> Result<Reload, TlsError> {
+        let signature = Signature::of(self.files());
+        {
+            let mut looks = self.looks();
+            let is_settled = signature == looks.last;
+            let is_read = signature == looks.read;
+            looks.last = signature;
+            if is_read || !is_settled {
+                return Ok(Reload::NotNeeded);
+            }
+        }
+        self.reload().map(|()| Reload::Done)
+    }
+
+    /// Returns every file that is read; none for a certificate made at the start.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.shared.config.iter().flat_map(TlsConfig::files)
     }
@@ -340,6 +393,13 @@ impl TlsAcceptor {
     /// What the next handshake uses.
     pub(crate) fn server_config(&self) -> Arc<ServerConfig> {
         self.loaded().server
+    }
+
+    fn looks(&self) -> MutexGuard<'_, Looks> {
+        self.shared
+            .looks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn loaded(&self) -> Loaded {

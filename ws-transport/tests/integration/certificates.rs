@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{CertificateParams, DnType, date_time_ymd};
-use ws_transport::{CertificateWarning, OpenError, TlsAcceptor, TlsConfig, TlsError, TlsFile};
+use ws_transport::{
+    CertificateWarning, OpenError, Reload, TlsAcceptor, TlsConfig, TlsError, TlsFile,
+};
 
 use crate::tls::{Authority, BOTH, Client, connect, listen, open};
 
@@ -102,6 +104,56 @@ async fn a_reload_is_for_new_connections() {
     let error = acceptor.reload().unwrap_err();
     assert!(matches!(error, TlsError::NoCertificate { .. }), "{error}");
     assert_eq!(shown(&visit().await.0), new);
+}
+
+#[tokio::test]
+async fn changed_files_are_read_once_they_are_whole() {
+    let authority = Authority::new();
+    let old = authority.issue_for("localhost", "localhost");
+    let acceptor = TlsAcceptor::load(authority.config("localhost")).unwrap();
+    let listener = listen(&acceptor);
+    let config = Arc::new(authority.client(&BOTH, None));
+    let shown = async || {
+        let client = connect(&listener, &config, "localhost");
+        open(&listener).await.unwrap();
+        let client = client.join().unwrap().unwrap();
+        client.conn.peer_certificates().unwrap()[0].clone()
+    };
+    let look = || acceptor.reload_if_changed();
+    assert_eq!(look().unwrap(), Reload::NotNeeded);
+
+    // The certificate without its key, for so long that it is taken for the whole.
+    let new = authority.issue_for("new", "localhost");
+    let replace = |from: &str, to: &str| fs::rename(authority.path(from), authority.path(to));
+    replace("new.pem", "localhost.pem").unwrap();
+    assert_eq!(look().unwrap(), Reload::NotNeeded, "it may still change");
+    let error = look().unwrap_err();
+    assert!(matches!(error, TlsError::Mismatch { .. }), "{error}");
+    assert_eq!(look().unwrap(), Reload::NotNeeded, "it is said once");
+    assert_eq!(shown().await, old);
+    replace("new.key", "localhost.key").unwrap();
+    assert_eq!(look().unwrap(), Reload::NotNeeded);
+    assert_eq!(look().unwrap(), Reload::Done);
+    assert_eq!(look().unwrap(), Reload::NotNeeded);
+    assert_eq!(shown().await, new);
+
+    // Gone, and back again.
+    replace("localhost.key", "away").unwrap();
+    assert_eq!(look().unwrap(), Reload::NotNeeded);
+    let error = look().unwrap_err();
+    assert!(matches!(error, TlsError::Unreadable { .. }), "{error}");
+    assert_eq!(look().unwrap(), Reload::NotNeeded);
+    replace("away", "localhost.key").unwrap();
+    assert_eq!(look().unwrap(), Reload::NotNeeded);
+    assert_eq!(look().unwrap(), Reload::Done);
+
+    // What was read because somebody asked for it is not read again.
+    let newest = authority.issue_for("localhost", "localhost");
+    acceptor.reload().unwrap();
+    for _ in 0..2 {
+        assert_eq!(look().unwrap(), Reload::NotNeeded);
+    }
+    assert_eq!(shown().await, newest);
 }
 
 #[test]

@@ -1,0 +1,155 @@
+//! Clients that speak TLS, and the certificates for both ends.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::handshake::client::Response;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use crate::support::{PATIENCE, Server, Setup};
+
+pub(crate) type Client = WebSocketStream<TlsStream<TcpStream>>;
+
+/// One that issues certificates.
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// A certificate and its key.
+pub(crate) struct Issued {
+    pub(crate) certificate: CertificateDer<'static>,
+    pem: String,
+    key: KeyPair,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "authority");
+        let key = KeyPair::generate().unwrap();
+        Self(CertifiedIssuer::self_signed(params, key).unwrap())
+    }
+
+    /// A certificate for a server of this name.
+    pub(crate) fn issue(&self, name: &str) -> Issued {
+        self.sign(&CertificateParams::new([name.to_owned()]).unwrap())
+    }
+
+    pub(crate) fn sign(&self, params: &CertificateParams) -> Issued {
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        Issued {
+            certificate: certificate.der().clone(),
+            pem: certificate.pem(),
+            key,
+        }
+    }
+
+    /// A server with a certificate for `localhost`, in `cert.pem` and `key.pem` of its directory.
+    pub(crate) fn server(&self) -> Setup {
+        let setup = Setup::new()
+            .listen("wss://127.0.0.1:0")
+            .set("server.tls.cert", "cert.pem")
+            .set("server.tls.key", "key.pem");
+        self.issue("localhost").write(setup.dir(), "");
+        setup
+    }
+
+    /// A client that trusts this issuer.
+    pub(crate) fn caller(&self) -> Caller<'_> {
+        Caller {
+            authority: self,
+            name: "localhost",
+        }
+    }
+}
+
+impl Issued {
+    /// Writes `PREFIXcert.pem` and `PREFIXkey.pem`.
+    pub(crate) fn write(&self, dir: &Path, prefix: &str) {
+        let path = |name| dir.join(format!("{prefix}{name}.pem"));
+        std::fs::write(path("cert"), &self.pem).unwrap();
+        std::fs::write(path("key"), self.key.serialize_pem()).unwrap();
+    }
+}
+
+/// How to connect.
+#[derive(Clone, Copy)]
+pub(crate) struct Caller<'a> {
+    authority: &'a Authority,
+    name: &'static str,
+}
+
+impl Caller<'_> {
+    fn config(self) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.authority.0.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        builder.with_no_client_auth()
+    }
+
+    /// Carries the TLS handshake out.
+    pub(crate) async fn shake_hands(self, server: &Server) -> io::Result<TlsStream<TcpStream>> {
+        let socket = TcpStream::connect(server.addr).await?;
+        let name = ServerName::try_from(self.name).unwrap();
+        let connector = TlsConnector::from(Arc::new(self.config()));
+        let shaken = tokio::time::timeout(PATIENCE, connector.connect(name, socket));
+        shaken.await.expect("the handshake ends")
+    }
+
+    /// Opens a WebSocket.
+    pub(crate) async fn connect(self, server: &Server) -> (Client, Response) {
+        self.connect_with(server, &[]).await.unwrap()
+    }
+
+    /// Opens a WebSocket with further headers.
+    pub(crate) async fn connect_with(
+        self,
+        server: &Server,
+        headers: &[(&'static str, &'static str)],
+    ) -> Result<(Client, Response), Error> {
+        let stream = self.shake_hands(server).await?;
+        let url = format!("wss://{}:{}/", self.name, server.addr.port());
+        let mut request = url.into_client_request().unwrap();
+        for (name, value) in headers {
+            let value = HeaderValue::from_static(value);
+            request.headers_mut().insert(*name, value);
+        }
+        let client = tokio_tungstenite::client_async(request, stream);
+        tokio::time::timeout(PATIENCE, client)
+            .await
+            .expect("the handshake ends")
+    }
+}
+
+/// The certificate that the server has shown.
+pub(crate) fn shown(client: &Client) -> CertificateDer<'static> {
+    let (_, connection) = client.get_ref().get_ref();
+    connection.peer_certificates().unwrap()[0].clone()
+}
+
+pub(crate) async fn hear(client: &mut Client) -> Message {
+    let heard = tokio::time::timeout(PATIENCE, client.next()).await;
+    heard.expect("an answer comes").unwrap().unwrap()
+}
+
+pub(crate) async fn say(client: &mut Client, text: &str) -> String {
+    client.send(Message::text(text)).await.unwrap();
+    hear(client).await.into_text().unwrap().to_string()
+}

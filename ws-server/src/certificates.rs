@@ -1,0 +1,68 @@
+//! The certificates of listeners with TLS: read at the start, on SIGHUP and when the files change.
+//! Whatever is wrong with new files, the server goes on with what it has, and no connection is
+//! touched.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tracing::{error, info, warn};
+use ws_transport::{Reload, TlsAcceptor, TlsError};
+
+use crate::config::{ALPN, Config, Tls};
+use crate::counters::Counters;
+use crate::error::ServeError;
+use crate::shared::Shared;
+
+/// Whom a certificate for development is for.
+const OWN_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+
+/// Reads the certificates, and says what is wrong with them.
+pub(crate) fn load(config: &Config) -> Result<Option<TlsAcceptor>, ServeError> {
+    let acceptor = match &config.server().tls {
+        Tls::Off => return Ok(None),
+        Tls::SelfSigned => TlsAcceptor::self_signed(OWN_NAMES.map(str::to_owned), [ALPN])?,
+        Tls::Files(files) => TlsAcceptor::load(files.clone())?,
+    };
+    warn_of_certificates(&acceptor);
+    Ok(Some(acceptor))
+}
+
+/// Looks at the files every `server.tls.reload_interval`, for ever.
+pub(crate) async fn watch(server: Arc<Shared>, tls: TlsAcceptor) {
+    let Some(period) = server.config.server().tls_reload_interval else {
+        return;
+    };
+    loop {
+        tokio::time::sleep(period).await;
+        match tls.reload_if_changed() {
+            Ok(Reload::NotNeeded) => {}
+            Ok(Reload::Done) => reloaded(&tls, &server.hub.counters, "the files have changed"),
+            Err(error) => refused(&error, &server.hub.counters, "the files have changed"),
+        }
+    }
+}
+
+/// Reads the files because the operator asks for it.
+pub(crate) fn reload(tls: &TlsAcceptor, counters: &Counters) {
+    match tls.reload() {
+        Ok(()) => reloaded(tls, counters, "SIGHUP"),
+        Err(error) => refused(&error, counters, "SIGHUP"),
+    }
+}
+
+fn reloaded(tls: &TlsAcceptor, counters: &Counters, cause: &'static str) {
+    counters.certificate_reloads.increment();
+    info!(cause, "certificates are read again");
+    warn_of_certificates(tls);
+}
+
+fn refused(error: &TlsError, counters: &Counters, cause: &'static str) {
+    counters.certificate_reloads_failed.increment();
+    error!(cause, %error, "the former certificates stay in use");
+}
+
+fn warn_of_certificates(tls: &TlsAcceptor) {
+    for warning in tls.warnings(SystemTime::now()) {
+        warn!(%warning, "clients will refuse a certificate");
+    }
+}
