@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 use ws_ipc::{EnvironmentError, Fifo, FifoError, encode_name};
 use ws_proto::handshake::{HeadLimits, HeadReader, Rejection, RequestHead, Upgrade, response};
 use ws_session::{Binding, ConnectionId, SessionId, SessionToken, UserId};
-use ws_transport::{Accepted, LocalAddr, OpenError, Opened, PeerAddr, Stream};
+use ws_transport::{Accepted, LocalAddr, OpenError, Opened, PeerAddr, Stream, TlsPeer};
 
 use crate::application::Validation;
 use crate::connection::{Connection, Consent};
@@ -83,6 +83,7 @@ pub(crate) async fn serve(shard: Rc<Shard>, socket: Accepted, accepted_at: Insta
         id,
         peer,
         local,
+        tls: opened.tls.as_ref(),
         has_spoken: Cell::new(false),
     };
     let mut draining = shard.server.draining.clone();
@@ -192,6 +193,8 @@ struct Opening<'a> {
     id: ConnectionId,
     peer: Option<SocketAddr>,
     local: Option<SocketAddr>,
+    /// What the TLS handshake told.
+    tls: Option<&'a TlsPeer>,
     /// Whether anything was read from the peer.
     has_spoken: Cell<bool>,
 }
@@ -371,7 +374,8 @@ impl Opening<'_> {
                 .map(|peer| peer.port()),
             peer: self.peer,
             local: self.local,
-            tls: is_https,
+            https: is_https,
+            tls: self.tls,
         };
         let mut visitor = Visitor::new(&arrival)?;
         let Identity { user, cookies } = match &server.validation {

@@ -7,6 +7,7 @@ use tracing::{Span, info_span};
 use ws_ipc::{Environment, EnvironmentError};
 use ws_proto::handshake::RequestHead;
 use ws_session::{ConnectionId, SessionId, UserId};
+use ws_transport::TlsPeer;
 
 use crate::config::split_authority;
 use crate::core::question::Question;
@@ -47,7 +48,10 @@ pub(crate) struct Arrival<'a> {
     pub(crate) port: Option<u16>,
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) local: Option<SocketAddr>,
-    pub(crate) tls: bool,
+    /// Whether the visitor uses https, if only as far as a trusted proxy.
+    pub(crate) https: bool,
+    /// What the handshake told, if TLS ends here.
+    pub(crate) tls: Option<&'a TlsPeer>,
 }
 
 /// The variables that are the same for every visitor of a server.
@@ -82,7 +86,7 @@ impl Visitor {
         let head = arrival.head;
         let host = head.header("Host").and_then(split_authority);
         let (server_name, host_port) = host.unwrap_or(("", None));
-        let default_port = if arrival.tls { 443 } else { 80 };
+        let default_port = if arrival.https { 443 } else { 80 };
         let port = host_port
             .or_else(|| arrival.local.map(|local| local.port()))
             .unwrap_or(default_port);
@@ -95,8 +99,11 @@ impl Visitor {
         if let Some(port) = arrival.port {
             env.set("REMOTE_PORT", port.to_string())?;
         }
-        if arrival.tls {
+        if arrival.https {
             env.set("HTTPS", "on")?;
+        }
+        if let Some(tls) = arrival.tls {
+            set_tls(&mut env, tls)?;
         }
         for (name, value) in head.iter() {
             env.header(name, value)?;
@@ -220,6 +227,21 @@ impl Visitor {
             .and_then(|()| set_trace(&mut env))?;
         Ok(env)
     }
+}
+
+/// The variables that Apache's mod_ssl has for it.
+fn set_tls(env: &mut Environment, tls: &TlsPeer) -> Result<(), EnvironmentError> {
+    env.set("SSL_PROTOCOL", tls.version)?;
+    if let Some(name) = &tls.server_name {
+        env.set("SSL_TLS_SNI", name.as_bytes())?;
+    }
+    if let Some(client) = &tls.client {
+        env.set("SSL_CLIENT_VERIFY", "SUCCESS")?;
+        if let Some(subject) = &client.subject {
+            env.set("SSL_CLIENT_S_DN", subject)?;
+        }
+    }
+    Ok(())
 }
 
 fn set_request(

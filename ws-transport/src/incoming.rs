@@ -8,7 +8,7 @@ use tokio::io::Interest;
 use crate::error::OpenError;
 use crate::proxy::{ProxyHeader, ProxyHeaderReader};
 use crate::socket::Socket;
-use crate::tls::Session;
+use crate::tls::{Session, TlsPeer};
 use crate::{LocalAddr, PeerAddr, Stream, TlsAcceptor};
 
 /// What [`Listener::accept`](crate::Listener::accept) yields.
@@ -62,14 +62,18 @@ impl Accepted {
             } => (PeerAddr::tcp(source), LocalAddr::tcp(destination)),
             ProxyHeader::Local => (self.peer, self.local),
         };
-        let session = match tls {
-            Some(acceptor) => Some(Session::accept(&socket, acceptor.server_config()).await?),
-            None => None,
+        let (session, tls) = match tls {
+            Some(acceptor) => {
+                let (session, tls) = Session::accept(&socket, acceptor.server_config()).await?;
+                (Some(session), Some(tls))
+            }
+            None => (None, None),
         };
         Ok(Opened {
             stream: Stream::new(socket, session),
             peer,
             local,
+            tls,
         })
     }
 }
@@ -84,6 +88,8 @@ pub struct Opened {
     pub peer: PeerAddr,
     /// What it connected to.
     pub local: LocalAddr,
+    /// What the TLS handshake told, if there was one.
+    pub tls: Option<TlsPeer>,
 }
 
 async fn read_proxy_header(socket: &Socket) -> Result<ProxyHeader, OpenError> {

@@ -62,4 +62,7 @@ pub use listener::{BindOptions, Listener};
 pub use local::{LocalAddr, PeerAddr};
 pub use proxy::{ProxyHeader, ProxyHeaderError, ProxyHeaderReader};
 pub use stream::Stream;
-pub use tls::{CertificateWarning, Reload, TlsAcceptor, TlsConfig, TlsError, TlsFile};
+pub use tls::{
+    CertificateWarning, ClientAuth, Reload, TlsAcceptor, TlsClient, TlsConfig, TlsError, TlsFile,
+    TlsPeer,
+};

@@ -51,12 +51,6 @@ impl Stream {
         self.tls.is_some()
     }
 
-    /// Returns the subject of the certificate that the client has shown and that was verified, as
-    /// [RFC 4514](https://www.rfc-editor.org/rfc/rfc4514) writes it: `CN=alice,O=Example`.
-    pub fn client_subject(&self) -> Option<String> {
-        self.session()?.client_subject()
-    }
-
     /// Waits until there is something to read: bytes, the end, or an error.
     ///
     /// It yields to other tasks now and then even if the stream is always readable, so a loop

@@ -72,6 +72,10 @@ mod tests {
         let mut raw = RawConfig::default();
         raw.set("app.command", vec!["a \"b\"", "c\nd"]);
         raw.set("limits.max_connections", 7_i64);
+        let text = "[[server.tls.certificates]]\ncert = 'b'\nkey = 'c'\n";
+        let pairs: RawConfig = toml::from_str(text).unwrap();
+        let pairs = pairs.get("server.tls.certificates").unwrap().clone();
+        raw.set("server.tls.certificates", pairs);
         let whole = raw.with_defaults();
         let text = toml::to_string(&whole).unwrap();
         assert_eq!(toml::from_str::<RawConfig>(&text).unwrap(), whole);

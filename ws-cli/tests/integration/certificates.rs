@@ -1,9 +1,12 @@
 //! Certificates: when they are read, which one is shown, and whom the clients' make known.
 
 use nix::sys::signal::Signal;
+use rcgen::{CertificateParams, DistinguishedName, DnType};
+use rustls::version::{TLS12, TLS13};
 
 use crate::secure::{Authority, say, shown};
 use crate::support::{Server, Setup};
+use crate::wire::Wire;
 
 fn reloads(server: &Server) -> (u64, u64) {
     (
@@ -79,6 +82,133 @@ async fn changed_files_are_read_and_no_connection_is_touched() {
     assert_eq!(lines("the former certificates stay in use"), 2, "{log}");
     assert_eq!(lines("does not match the certificate"), 1, "{log}");
     assert_eq!(lines("certificates are read again"), 1, "{log}");
+}
+
+#[tokio::test]
+async fn a_certificate_is_chosen_by_name() {
+    let authority = Authority::new();
+    let setup = authority.server();
+    let of = ["a", "b"].map(|name| {
+        let issued = authority.issue(&format!("{name}.example"));
+        issued.write(setup.dir(), &format!("{name}-"));
+        issued.certificate
+    });
+    let file = "[[server.tls.certificates]]\ncert = 'a-cert.pem'\nkey = 'a-key.pem'\n\
+                [[server.tls.certificates]]\ncert = 'b-cert.pem'\nkey = 'b-key.pem'\n";
+    std::fs::write(setup.dir().join("ws.toml"), file).unwrap();
+    let server = setup.app("cat >/dev/null; echo \"$SSL_TLS_SNI\"").start();
+    for (name, certificate) in [("a.example", &of[0]), ("b.example", &of[1])] {
+        let caller = authority.caller().asking_for(name);
+        let (mut client, _) = caller.connect(&server).await;
+        assert_eq!(&shown(&client), certificate);
+        assert_eq!(say(&mut client, "?").await, name);
+        client.close(None).await.unwrap();
+    }
+    // For another name, and for none, as who asks for an address sends none, it is the first.
+    for name in ["c.example", "127.0.0.1"] {
+        let refused = authority.caller().asking_for(name).shake_hands(&server);
+        let error = refused.await.unwrap_err().to_string();
+        assert!(error.contains("not valid for name"), "{error}");
+        assert!(error.contains("localhost"), "{error}");
+    }
+    server.until("sockets.refused_by.tls", 2);
+    server.finish();
+}
+
+const WHO: &str = r#"printf '%s' "${SSL_PROTOCOL-none} ${SSL_TLS_SNI-none}" \
+    " ${SSL_CLIENT_VERIFY-none} ${SSL_CLIENT_S_DN-none}""#;
+
+#[tokio::test]
+async fn callbacks_know_the_client_s_certificate_and_take_no_header_for_it() {
+    let authority = Authority::new();
+    let mut params = CertificateParams::new([]).unwrap();
+    params.distinguished_name = DistinguishedName::new();
+    for (kind, value) in [
+        (DnType::OrganizationName, "Example"),
+        (DnType::CommonName, "alice"),
+    ] {
+        params.distinguished_name.push(kind, value);
+    }
+    let alice = authority.sign(&params);
+    let setup = authority.server().set("server.tls.client_ca", "ca.pem");
+    std::fs::write(setup.dir().join("ca.pem"), authority.pem()).unwrap();
+    let validate = r#"printf '%s' "${SSL_CLIENT_S_DN:-nobody}""#;
+    let server = setup
+        .validate(validate)
+        .app(&format!("cat >/dev/null; {WHO} \" $REMOTE_USER\""))
+        .start();
+    let forged = [
+        ("SSL-Client-S-DN", "CN=mallory"),
+        ("SSL_CLIENT_S_DN", "CN=mallory"),
+        ("SSL-Client-Verify", "SUCCESS"),
+        ("X-SSL-Client-S-DN", "CN=mallory"),
+    ];
+    for (version, spoken) in [(&TLS12, "TLSv1.2"), (&TLS13, "TLSv1.3")] {
+        let versions = [version];
+        let caller = authority.caller().speaking(&versions);
+        for (caller, known) in [
+            (
+                caller.showing(&alice),
+                "SUCCESS CN=alice,O=Example CN=alice,O=Example",
+            ),
+            (caller, "none none nobody"),
+        ] {
+            for headers in [&[][..], &forged] {
+                let (mut client, _) = caller.connect_with(&server, headers).await.unwrap();
+                let said = say(&mut client, "who?").await;
+                assert_eq!(said, format!("{spoken} localhost {known}"));
+                client.close(None).await.unwrap();
+            }
+        }
+    }
+
+    // One that this authority has not issued does not even get as far as HTTP.
+    let mallory = Authority::new().sign(&params);
+    let refused = authority.caller().showing(&mallory);
+    assert!(refused.connect_with(&server, &[]).await.is_err());
+    server.until("sockets.refused_by.tls", 1);
+    server.finish();
+}
+
+#[tokio::test]
+async fn clients_may_be_required_to_have_a_certificate() {
+    let authority = Authority::new();
+    let alice = authority.issue("alice.example");
+    let setup = authority
+        .server()
+        .set("server.tls.client_ca", "ca.pem")
+        .set("server.tls.client_auth", "required");
+    std::fs::write(setup.dir().join("ca.pem"), authority.pem()).unwrap();
+    let server = setup.arg("--echo").start();
+    let without = authority.caller().connect_with(&server, &[]).await;
+    assert!(without.is_err());
+    server.until("sockets.refused_by.tls", 1);
+    let (mut client, _) = authority.caller().showing(&alice).connect(&server).await;
+    assert_eq!(say(&mut client, "hello").await, "hello");
+    client.close(None).await.unwrap();
+    server.finish();
+}
+
+#[test]
+fn plain_connections_have_no_variables_of_tls() {
+    let server = Setup::new().app(&format!("cat >/dev/null; {WHO}")).start();
+    let forged = ["SSL-Client-S-DN: CN=mallory", "SSL_PROTOCOL: TLSv1.3"];
+    let (mut wire, response) = Wire::over(server.raw_stream(), &forged);
+    assert_eq!(response.status, 101);
+    wire.say("who?");
+    assert_eq!(wire.hear(), "none none none none");
+    wire.bye();
+    server.finish();
+}
+
+#[test]
+fn certificates_by_name_are_not_for_the_environment() {
+    let setup = Authority::new().server();
+    let output = setup.set("server.tls.certificates", "a.pem").fail();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(78), "{text}");
+    let said = "WS__SERVER__TLS__CERTIFICATES: server.tls.certificates: expected a list of tables";
+    assert!(text.contains(said), "{text}");
 }
 
 #[test]

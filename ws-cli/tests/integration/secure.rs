@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -42,6 +42,10 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, key).unwrap())
     }
 
+    pub(crate) fn pem(&self) -> String {
+        self.0.pem()
+    }
+
     /// A certificate for a server of this name.
     pub(crate) fn issue(&self, name: &str) -> Issued {
         self.sign(&CertificateParams::new([name.to_owned()]).unwrap())
@@ -72,6 +76,8 @@ impl Authority {
         Caller {
             authority: self,
             name: "localhost",
+            versions: rustls::ALL_VERSIONS,
+            identity: None,
         }
     }
 }
@@ -90,18 +96,45 @@ impl Issued {
 pub(crate) struct Caller<'a> {
     authority: &'a Authority,
     name: &'static str,
+    versions: &'a [&'static SupportedProtocolVersion],
+    identity: Option<&'a Issued>,
 }
 
-impl Caller<'_> {
+impl<'a> Caller<'a> {
+    /// Asks for another server than `localhost`.
+    pub(crate) fn asking_for(self, name: &'static str) -> Self {
+        Self { name, ..self }
+    }
+
+    /// Speaks these versions only.
+    pub(crate) fn speaking(self, versions: &'a [&'static SupportedProtocolVersion]) -> Self {
+        Self { versions, ..self }
+    }
+
+    /// Shows a certificate of its own.
+    pub(crate) fn showing(self, issued: &'a Issued) -> Self {
+        Self {
+            identity: Some(issued),
+            ..self
+        }
+    }
+
     fn config(self) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.authority.0.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(self.versions)
             .unwrap()
             .with_root_certificates(roots);
-        builder.with_no_client_auth()
+        match self.identity {
+            None => builder.with_no_client_auth(),
+            Some(issued) => {
+                let key = PrivateKeyDer::try_from(issued.key.serialize_der()).unwrap();
+                let chain = vec![issued.certificate.clone()];
+                builder.with_client_auth_cert(chain, key).unwrap()
+            }
+        }
     }
 
     /// Carries the TLS handshake out.

@@ -5,12 +5,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use ws_proto::{DeflateLevel, WindowBits};
-use ws_transport::{ListenAddr, ListenSocket, TlsConfig};
+use ws_transport::{ListenAddr, ListenSocket};
 
 use super::account::{self, Account};
 use super::fault::Problem;
 use super::raw::RawValue;
 use super::reader::{self, Reader};
+use super::tls::tls;
 use super::trusted::TrustedPeers;
 use super::typed::{
     AppBackend, AppConfig, CompressionConfig, Console, ControlConfig, ExecConfig, FifoConfig,
@@ -26,8 +27,6 @@ const DAY: Duration = Duration::from_secs(86_400);
 const GIB: usize = 1 << 30;
 /// What a pipe takes whole; longer writes of several writers interleave.
 const PIPE_BUF: usize = 4096;
-/// What is spoken over TLS (RFC 7301 §6).
-pub(crate) const ALPN: &[u8] = b"http/1.1";
 
 pub(super) fn server(reader: &mut Reader<'_>) -> ServerConfig {
     let listen = reader.list("server.listen", listen_addr);
@@ -71,48 +70,6 @@ pub(super) fn server(reader: &mut Reader<'_>) -> ServerConfig {
         trusted,
         tls,
         tls_reload_interval: reader.interval("server.tls.reload_interval", SHORTEST, DAY),
-    }
-}
-
-fn tls(reader: &mut Reader<'_>) -> Tls {
-    let certificate = reader.path_unless_empty("server.tls.cert");
-    let key = reader.path_unless_empty("server.tls.key");
-    let client_ca = reader.path_unless_empty("server.tls.client_ca");
-    let is_self_signed = reader.flag("server.tls.self_signed");
-    let files = match (certificate, key) {
-        (Some(certificate), Some(key)) => Some(TlsConfig::new(certificate, key)),
-        (None, None) => None,
-        (Some(_), None) => {
-            reader.conflict("server.tls.cert", "the certificate needs server.tls.key");
-            None
-        }
-        (None, Some(_)) => {
-            reader.conflict("server.tls.key", "the key needs server.tls.cert");
-            None
-        }
-    };
-    if is_self_signed && files.is_some() {
-        reader.conflict(
-            "server.tls.self_signed",
-            "server.tls.cert is there to be shown",
-        );
-    }
-    if client_ca.is_some() && files.is_none() {
-        reader.conflict(
-            "server.tls.client_ca",
-            "server.tls.cert and server.tls.key are needed as well",
-        );
-    }
-    match files {
-        Some(files) => {
-            let files = files.with_alpn([ALPN]);
-            Tls::Files(match client_ca {
-                Some(path) => files.with_client_ca(path),
-                None => files,
-            })
-        }
-        None if is_self_signed => Tls::SelfSigned,
-        None => Tls::Off,
     }
 }
 

@@ -14,6 +14,7 @@ mod reader;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod trusted;
 mod typed;
 mod units;
@@ -23,12 +24,12 @@ use std::path::{Path, PathBuf};
 use ws_transport::{ListenAddr, ListenSocket};
 
 pub use account::Account;
-pub(crate) use build::ALPN;
 pub use fault::{Fault, InvalidConfig, Problem};
 pub(crate) use origin::split_authority;
 pub use origin::{InvalidOrigin, OriginRule, WebOrigin};
 pub use raw::{RawConfig, RawKind, RawValue, Source};
 pub use settings::{defaults, is_setting};
+pub(crate) use tls::ALPN;
 pub use trusted::{InvalidTrustedPeer, TrustedPeer, TrustedPeers};
 pub use typed::{
     AppBackend, AppConfig, CompressionConfig, Console, ControlConfig, ExecConfig, FifoConfig,

@@ -163,6 +163,43 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// Reads a list of tables, each of which has these keys and no other. All of them are paths.
+    pub(super) fn path_tables<const N: usize>(
+        &mut self,
+        path: &'static str,
+        keys: [&'static str; N],
+    ) -> Vec<[PathBuf; N]> {
+        let tables = self.read_optional(path, tables).unwrap_or_default();
+        let mut found = Vec::new();
+        for (index, table) in tables.iter().enumerate() {
+            let path = format!("{path}[{index}]");
+            for (name, value) in table {
+                if !keys.contains(&name.as_str()) {
+                    let near = |key: &&str| strsim::osa_distance(name, key) <= 2;
+                    let nearest = keys.into_iter().find(near);
+                    let nearest = nearest.map(|key| format!("{path}.{key}"));
+                    let problem = Problem::UnknownKey { nearest };
+                    let fault = Fault::new(format!("{path}.{name}"), Some(value), problem);
+                    self.faults.push(fault);
+                }
+            }
+            let paths = keys.map(|key| {
+                let value = table.get(key);
+                let read = match value {
+                    Some(value) => file_path(value, self.base),
+                    None => Err(Problem::Conflict("is needed")),
+                };
+                read.map_err(|problem| {
+                    let fault = Fault::new(format!("{path}.{key}"), value, problem);
+                    self.faults.push(fault);
+                })
+                .unwrap_or_default()
+            });
+            found.push(paths);
+        }
+        found
+    }
+
     pub(super) fn command(&mut self, path: &'static str) -> Option<Vec<String>> {
         let base = self.base;
         self.read_optional(path, |value| command(value, base))
@@ -349,6 +386,20 @@ fn texts(value: &RawValue) -> Result<Vec<&str>, Problem> {
             .collect(),
         _ => Err(wrong_type("a list of strings", value)),
     }
+}
+
+fn tables(value: &RawValue) -> Result<Vec<BTreeMap<String, RawValue>>, Problem> {
+    let wrong = |found| wrong_type("a list of tables, as only a file can have it", found);
+    let RawKind::List(values) = value.kind() else {
+        return Err(wrong(value));
+    };
+    values
+        .iter()
+        .map(|value| match value.kind() {
+            RawKind::Table(table) => Ok(table.clone()),
+            _ => Err(wrong(value)),
+        })
+        .collect()
 }
 
 fn file_path(value: &RawValue, base: &Path) -> Result<PathBuf, Problem> {

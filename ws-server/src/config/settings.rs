@@ -158,10 +158,25 @@ pub(super) const SETTINGS: &[Setting] = &[
         doc: "Its private key: a PEM file, not encrypted.",
     },
     Setting {
+        path: "server.tls.certificates",
+        default: DefaultValue::Absent(
+            "[{ cert = \"/etc/ws/b-cert.pem\", key = \"/etc/ws/b-key.pem\" }]",
+        ),
+        doc: "Certificates for other names, each a [[server.tls.certificates]] with cert and key. A client\n\
+              gets the first that is valid for the name it asks for (SNI), server.tls.cert among them and\n\
+              before them; that one, too, if it asks for another name or for none.",
+    },
+    Setting {
         path: "server.tls.client_ca",
         default: DefaultValue::Text(""),
         doc: "Clients may show a certificate that one of those in this PEM file has issued; one that does\n\
-              not verify is refused.",
+              not verify is refused. Callbacks find its subject in SSL_CLIENT_S_DN.",
+    },
+    Setting {
+        path: "server.tls.client_auth",
+        default: DefaultValue::Absent("\"required\""),
+        doc: "With client_ca: whether clients without a certificate are served (\"optional\") or refused\n\
+              (\"required\"). Default: \"optional\".",
     },
     Setting {
         path: "server.tls.self_signed",

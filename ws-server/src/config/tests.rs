@@ -133,6 +133,58 @@ fn listeners_have_what_their_addresses_ask_for() {
 }
 
 #[test]
+fn further_certificates_are_a_list_of_tables() {
+    let with = |certificates: serde_json::Value| {
+        json!({ "server": { "tls": {
+            "cert": "a.pem", "key": "a.key", "certificates": certificates,
+        } } })
+    };
+    let list = json!([{ "cert": "b.pem", "key": "b.key" }, { "cert": "/c.pem", "key": "/c.pem" }]);
+    let config = check(with(list)).unwrap();
+    let Tls::Files(files) = &config.server().tls else {
+        panic!("there are files")
+    };
+    let paths: Vec<_> = files.files().map(|path| path.to_str().unwrap()).collect();
+    let expected = [
+        "/srv/a.pem",
+        "/srv/a.key",
+        "/srv/b.pem",
+        "/srv/b.key",
+        "/c.pem",
+        "/c.pem",
+    ];
+    assert_eq!(paths, expected);
+
+    // As an environment variable gives it.
+    let wrong = "server.tls.certificates: expected a list of tables, as only a file can have it, found a string";
+    assert_eq!(faults(with("b.pem".into())), [wrong]);
+    assert_eq!(faults(with(json!(["b.pem"]))), [wrong]);
+    let list = json!([{ "cert": "b", "key": "b" }, { "crt": "b", "key": "", "x": 1 }]);
+    let expected = [
+        "server.tls.certificates[1].crt: unknown key, did you mean server.tls.certificates[1].cert?",
+        "server.tls.certificates[1].x: unknown key",
+        "server.tls.certificates[1].cert: is needed",
+        "server.tls.certificates[1].key: \"\" is not a path",
+    ];
+    assert_eq!(faults(with(list)), expected);
+    let alone = json!({ "server": { "tls": { "certificates": [{ "cert": "b", "key": "b" }] } } });
+    assert!(faults(alone)[0].starts_with("server.tls.certificates: server.tls.cert and"));
+}
+
+#[test]
+fn clients_are_asked_for_certificates_only_with_issuers() {
+    let with = |tls: serde_json::Value| json!({ "server": { "tls": tls } });
+    let files = json!({ "cert": "a", "key": "a", "client_ca": "a", "client_auth": "required" });
+    check(with(files)).unwrap();
+    let files = json!({ "cert": "a", "key": "a", "client_auth": "required" });
+    let expected = "server.tls.client_auth: has no effect without server.tls.client_ca";
+    assert_eq!(faults(with(files)), [expected]);
+    let files = json!({ "cert": "a", "key": "a", "client_ca": "a", "client_auth": "yes" });
+    let expected = "server.tls.client_auth: \"yes\" is not one of \"optional\", \"required\"";
+    assert_eq!(faults(with(files)), [expected]);
+}
+
+#[test]
 fn compression_is_off_and_its_defaults_are_those_of_the_protocol() {
     let off = check(json!({})).unwrap();
     assert_eq!(off.compression().deflate(), None);

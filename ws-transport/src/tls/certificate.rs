@@ -1,5 +1,6 @@
 //! What is read from PEM files and certificates.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::time::SystemTime;
@@ -7,6 +8,7 @@ use std::time::SystemTime;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
+use x509_cert::ext::pkix::SubjectAltName;
 
 use super::{TlsError, TlsFile};
 
@@ -64,8 +66,19 @@ pub(super) fn validity(certificate: &CertificateDer<'_>) -> Option<(SystemTime, 
     ))
 }
 
+/// Tells whether a certificate is for any name: RFC 9525 §6.1, the subject itself is none.
+pub(super) fn has_names(certificate: &CertificateDer<'_>) -> bool {
+    Certificate::from_der(certificate).is_ok_and(|certificate| {
+        let certificate = certificate.tbs_certificate();
+        let names = certificate.get_extension::<SubjectAltName>();
+        matches!(names, Ok(Some((_, names))) if !names.0.is_empty())
+    })
+}
+
 /// Whom a certificate is about, as RFC 4514 writes names.
 pub(crate) fn subject(certificate: &CertificateDer<'_>) -> Option<String> {
     let certificate = Certificate::from_der(certificate).ok()?;
-    Some(certificate.tbs_certificate().subject().to_string())
+    let mut subject = String::new();
+    write!(subject, "{}", certificate.tbs_certificate().subject()).ok()?;
+    Some(subject)
 }

@@ -20,6 +20,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
 
 pub(crate) use session::{HandshakeFailure, Session};
+pub use session::{TlsClient, TlsPeer};
 use signature::Signature;
 
 /// Which certificates to show, and whom to ask for one.
@@ -37,7 +38,7 @@ use signature::Signature;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsConfig {
     certificates: Vec<Files>,
-    client_ca: Option<PathBuf>,
+    client_ca: Option<(PathBuf, ClientAuth)>,
     alpn: Vec<Vec<u8>>,
 }
 
@@ -74,11 +75,11 @@ impl TlsConfig {
         self
     }
 
-    /// Asks clients for a certificate that one of those in this PEM file has issued. A client need
-    /// not have one, but one that does not verify ends the handshake.
+    /// Asks clients for a certificate that one of those in this PEM file has issued. One that does
+    /// not verify ends the handshake.
     #[must_use]
-    pub fn with_client_ca(mut self, path: impl Into<PathBuf>) -> Self {
-        self.client_ca = Some(path.into());
+    pub fn with_client_ca(mut self, path: impl Into<PathBuf>, auth: ClientAuth) -> Self {
+        self.client_ca = Some((path.into(), auth));
         self
     }
 
@@ -95,8 +96,18 @@ impl TlsConfig {
         let pairs = self.certificates.iter();
         pairs
             .flat_map(|files| [&*files.certificate, &*files.key])
-            .chain(self.client_ca.as_deref())
+            .chain(self.client_ca.as_ref().map(|(path, _)| &**path))
     }
+}
+
+/// Whether a client that is asked for a certificate has to have one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ClientAuth {
+    /// Without one it is served as any other.
+    #[default]
+    Optional,
+    /// Without one the handshake ends.
+    Required,
 }
 
 /// A file's role in a [`TlsConfig`].
@@ -208,6 +219,12 @@ pub enum CertificateWarning {
         /// The first moment of its validity.
         until: SystemTime,
     },
+    /// It is shown to those who ask for a name of its, and it has none.
+    #[error("the certificate {path:?} is for no name, so nobody gets it")]
+    Nameless {
+        /// The certificate's path.
+        path: PathBuf,
+    },
 }
 
 /// What [`TlsAcceptor::reload_if_changed`] did.
@@ -249,6 +266,8 @@ struct Looks {
 struct Loaded {
     server: Arc<ServerConfig>,
     validity: Arc<[Validity]>,
+    /// Paths of the certificates that nobody can ask for.
+    nameless: Arc<[PathBuf]>,
 }
 
 struct Validity {
@@ -303,6 +322,7 @@ impl TlsAcceptor {
         let loaded = Loaded {
             server: Arc::new(server),
             validity: Arc::new([]),
+            nameless: Arc::new([]),
         };
         Ok(Self::new(None, loaded, Signature::of(std::iter::empty())))
     }
@@ -387,7 +407,10 @@ impl TlsAcceptor {
                 None
             }
         });
-        warnings.collect()
+        let nameless = loaded.nameless.iter().cloned();
+        warnings
+            .chain(nameless.map(|path| CertificateWarning::Nameless { path }))
+            .collect()
     }
 
     /// What the next handshake uses.
@@ -420,16 +443,22 @@ fn load(config: &TlsConfig) -> Result<Loaded, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let mut certificates = Vec::new();
     let mut validity = Vec::new();
+    let mut nameless = Vec::new();
     for files in &config.certificates {
         let key = certified_key(files, &provider)?;
         if let Some((from, until)) = key.cert.first().and_then(certificate::validity) {
             let path = files.certificate.clone();
             validity.push(Validity { path, from, until });
         }
+        let has_names = key.cert.first().is_some_and(certificate::has_names);
+        // The first is shown to those as well who ask for nothing.
+        if !certificates.is_empty() && !has_names {
+            nameless.push(files.certificate.clone());
+        }
         certificates.push(Arc::new(key));
     }
     let client_ca = match &config.client_ca {
-        Some(path) => Some((path.as_path(), issuers(path)?)),
+        Some((path, auth)) => Some((path.as_path(), issuers(path)?, *auth)),
         None => None,
     };
     let certificates = Certificates(certificates);
@@ -437,6 +466,7 @@ fn load(config: &TlsConfig) -> Result<Loaded, TlsError> {
     Ok(Loaded {
         server: Arc::new(server),
         validity: validity.into(),
+        nameless: nameless.into(),
     })
 }
 
@@ -503,18 +533,20 @@ fn unusable_ca(path: &Path, error: &dyn fmt::Display) -> TlsError {
 
 fn server_config(
     certificates: Certificates,
-    client_ca: Option<(&Path, RootCertStore)>,
+    client_ca: Option<(&Path, RootCertStore, ClientAuth)>,
     alpn: Vec<Vec<u8>>,
     provider: Arc<CryptoProvider>,
 ) -> Result<ServerConfig, TlsError> {
     let setup = |error: rustls::Error| TlsError::Setup(error.to_string());
     let verifier = match client_ca {
-        Some((path, roots)) => {
+        Some((path, roots, auth)) => {
             let roots = Arc::new(roots);
-            WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider))
-                .allow_unauthenticated()
-                .build()
-                .map_err(|error| unusable_ca(path, &error))?
+            let builder = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
+            let builder = match auth {
+                ClientAuth::Optional => builder.allow_unauthenticated(),
+                ClientAuth::Required => builder,
+            };
+            builder.build().map_err(|error| unusable_ca(path, &error))?
         }
         None => Arc::new(NoClientAuth),
     };
@@ -538,6 +570,7 @@ struct Certificates(Vec<Arc<CertifiedKey>>);
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        session::note_server_name(hello.server_name());
         let name = hello
             .server_name()
             .and_then(|name| ServerName::try_from(name).ok())

@@ -5,16 +5,16 @@
 //! bytes the caller had no room for, encrypted bytes the kernel refused. All three are empty, and
 //! hold no memory, on an idle connection.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
-use rustls::ServerConfig;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic,
 };
+use rustls::{ProtocolVersion, ServerConfig};
 
 use crate::socket::Socket;
 use crate::tls::certificate;
@@ -39,6 +39,38 @@ thread_local! {
         gathered: Vec::with_capacity(CHUNK_LEN),
         outgoing: Vec::with_capacity(encrypted_len(CHUNK_LEN)),
     });
+}
+
+thread_local! {
+    /// The name that the last client asked for, on its way from the resolver of certificates, who
+    /// alone is told, to the session: both are in the same call of rustls.
+    static ASKED_FOR: Cell<Option<Box<str>>> = const { Cell::new(None) };
+}
+
+/// Keeps the name that a client asks for, for the session under way on this thread.
+pub(super) fn note_server_name(name: Option<&str>) {
+    ASKED_FOR.set(name.map(Into::into));
+}
+
+/// What the TLS handshake tells of the peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TlsPeer {
+    /// The version that is spoken, as OpenSSL writes it: `TLSv1.3`.
+    pub version: &'static str,
+    /// The name that the client asked for (SNI), by which the certificate was chosen.
+    pub server_name: Option<Box<str>>,
+    /// The certificate that the client has shown, if it has one.
+    pub client: Option<TlsClient>,
+}
+
+/// A client's certificate, which was verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TlsClient {
+    /// Its subject, as [RFC 4514](https://www.rfc-editor.org/rfc/rfc4514) writes it:
+    /// `CN=alice,O=Example`. `None` if it cannot be read.
+    pub subject: Option<String>,
 }
 
 /// The buffers of a thread.
@@ -105,7 +137,7 @@ impl Session {
     pub(crate) async fn accept(
         socket: &Socket,
         config: Arc<ServerConfig>,
-    ) -> Result<Self, HandshakeFailure> {
+    ) -> Result<(Self, TlsPeer), HandshakeFailure> {
         use tokio::io::Interest;
 
         let mut session = Self {
@@ -116,6 +148,7 @@ impl Session {
             input: Input::Open,
             output: Output::Open,
         };
+        let mut server_name = None;
         while session.connection.is_handshaking() || !session.is_flushed() {
             if !session.is_flushed() {
                 socket.ready(Interest::WRITABLE).await?;
@@ -124,6 +157,7 @@ impl Session {
             }
             socket.ready(Interest::READABLE).await?;
             unless_blocked(session.receive(socket, &mut []).map(drop))?;
+            server_name = ASKED_FOR.take().or(server_name);
             match std::mem::replace(&mut session.input, Input::Open) {
                 Input::Failed(error) => {
                     session.refuse(socket);
@@ -136,7 +170,23 @@ impl Session {
                 input => session.input = input,
             }
         }
-        Ok(session)
+        let peer = session.peer(server_name);
+        Ok((session, peer))
+    }
+
+    fn peer(&self, server_name: Option<Box<str>>) -> TlsPeer {
+        let certificate = self.connection.peer_certificates().and_then(<[_]>::first);
+        TlsPeer {
+            version: match self.connection.protocol_version() {
+                Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+                // No other is offered.
+                _ => "TLSv1.3",
+            },
+            server_name,
+            client: certificate.map(|certificate| TlsClient {
+                subject: certificate::subject(certificate),
+            }),
+        }
     }
 
     /// Lets the peer know why, as well as can be done without waiting: the alert is on its way, and
@@ -150,11 +200,6 @@ impl Session {
                 return;
             }
         }
-    }
-
-    /// Returns the subject of the peer's certificate.
-    pub(crate) fn client_subject(&self) -> Option<String> {
-        certificate::subject(self.connection.peer_certificates()?.first()?)
     }
 
     /// Tells whether reading has something to say without the socket.

@@ -5,9 +5,9 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rcgen::{CertificateParams, DnType, date_time_ymd};
+use rcgen::{CertificateParams, DistinguishedName, DnType, date_time_ymd};
 use ws_transport::{
-    CertificateWarning, OpenError, Reload, TlsAcceptor, TlsConfig, TlsError, TlsFile,
+    CertificateWarning, ClientAuth, OpenError, Reload, TlsAcceptor, TlsConfig, TlsError, TlsFile,
 };
 
 use crate::tls::{Authority, BOTH, Client, connect, listen, open};
@@ -44,27 +44,41 @@ async fn a_certificate_is_chosen_by_name() {
 }
 
 #[tokio::test]
-async fn the_subject_of_a_verified_client_is_known() {
+async fn what_the_handshake_tells_of_a_client_is_known() {
     let authority = Authority::new();
     let mut params = CertificateParams::new([]).unwrap();
-    params.distinguished_name.push(DnType::CommonName, "alice");
+    params.distinguished_name = DistinguishedName::new();
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, "Example, \"Inc\"");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "alice\r\nX: 1");
     let (certificate, key) = authority.issue("alice", params);
     let config = authority
         .localhost()
-        .with_client_ca(authority.path("ca.pem"));
+        .with_client_ca(authority.path("ca.pem"), ClientAuth::Optional);
     let listener = listen(&TlsAcceptor::load(config).unwrap());
     for version in BOTH {
         let identity = Some((certificate.clone(), &key));
         let with = Arc::new(authority.client(&[version], identity));
         let client = connect(&listener, &with, "localhost");
-        let stream = open(&listener).await.unwrap().stream;
-        assert_eq!(stream.client_subject().as_deref(), Some("CN=alice"));
+        let peer = open(&listener).await.unwrap().tls.unwrap();
+        let client_certificate = peer.client.unwrap();
+        // The last first, and nothing in it that could end a line.
+        assert_eq!(
+            client_certificate.subject.as_deref(),
+            Some("CN=alice\\0d\\0aX: 1,O=Example\\, \\\"Inc\\\"")
+        );
+        assert_eq!(peer.server_name.as_deref(), Some("localhost"));
+        let spoken = format!("{:?}", version.version).replace('_', ".");
+        assert_eq!(peer.version, spoken);
         client.join().unwrap().unwrap();
 
         let without = Arc::new(authority.client(&[version], None));
         let client = connect(&listener, &without, "localhost");
-        let stream = open(&listener).await.unwrap().stream;
-        assert_eq!(stream.client_subject(), None);
+        let peer = open(&listener).await.unwrap().tls.unwrap();
+        assert_eq!(peer.client, None);
         client.join().unwrap().unwrap();
     }
 
@@ -236,7 +250,9 @@ fn every_fault_names_its_file() {
     assert!(matches!(error, TlsError::UnusableKey { .. }), "{error}");
     names(&error, "odd.key");
 
-    let config = authority.config("a").with_client_ca(path("a.key"));
+    let config = authority
+        .config("a")
+        .with_client_ca(path("a.key"), ClientAuth::Optional);
     let error = TlsAcceptor::load(config).unwrap_err();
     assert!(matches!(
         error,
@@ -272,6 +288,47 @@ fn certificates_out_of_their_time_are_warned_of() {
         acceptor.warnings(from - day),
         [CertificateWarning::NotYetValid { path, until: from }]
     );
+}
+
+#[test]
+fn certificates_that_nobody_can_ask_for_are_warned_of() {
+    let authority = Authority::new();
+    authority.issue("nameless", CertificateParams::new([]).unwrap());
+    let alone = TlsAcceptor::load(authority.config("nameless")).unwrap();
+    assert_eq!(alone.warnings(SystemTime::now()), []);
+    let path = authority.path("nameless.pem");
+    let config = authority
+        .localhost()
+        .with_certificate(&path, authority.path("nameless.key"));
+    assert_eq!(
+        TlsAcceptor::load(config)
+            .unwrap()
+            .warnings(SystemTime::now()),
+        [CertificateWarning::Nameless { path }]
+    );
+}
+
+#[tokio::test]
+async fn clients_without_a_certificate_are_refused_where_one_is_required() {
+    let authority = Authority::new();
+    let (certificate, key) = authority.issue("alice", CertificateParams::new([]).unwrap());
+    let config = authority
+        .localhost()
+        .with_client_ca(authority.path("ca.pem"), ClientAuth::Required);
+    let listener = listen(&TlsAcceptor::load(config).unwrap());
+    for version in BOTH {
+        let identity = Some((certificate.clone(), &key));
+        let with = Arc::new(authority.client(&[version], identity));
+        let client = connect(&listener, &with, "localhost");
+        open(&listener).await.unwrap();
+        client.join().unwrap().unwrap();
+
+        let without = Arc::new(authority.client(&[version], None));
+        let client = connect(&listener, &without, "localhost");
+        let error = open(&listener).await.unwrap_err();
+        assert!(error.to_string().contains("no certificates"), "{error}");
+        drop(client.join());
+    }
 }
 
 #[tokio::test]

@@ -591,7 +591,10 @@ async fn tickets_resume_a_session() {
         let config = Arc::new(authority.client(&[version], None));
         let visit = async || {
             let client = connect(&listener, &config, "localhost");
-            let stream = open(&listener).await.unwrap().stream;
+            let opened = open(&listener).await.unwrap();
+            let server_name = opened.tls.unwrap().server_name;
+            assert_eq!(server_name.as_deref(), Some("localhost"));
+            let stream = opened.stream;
             let mut client = client.join().unwrap().unwrap();
             // Behind the ticket.
             stream.writable().await.unwrap();
