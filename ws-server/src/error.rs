@@ -63,7 +63,7 @@ impl ServeError {
         };
         match self {
             Self::Bind(BindError::Resolve { .. }) => ServeErrorKind::Configuration,
-            Self::Bind(BindError::Listen { error, .. }) => {
+            Self::Bind(BindError::Listen { error, .. } | BindError::Access { error, .. }) => {
                 of_io(error, ServeErrorKind::CannotCreate)
             }
             Self::Bind(_) | Self::Fifo(_) => ServeErrorKind::CannotCreate,

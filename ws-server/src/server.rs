@@ -187,8 +187,12 @@ fn bind(config: &Config, tls: Option<TlsAcceptor>) -> Result<Vec<Listener>, Serv
         true => Inherited::from_env()?,
         false => Inherited::default(),
     };
+    let server = config.server();
     let options = BindOptions {
-        auto_port: config.server().auto_port,
+        auto_port: server.auto_port,
+        unix_mode: server.unix_mode,
+        unix_owner: server.unix_owner,
+        unix_group: server.unix_group,
         user_timeout: Some(USER_TIMEOUT),
         tls,
         inherited,

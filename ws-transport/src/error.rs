@@ -27,6 +27,14 @@ pub enum BindError {
         /// What the system said.
         error: io::Error,
     },
+    /// The Unix socket cannot be given its owner, group or mode.
+    #[error("cannot set owner, group and mode of {addr}: {}", reason(.error))]
+    Access {
+        /// The address as it was given.
+        addr: ListenAddr,
+        /// What the system said.
+        error: io::Error,
+    },
     /// Every port that `auto_port` may try is taken.
     #[error("cannot listen on {addr}: this port and those up to {last} are in use")]
     NoFreePort {
@@ -77,6 +85,7 @@ impl BindError {
     pub fn is_cannot_create(&self) -> bool {
         match self {
             Self::Listen { .. }
+            | Self::Access { .. }
             | Self::NoFreePort { .. }
             | Self::SocketInUse { .. }
             | Self::ForeignSocket { .. }
@@ -91,6 +100,7 @@ impl BindError {
             Self::Listen { error, .. } => error.kind() == io::ErrorKind::AddrInUse,
             Self::NoFreePort { .. } | Self::SocketInUse { .. } => true,
             Self::Resolve { .. }
+            | Self::Access { .. }
             | Self::NotInherited { .. }
             | Self::NoCertificate { .. }
             | Self::ForeignSocket { .. }

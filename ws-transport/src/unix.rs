@@ -38,7 +38,8 @@ pub(crate) fn bind(
     let _lock = place.lock();
     let socket = bind_at(&place, options)?;
     let file = SocketFile::new(place)?;
-    file.set_access(options)?;
+    file.set_access(options)
+        .map_err(|errno| UnixBindError::Access(errno.into()))?;
     listen(&socket, BACKLOG)?;
     Ok((socket, file))
 }
@@ -47,6 +48,7 @@ pub(crate) fn bind(
 #[derive(Debug)]
 pub(crate) enum UnixBindError {
     System(io::Error),
+    Access(io::Error),
     InUse,
     Foreign { owner: u32 },
     NotASocket,
@@ -56,6 +58,7 @@ impl UnixBindError {
     pub(crate) fn into_bind_error(self, addr: ListenAddr) -> BindError {
         match self {
             Self::System(error) => BindError::Listen { addr, error },
+            Self::Access(error) => BindError::Access { addr, error },
             Self::InUse => BindError::SocketInUse { addr },
             Self::Foreign { owner } => BindError::ForeignSocket { addr, owner },
             Self::NotASocket => BindError::NotASocket { addr },
@@ -96,7 +99,7 @@ impl SocketFile {
 
     /// Gives the socket its owner, group and mode, by descriptor, so that whatever may have taken its
     /// name since is not touched.
-    fn set_access(&self, options: &BindOptions) -> Result<(), UnixBindError> {
+    fn set_access(&self, options: &BindOptions) -> Result<(), Errno> {
         if options.unix_owner.is_some() || options.unix_group.is_some() {
             let owner = options.unix_owner.map(Uid::from_raw);
             let group = options.unix_group.map(Gid::from_raw);

@@ -24,6 +24,7 @@ mod helpers;
 mod life;
 mod places;
 mod proxied;
+mod sockets;
 mod stalled;
 mod tls;
 mod validation;

@@ -202,6 +202,8 @@ class Stack:
         environment["WS__APP__OUTPUT"] = "cgi"
         # The last address that is not this one is the visitor's: a spoofed one, to see that.
         environment["WS__SERVER__PROXY__TRUSTED"] = "127.0.0.1,unix"
+        # The proxy may run as somebody else.
+        environment["WS__SERVER__UNIX_MODE"] = "0666"
         environment["WS__LIMITS__PING_INTERVAL"] = self.ping
         environment["WS__LIMITS__MAX_MESSAGE_SIZE"] = "64KiB"
         self.server = await asyncio.create_subprocess_exec(
@@ -217,8 +219,6 @@ class Stack:
         if not line:
             raise AssertionError(f"the server did not start: {self.log('server.log')}")
         if self.unix:
-            # The proxy may run as somebody else. The directory keeps strangers out elsewhere.
-            os.chmod(self.dir / "ws.sock", 0o666)
             return f"{self.dir}/ws.sock"
         return line.removeprefix("ws://").removesuffix("/")
 

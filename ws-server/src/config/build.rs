@@ -55,6 +55,11 @@ pub(super) fn server(reader: &mut Reader<'_>) -> ServerConfig {
     ServerConfig {
         listen,
         auto_port: reader.flag("server.auto_port"),
+        unix_mode: reader.read_optional("server.unix_mode", reader::mode),
+        unix_owner: reader
+            .read_optional("server.unix_owner", account::user)
+            .map(|(user, _)| user),
+        unix_group: reader.read_optional("server.unix_group", account::group),
         threads: NonZeroUsize::new(
             reader.read("server.threads", |value| reader::number(value, 0, 1024)),
         ),

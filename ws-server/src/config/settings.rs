@@ -131,6 +131,22 @@ pub(super) const SETTINGS: &[Setting] = &[
         doc: "If a port is taken, try the next ones, at most 1000 up.",
     },
     Setting {
+        path: "server.unix_mode",
+        default: DefaultValue::Absent("\"0660\""),
+        doc: "Permissions of the Unix sockets in server.listen, octal. Who may write may connect. Default:\n\
+              what the umask leaves.",
+    },
+    Setting {
+        path: "server.unix_owner",
+        default: DefaultValue::Absent("\"www-data\""),
+        doc: "Owner of these sockets: a name or a number. Needs root. Default: the user of the server.",
+    },
+    Setting {
+        path: "server.unix_group",
+        default: DefaultValue::Absent("\"www-data\""),
+        doc: "Group of these sockets, that of a proxy say: a name or a number. Default: the group of the server.",
+    },
+    Setting {
         path: "server.threads",
         default: DefaultValue::Number(0),
         doc: "Threads that serve connections, 0 to 1024; 0 is one per core. More than cores gain nothing.",

@@ -23,6 +23,12 @@ pub struct ServerConfig {
     pub listen: Vec<ListenAddr>,
     /// Whether to try the next ports if one is taken.
     pub auto_port: bool,
+    /// Permissions of the Unix sockets; `None` is what the umask leaves.
+    pub unix_mode: Option<u32>,
+    /// Owner of the Unix sockets; `None` is the user of the server.
+    pub unix_owner: Option<u32>,
+    /// Group of the Unix sockets; `None` is that of the server.
+    pub unix_group: Option<u32>,
     /// Threads that serve connections; `None` is one per core.
     pub threads: Option<NonZeroUsize>,
     /// Directory of run-time state.
