@@ -51,6 +51,7 @@ fn run(args: Args) -> Result<(), Failure> {
         Verb::Ls(args) => verb::ls::run(&args),
         Verb::Status(args) => verb::status::run(&args),
         Verb::Connect(args) => verb::connect::run(&args),
+        Verb::Cert(args) => verb::cert::run(&args),
         Verb::Config(args) => verb::config::run(&args),
     }
 }

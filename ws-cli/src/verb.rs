@@ -1,5 +1,6 @@
 //! What each verb does.
 
+pub(crate) mod cert;
 pub(crate) mod config;
 pub(crate) mod connect;
 pub(crate) mod ls;

@@ -3,10 +3,10 @@
 //! touched.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tracing::{error, info, warn};
-use ws_transport::{Reload, TlsAcceptor, TlsError};
+use ws_transport::{Reload, SelfSigned, TlsAcceptor, TlsError};
 
 use crate::config::{ALPN, Config, Tls};
 use crate::counters::Counters;
@@ -15,12 +15,17 @@ use crate::shared::Shared;
 
 /// Whom a certificate for development is for.
 const OWN_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+/// How long it is good for: until the next start, so to say.
+const OWN_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
 
 /// Reads the certificates, and says what is wrong with them.
 pub(crate) fn load(config: &Config) -> Result<Option<TlsAcceptor>, ServeError> {
     let acceptor = match &config.server().tls {
         Tls::Off => return Ok(None),
-        Tls::SelfSigned => TlsAcceptor::self_signed(OWN_NAMES.map(str::to_owned), [ALPN])?,
+        Tls::SelfSigned => {
+            let made = SelfSigned::new(&OWN_NAMES.map(str::to_owned), OWN_LIFETIME)?;
+            TlsAcceptor::self_signed(&made, [ALPN])?
+        }
         Tls::Files(files) => TlsAcceptor::load(files.clone())?,
     };
     warn_of_certificates(&acceptor);

@@ -41,3 +41,5 @@ mod visitor;
 pub use error::{ServeError, ServeErrorKind};
 pub use helpers::{HELPERS, HelperProgram, helper_main};
 pub use server::run;
+/// Certificates for development.
+pub use ws_transport::{SelfSigned, TlsError};

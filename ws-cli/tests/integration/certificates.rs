@@ -2,9 +2,11 @@
 
 use nix::sys::signal::Signal;
 use rcgen::{CertificateParams, DistinguishedName, DnType};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use rustls::version::{TLS12, TLS13};
 
-use crate::secure::{Authority, say, shown};
+use crate::secure::{Authority, Caller, say, shown};
 use crate::support::{Server, Setup};
 use crate::wire::Wire;
 
@@ -209,6 +211,37 @@ fn certificates_by_name_are_not_for_the_environment() {
     assert_eq!(output.status.code(), Some(78), "{text}");
     let said = "WS__SERVER__TLS__CERTIFICATES: server.tls.certificates: expected a list of tables";
     assert!(text.contains(said), "{text}");
+}
+
+#[tokio::test]
+async fn a_certificate_for_development_works_as_it_is_printed() {
+    let setup = Setup::new().listen("wss://127.0.0.1:0");
+    let cert = |args: &[&str]| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_ws"))
+            .arg("cert")
+            .args(args)
+            .current_dir(setup.dir())
+            .output()
+            .unwrap()
+    };
+    let made = cert(&["--out", "tls", "--name", "localhost", "--days", "2"]);
+    assert!(made.status.success(), "{made:?}");
+    std::fs::write(setup.dir().join("ws.toml"), &made.stdout).unwrap();
+    let again = cert(&["--out", "tls"]);
+    assert_eq!(again.status.code(), Some(73), "{again:?}");
+    assert_eq!(again.stdout, b"");
+    let json = cert(&["--out", "tls", "--force", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    let path = json["cert"].as_str().unwrap().to_owned();
+    assert_eq!(cert(&["--name", "a b"]).status.code(), Some(2));
+    assert_eq!(cert(&["--days", "0"]).status.code(), Some(2));
+
+    let server = setup.arg("--echo").start();
+    let trusted = CertificateDer::from_pem_file(path).unwrap();
+    let (mut client, _) = Caller::trusting(&trusted).connect(&server).await;
+    assert_eq!(say(&mut client, "hello").await, "hello");
+    client.close(None).await.unwrap();
+    server.finish();
 }
 
 #[test]

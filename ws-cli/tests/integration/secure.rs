@@ -73,12 +73,7 @@ impl Authority {
 
     /// A client that trusts this issuer.
     pub(crate) fn caller(&self) -> Caller<'_> {
-        Caller {
-            authority: self,
-            name: "localhost",
-            versions: rustls::ALL_VERSIONS,
-            identity: None,
-        }
+        Caller::trusting(self.0.der())
     }
 }
 
@@ -94,13 +89,22 @@ impl Issued {
 /// How to connect.
 #[derive(Clone, Copy)]
 pub(crate) struct Caller<'a> {
-    authority: &'a Authority,
+    trusted: &'a CertificateDer<'static>,
     name: &'static str,
     versions: &'a [&'static SupportedProtocolVersion],
     identity: Option<&'a Issued>,
 }
 
 impl<'a> Caller<'a> {
+    pub(crate) fn trusting(trusted: &'a CertificateDer<'static>) -> Self {
+        Self {
+            trusted,
+            name: "localhost",
+            versions: rustls::ALL_VERSIONS,
+            identity: None,
+        }
+    }
+
     /// Asks for another server than `localhost`.
     pub(crate) fn asking_for(self, name: &'static str) -> Self {
         Self { name, ..self }
@@ -121,7 +125,7 @@ impl<'a> Caller<'a> {
 
     fn config(self) -> ClientConfig {
         let mut roots = RootCertStore::empty();
-        roots.add(self.authority.0.der().clone()).unwrap();
+        roots.add(self.trusted.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(self.versions)

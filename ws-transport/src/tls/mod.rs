@@ -1,6 +1,7 @@
 //! TLS: certificates and keys from files, and sessions over sockets.
 
 mod certificate;
+mod self_signed;
 mod session;
 mod signature;
 
@@ -12,13 +13,14 @@ use std::time::SystemTime;
 
 use rustls::client::verify_server_name;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::server::{
     ClientHello, NoClientAuth, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
 };
 use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
 
+pub use self_signed::SelfSigned;
 pub(crate) use session::{HandshakeFailure, Session};
 pub use session::{TlsClient, TlsPeer};
 use signature::Signature;
@@ -194,6 +196,12 @@ pub enum TlsError {
         /// The key's path.
         key: PathBuf,
     },
+    /// A certificate cannot be made for this name.
+    #[error("{name:?} is neither the name of a host nor an address")]
+    InvalidName {
+        /// The name as it was given.
+        name: String,
+    },
     /// The TLS library refuses, for want of randomness or of memory.
     #[error("TLS cannot be set up: {0}")]
     Setup(String),
@@ -289,33 +297,18 @@ impl TlsAcceptor {
         Ok(Self::new(Some(config), loaded, signature))
     }
 
-    /// Makes a certificate for these names and addresses, for development: no client trusts it
-    /// unless told to.
+    /// Shows a certificate for development.
     ///
     /// # Errors
     ///
-    /// [`TlsError::Setup`] if a name cannot stand in a certificate.
+    /// [`TlsError::Setup`] if the TLS library refuses.
     pub fn self_signed<P: Into<Vec<u8>>>(
-        names: impl IntoIterator<Item = String>,
+        made: &SelfSigned,
         alpn: impl IntoIterator<Item = P>,
     ) -> Result<Self, TlsError> {
-        let setup = |error: &dyn fmt::Display| TlsError::Setup(error.to_string());
-        let names: Vec<String> = names.into_iter().collect();
-        let first = names.first().cloned().unwrap_or_default();
-        let made = rcgen::KeyPair::generate().and_then(|key| {
-            let mut params = rcgen::CertificateParams::new(names)?;
-            params.distinguished_name = rcgen::DistinguishedName::new();
-            params
-                .distinguished_name
-                .push(rcgen::DnType::CommonName, first);
-            Ok((params.self_signed(&key)?, key))
-        });
-        let (certificate, key) = made.map_err(|error| setup(&error))?;
-        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
         let provider = Arc::new(ring::default_provider());
-        let chain = vec![certificate.der().clone()];
-        let key = CertifiedKey::from_der(chain, PrivateKeyDer::Pkcs8(key), &provider)
-            .map_err(|error| setup(&error))?;
+        let key = CertifiedKey::from_der(vec![made.certificate()], made.key(), &provider)
+            .map_err(|error| TlsError::Setup(error.to_string()))?;
         let certificates = Certificates(vec![Arc::new(key)]);
         let alpn = alpn.into_iter().map(Into::into).collect();
         let server = server_config(certificates, None, alpn, provider)?;

@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use rcgen::{CertificateParams, DistinguishedName, DnType, date_time_ymd};
 use ws_transport::{
-    CertificateWarning, ClientAuth, OpenError, Reload, TlsAcceptor, TlsConfig, TlsError, TlsFile,
+    CertificateWarning, ClientAuth, OpenError, Reload, SelfSigned, TlsAcceptor, TlsConfig,
+    TlsError, TlsFile,
 };
 
 use crate::tls::{Authority, BOTH, Client, connect, listen, open};
@@ -334,7 +335,8 @@ async fn clients_without_a_certificate_are_refused_where_one_is_required() {
 #[tokio::test]
 async fn a_certificate_for_development_is_made_on_the_spot() {
     let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-    let acceptor = TlsAcceptor::self_signed(names, [b"http/1.1"]).unwrap();
+    let made = SelfSigned::new(&names, Duration::from_secs(3600)).unwrap();
+    let acceptor = TlsAcceptor::self_signed(&made, [b"http/1.1"]).unwrap();
     assert_eq!(acceptor.files().count(), 0);
     assert_eq!(acceptor.warnings(SystemTime::now()), []);
     let listener = listen(&acceptor);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ws_transport::{
     BindOptions, ListenAddr, Listener, LocalAddr, OpenError, Opened, PeerAddr, ProxyHeaderError,
-    TlsAcceptor,
+    SelfSigned, TlsAcceptor,
 };
 
 use crate::{bind, bind_with, port};
@@ -130,7 +130,9 @@ async fn a_proxy_may_come_over_a_unix_socket() {
 
 #[tokio::test]
 async fn the_header_stands_before_tls() {
-    let acceptor = TlsAcceptor::self_signed(["localhost".to_owned()], [b"http/1.1"]).unwrap();
+    let names = ["localhost".to_owned()];
+    let made = SelfSigned::new(&names, Duration::from_secs(3600)).unwrap();
+    let acceptor = TlsAcceptor::self_signed(&made, [b"http/1.1"]).unwrap();
     let options = BindOptions {
         tls: Some(acceptor),
         ..BindOptions::default()
