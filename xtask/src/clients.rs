@@ -1,13 +1,15 @@
-//! Real clients against the server as it is shipped: Python's websockets, Node's ws, and curl.
+//! Real clients against the server as it is shipped, without TLS and with it: Python's websockets,
+//! Node's ws, and curl.
 //!
 //! The scripts lie in `ws-cli/tests/clients`. They print a line for each check, `ok ...` or
 //! `FAILED ...`, and end with 1 if any failed.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::server::{Binary, Server};
 use crate::{Skipped, browser, process, workspace};
@@ -40,20 +42,29 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let ws = arguments.binary.get()?;
     let mut skipped = Vec::new();
     let mut failed = Vec::new();
-    let clients: [(&str, Client, Variables); 5] = [
-        ("curl", curl, &[]),
-        ("python websockets", python_websockets, &[]),
-        ("node ws", node_ws, &[]),
+    let clients: [(&str, Client, Start, Variables); 8] = [
+        ("curl", curl, Server::start, &[]),
+        ("python websockets", python_websockets, Server::start, &[]),
+        ("node ws", node_ws, Server::start, &[]),
         (
             "python websockets, compressed",
             python_websockets,
+            Server::start,
             COMPRESSION,
         ),
-        ("node ws, compressed", node_ws, COMPRESSION),
+        ("node ws, compressed", node_ws, Server::start, COMPRESSION),
+        ("curl, TLS", curl, Server::start_secure, &[]),
+        (
+            "python websockets, TLS",
+            python_websockets,
+            Server::start_secure,
+            &[],
+        ),
+        ("node ws, TLS", node_ws, Server::start_secure, &[]),
     ];
-    for (name, client, variables) in clients {
+    for (name, client, start, variables) in clients {
         println!("{name}:");
-        let server = Server::start(&ws, APPLICATION, variables)?;
+        let server = start(&ws, APPLICATION, variables)?;
         let outcome = client(&ws, &server, variables);
         let log = server.log();
         match outcome.and_then(|()| server.stop()) {
@@ -80,6 +91,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 /// The server's configuration, which a script sees too.
 type Variables = &'static [(&'static str, &'static str)];
+
+/// How the server is started: with TLS or without.
+type Start = fn(&Path, &[&str], &[(&str, &str)]) -> Result<Server>;
 
 type Client = fn(ws: &Path, server: &Server, variables: Variables) -> Result<()>;
 
@@ -128,6 +142,12 @@ fn run_script(
             "WS_GLOBAL_FIFO",
             server.state().join("fifo/global_pipe.fifo"),
         );
+    if let Some(certificate) = server.certificate() {
+        // OpenSSL's, and so Python's, instead of the system's issuers; Node's in addition to its own.
+        command
+            .env("SSL_CERT_FILE", certificate)
+            .env("NODE_EXTRA_CA_CERTS", certificate);
+    }
     let status = process::run(&mut command, LIMIT)?;
     if !status.success() {
         bail!("{status}");
@@ -232,7 +252,8 @@ const REQUESTS: &[Request] = &[
     },
     Request {
         name: "HTTP/1.0 is not supported",
-        arguments: &["--http1.0"],
+        // By ALPN curl would ask for http/1.0 and nothing else, and not get as far as a status.
+        arguments: &["--http1.0", "--no-alpn"],
         path: "/",
         status: 505,
         headers: &["connection: close"],
@@ -260,7 +281,8 @@ fn curl(_ws: &Path, server: &Server, _variables: Variables) -> Result<()> {
                     .filter(|header| !is_replaced(header, request.arguments)),
             )
             .args(request.arguments)
-            .arg(format!("http://{}{}", server.address(), request.path))
+            .args(trusting(server))
+            .arg(address(server, request.path))
             .output()
             .context("cannot start curl")?;
         match faults(request, &String::from_utf8_lossy(&output.stdout)) {
@@ -274,6 +296,64 @@ fn curl(_ws: &Path, server: &Server, _variables: Variables) -> Result<()> {
     if failed > 0 {
         bail!("{failed} of {} requests", REQUESTS.len());
     }
+    match server.certificate() {
+        Some(_) => curl_over_tls(&curl, server),
+        None => Ok(()),
+    }
+}
+
+fn address(server: &Server, path: &str) -> String {
+    let scheme = match server.certificate() {
+        Some(_) => "https",
+        None => "http",
+    };
+    format!("{scheme}://{}{path}", server.address())
+}
+
+/// The arguments with which curl trusts the server's certificate.
+fn trusting(server: &Server) -> Vec<&OsStr> {
+    let certificate = server.certificate().map(Path::as_os_str);
+    certificate
+        .into_iter()
+        .flat_map(|path| [OsStr::new("--cacert"), path])
+        .collect()
+}
+
+/// What is TLS's own: the certificate is verified unless curl is told otherwise, and of the protocols
+/// that curl offers (h2 among them) HTTP/1.1 is agreed upon.
+fn curl_over_tls(curl: &Path, server: &Server) -> Result<()> {
+    const UNKNOWN_ISSUER: i32 = 60;
+    let ask = |arguments: &[&OsStr]| {
+        Command::new(curl)
+            .args(["-q", "-sS", "-v", "--http2", "--noproxy", "*"])
+            .args(["--max-time", CURL_SECONDS, "-o", "/dev/null"])
+            .args(arguments)
+            .arg(address(server, "/"))
+            .output()
+            .context("cannot start curl")
+    };
+    let is_agreed = |text: &[u8]| {
+        String::from_utf8_lossy(text).lines().any(|line| {
+            line.contains("ALPN") && line.contains("accepted") && line.contains("http/1.1")
+        })
+    };
+    for arguments in [trusting(server), vec![OsStr::new("--insecure")]] {
+        let output = ask(&arguments)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "curl: {}", said);
+        ensure!(
+            is_agreed(&output.stderr),
+            "http/1.1 is not agreed upon: {said}"
+        );
+    }
+    println!("  ok http/1.1 is agreed upon by ALPN");
+    let output = ask(&[])?;
+    ensure!(
+        output.status.code() == Some(UNKNOWN_ISSUER),
+        "a certificate of nobody's is taken: {}",
+        output.status
+    );
+    println!("  ok a certificate of nobody's is not trusted");
     Ok(())
 }
 

@@ -59,6 +59,8 @@ pub(crate) struct Server {
     child: Child,
     address: String,
     folder: TempDir,
+    /// What its listener has to show, if that speaks TLS.
+    certificate: Option<PathBuf>,
 }
 
 impl Server {
@@ -67,6 +69,42 @@ impl Server {
         let folder = tempfile::Builder::new().prefix("ws-").tempdir()?;
         // It is found before any configuration that this machine may have.
         File::create(folder.path().join("ws.toml"))?;
+        Self::launch(ws, arguments, variables, folder, None)
+    }
+
+    /// Starts it with TLS, and a certificate from `ws cert`.
+    pub(crate) fn start_secure(
+        ws: &Path,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("ws-").tempdir()?;
+        let made = Command::new(ws)
+            .arg("cert")
+            .current_dir(folder.path())
+            .output()
+            .with_context(|| format!("cannot start {}", ws.display()))?;
+        ensure!(
+            made.status.success(),
+            "ws cert: {}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+        fs::write(folder.path().join("ws.toml"), made.stdout)?;
+        let certificate = folder.path().join("cert.pem");
+        Self::launch(ws, arguments, variables, folder, Some(certificate))
+    }
+
+    fn launch(
+        ws: &Path,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+        folder: TempDir,
+        certificate: Option<PathBuf>,
+    ) -> Result<Self> {
+        let listen = match certificate {
+            Some(_) => "wss://127.0.0.1:0",
+            None => "127.0.0.1:0",
+        };
         let mut command = Command::new(ws);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("WS_") {
@@ -74,7 +112,7 @@ impl Server {
             }
         }
         let mut child = command
-            .args(["serve", "--listen", "127.0.0.1:0", "--state-dir", "state"])
+            .args(["serve", "--listen", listen, "--state-dir", "state"])
             .args(arguments)
             .envs(variables.iter().copied())
             .current_dir(folder.path())
@@ -88,6 +126,7 @@ impl Server {
             child,
             address: String::new(),
             folder,
+            certificate,
         };
         server.address = first_line(stdout)
             .and_then(|line| address_in(&line))
@@ -103,7 +142,17 @@ impl Server {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("ws://{}/", self.address)
+        let scheme = if self.certificate.is_some() {
+            "wss"
+        } else {
+            "ws"
+        };
+        format!("{scheme}://{}/", self.address)
+    }
+
+    /// The certificate that clients have to trust, if it speaks TLS.
+    pub(crate) fn certificate(&self) -> Option<&Path> {
+        self.certificate.as_deref()
     }
 
     /// Its state directory: control socket and FIFOs.
@@ -175,6 +224,7 @@ pub(crate) fn first_line(output: impl std::io::Read + Send + 'static) -> Result<
 
 fn address_in(line: &str) -> Result<String> {
     line.strip_prefix("ws://")
+        .or_else(|| line.strip_prefix("wss://"))
         .and_then(|rest| rest.strip_suffix('/'))
         .map(str::to_owned)
         .with_context(|| format!("not the URL of a listener: {line:?}"))
@@ -196,6 +246,7 @@ mod tests {
             address_in("ws://127.0.0.1:40001/").unwrap(),
             "127.0.0.1:40001"
         );
+        assert_eq!(address_in("wss://127.0.0.1:1/").unwrap(), "127.0.0.1:1");
         assert!(address_in("listening").is_err());
         assert!(address_in("ws+unix:/run/ws.sock").is_err());
     }
