@@ -11,7 +11,7 @@ use ws_transport::{
     TlsError, TlsFile,
 };
 
-use crate::tls::{Authority, BOTH, Client, connect, listen, open};
+use crate::secure::{Authority, BOTH, Client, connect, listen, open};
 
 #[tokio::test]
 async fn a_certificate_is_chosen_by_name() {

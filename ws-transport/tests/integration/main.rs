@@ -4,6 +4,7 @@ mod accept;
 mod certificates;
 mod inherited;
 mod proxied;
+mod secure;
 mod stream;
 mod tcp;
 mod tls;

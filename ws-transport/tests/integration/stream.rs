@@ -9,7 +9,7 @@ use rustls::version::{TLS12, TLS13};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use ws_transport::{BindOptions, Stream};
 
-use crate::tls::tls_pair;
+use crate::secure::tls_pair;
 use crate::{bind, bind_unix, port};
 
 async fn tcp_pair() -> (TcpStream, Stream) {

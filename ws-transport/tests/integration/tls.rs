@@ -2,164 +2,21 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers panic as the tests do")]
 
-use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::version::{TLS12, TLS13};
-use rustls::{
-    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned,
-    SupportedProtocolVersion,
-};
-use tempfile::TempDir;
+use rustls::HandshakeKind;
+use rustls::pki_types::ServerName;
+use rustls::version::TLS13;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use ws_transport::{
-    BindError, BindOptions, Listener, OpenError, Opened, Stream, TlsAcceptor, TlsConfig,
-};
+use ws_transport::{BindError, OpenError, Stream, TlsAcceptor};
 
-use crate::{bind, bind_with, port};
-
-pub(crate) type Client = StreamOwned<ClientConnection, TcpStream>;
-
-/// An issuer, and a directory with what it has issued.
-pub(crate) struct Authority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
-    dir: TempDir,
-}
-
-impl Authority {
-    pub(crate) fn new() -> Self {
-        let mut params = CertificateParams::new([]).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "authority");
-        let key = KeyPair::generate().unwrap();
-        let authority = Self {
-            issuer: CertifiedIssuer::self_signed(params, key).unwrap(),
-            dir: tempfile::tempdir().unwrap(),
-        };
-        fs::write(authority.path("ca.pem"), authority.issuer.pem()).unwrap();
-        authority
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    /// Issues a certificate for a server and writes it to `FILE.pem` and `FILE.key`.
-    pub(crate) fn issue(
-        &self,
-        file: &str,
-        params: CertificateParams,
-    ) -> (CertificateDer<'static>, KeyPair) {
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        fs::write(self.path(&format!("{file}.pem")), certificate.pem()).unwrap();
-        fs::write(self.path(&format!("{file}.key")), key.serialize_pem()).unwrap();
-        (certificate.der().clone(), key)
-    }
-
-    pub(crate) fn issue_for(&self, file: &str, name: &str) -> CertificateDer<'static> {
-        let params = CertificateParams::new([name.to_owned()]).unwrap();
-        self.issue(file, params).0
-    }
-
-    pub(crate) fn config(&self, file: &str) -> TlsConfig {
-        let path = |end| self.path(&format!("{file}.{end}"));
-        TlsConfig::new(path("pem"), path("key"))
-    }
-
-    /// A server's configuration for `localhost`.
-    pub(crate) fn localhost(&self) -> TlsConfig {
-        self.issue_for("localhost", "localhost");
-        self.config("localhost")
-    }
-
-    /// A client that trusts this issuer.
-    pub(crate) fn client(
-        &self,
-        versions: &[&'static SupportedProtocolVersion],
-        identity: Option<(CertificateDer<'static>, &KeyPair)>,
-    ) -> ClientConfig {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.issuer.der().clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(versions)
-            .unwrap()
-            .with_root_certificates(roots);
-        match identity {
-            Some((certificate, key)) => {
-                let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-                builder
-                    .with_client_auth_cert(vec![certificate], key)
-                    .unwrap()
-            }
-            None => builder.with_no_client_auth(),
-        }
-    }
-}
-
-pub(crate) const BOTH: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
-
-pub(crate) fn listen(acceptor: &TlsAcceptor) -> Listener {
-    let options = BindOptions {
-        tls: Some(acceptor.clone()),
-        ..BindOptions::default()
-    };
-    bind_with("wss://127.0.0.1:0", &options).unwrap()
-}
-
-/// Connects as `name` and carries the handshake out, in a thread of its own.
-pub(crate) fn connect(
-    listener: &Listener,
-    config: &Arc<ClientConfig>,
-    name: &'static str,
-) -> JoinHandle<std::io::Result<Client>> {
-    let port = port(listener);
-    let config = Arc::clone(config);
-    std::thread::spawn(move || {
-        let name = ServerName::try_from(name).unwrap();
-        let connection = ClientConnection::new(config, name).unwrap();
-        let socket = TcpStream::connect(("127.0.0.1", port))?;
-        socket.set_read_timeout(Some(Duration::from_secs(20)))?;
-        let mut client = StreamOwned::new(connection, socket);
-        client.flush()?;
-        while client.conn.is_handshaking() {
-            client.conn.complete_io(&mut client.sock)?;
-        }
-        Ok(client)
-    })
-}
-
-pub(crate) async fn open(listener: &Listener) -> Result<Opened, OpenError> {
-    listener.accept().await.unwrap().open().await
-}
-
-/// A client and a stream, with the handshake behind them.
-pub(crate) async fn tls_pair(version: &'static SupportedProtocolVersion) -> (Client, Stream) {
-    let authority = Authority::new();
-    let acceptor = TlsAcceptor::load(authority.localhost()).unwrap();
-    let listener = listen(&acceptor);
-    let config = Arc::new(authority.client(&[version], None));
-    let client = connect(&listener, &config, "localhost");
-    let stream = open(&listener).await.unwrap().stream;
-    let mut client = client.join().unwrap().unwrap();
-    // The ticket stands before it. Unread, it would turn a close into a reset.
-    stream.writable().await.unwrap();
-    stream.try_write(b"!").unwrap();
-    client.read_exact(&mut [0]).unwrap();
-    (client, stream)
-}
+use crate::secure::{Authority, BOTH, connect, listen, open, tls_pair};
+use crate::{bind, port};
 
 async fn read_to_end(stream: &Stream) -> Vec<u8> {
     let mut read = Vec::new();
@@ -372,15 +229,11 @@ async fn libraries_read_and_write_it_as_any_other_stream() {
 async fn t10_a_client_hello_may_come_byte_by_byte() {
     let authority = Authority::new();
     let listener = listen(&TlsAcceptor::load(authority.localhost()).unwrap());
-    let name = ServerName::try_from("localhost").unwrap();
-    let config = Arc::new(authority.client(&BOTH, None));
-    let mut connection = ClientConnection::new(config, name).unwrap();
+    let (mut connection, hello) = authority.hello();
     let port = port(&listener);
     let client = std::thread::spawn(move || {
         let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
         socket.set_nodelay(true).unwrap();
-        let mut hello = Vec::new();
-        connection.write_tls(&mut hello).unwrap();
         // One byte per record: a header in front of each.
         for byte in &hello[5..] {
             socket.write_all(&[22, 3, 1, 0, 1, *byte]).unwrap();
@@ -396,14 +249,10 @@ async fn t10_a_client_hello_may_come_byte_by_byte() {
     let opened = open(&listener).await;
     assert_eq!(client.join().unwrap(), opened.is_ok());
 
-    let config = Arc::new(authority.client(&BOTH, None));
-    let name = ServerName::try_from("localhost").unwrap();
-    let mut connection = ClientConnection::new(config, name).unwrap();
+    let (mut connection, hello) = authority.hello();
     let client = std::thread::spawn(move || {
         let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
         socket.set_nodelay(true).unwrap();
-        let mut hello = Vec::new();
-        connection.write_tls(&mut hello).unwrap();
         for byte in hello {
             socket.write_all(&[byte]).unwrap();
         }
@@ -436,14 +285,7 @@ async fn t10_plain_http_ends_with_an_alert() {
 async fn t10_the_end_in_mid_handshake_is_an_end() {
     let authority = Authority::new();
     let listener = listen(&TlsAcceptor::load(authority.localhost()).unwrap());
-    let hello = || {
-        let name = ServerName::try_from("localhost").unwrap();
-        let config = Arc::new(authority.client(&BOTH, None));
-        let mut hello = Vec::new();
-        let mut connection = ClientConnection::new(config, name).unwrap();
-        connection.write_tls(&mut hello).unwrap();
-        hello
-    };
+    let hello = || authority.hello().1;
     let close_notify = [21, 3, 3, 0, 2, 1, 0].to_vec();
     let starts = [
         vec![],
@@ -491,10 +333,7 @@ proptest! {
         let authority = Authority::new();
         let mut bytes = Vec::new();
         if is_hello {
-            let name = ServerName::try_from("localhost").unwrap();
-            let config = Arc::new(authority.client(&BOTH, None));
-            let mut connection = ClientConnection::new(config, name).unwrap();
-            connection.write_tls(&mut bytes).unwrap();
+            bytes = authority.hello().1;
             let index = flipped.index(bytes.len());
             bytes[index] ^= bits;
         }
