@@ -6,7 +6,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::version::{TLS12, TLS13};
 
-use crate::secure::{Authority, Caller, say, shown};
+use crate::secure::{Authority, Caller, leave, say, shown};
 use crate::support::{Server, Setup};
 use crate::wire::Wire;
 
@@ -36,10 +36,10 @@ async fn hup_reads_certificates_again_and_touches_no_connection() {
     server.signal(Signal::SIGHUP);
     server.until("certificates.reloads_failed", 1);
     assert_eq!(say(&mut before, "still here").await, "still here");
-    let (mut last, _) = authority.caller().connect(&server).await;
+    let (last, _) = authority.caller().connect(&server).await;
     assert_eq!(shown(&last), new.certificate);
-    for client in [&mut before, &mut after, &mut last] {
-        client.close(None).await.unwrap();
+    for client in [before, after, last] {
+        leave(client).await;
     }
     server.finish();
 }
@@ -73,11 +73,11 @@ async fn changed_files_are_read_and_no_connection_is_touched() {
     std::fs::write(server.dir().join("new-cert.pem"), "garbage").unwrap();
     replace("cert.pem");
     server.until("certificates.reloads_failed", 2);
-    let (mut last, _) = authority.caller().connect(&server).await;
+    let (last, _) = authority.caller().connect(&server).await;
     assert_eq!(shown(&last), new.certificate);
     assert_eq!(reloads(&server), (1, 2));
-    for client in [&mut before, &mut between, &mut after, &mut last] {
-        client.close(None).await.unwrap();
+    for client in [before, between, after, last] {
+        leave(client).await;
     }
     let log = server.finish();
     let lines = |text: &str| log.lines().filter(|line| line.contains(text)).count();
@@ -104,7 +104,7 @@ async fn a_certificate_is_chosen_by_name() {
         let (mut client, _) = caller.connect(&server).await;
         assert_eq!(&shown(&client), certificate);
         assert_eq!(say(&mut client, "?").await, name);
-        client.close(None).await.unwrap();
+        leave(client).await;
     }
     // For another name, and for none, as who asks for an address sends none, it is the first.
     for name in ["c.example", "127.0.0.1"] {
@@ -159,7 +159,7 @@ async fn callbacks_know_the_client_s_certificate_and_take_no_header_for_it() {
                 let (mut client, _) = caller.connect_with(&server, headers).await.unwrap();
                 let said = say(&mut client, "who?").await;
                 assert_eq!(said, format!("{spoken} localhost {known}"));
-                client.close(None).await.unwrap();
+                leave(client).await;
             }
         }
     }
@@ -187,7 +187,7 @@ async fn clients_may_be_required_to_have_a_certificate() {
     server.until("sockets.refused_by.tls", 1);
     let (mut client, _) = authority.caller().showing(&alice).connect(&server).await;
     assert_eq!(say(&mut client, "hello").await, "hello");
-    client.close(None).await.unwrap();
+    leave(client).await;
     server.finish();
 }
 
@@ -240,7 +240,7 @@ async fn a_certificate_for_development_works_as_it_is_printed() {
     let trusted = CertificateDer::from_pem_file(path).unwrap();
     let (mut client, _) = Caller::trusting(&trusted).connect(&server).await;
     assert_eq!(say(&mut client, "hello").await, "hello");
-    client.close(None).await.unwrap();
+    leave(client).await;
     server.finish();
 }
 

@@ -488,7 +488,7 @@ fn t09_offered_protocols_and_extensions_are_not_echoed() {
 }
 
 #[test]
-fn b08_foreign_origins_are_refused_before_a_process_is_started() {
+fn t01_b08_foreign_origins_are_refused_before_a_process_is_started() {
     let setup = Setup::new();
     let touched = setup.dir().join("validated");
     let server = setup
@@ -507,6 +507,7 @@ fn b08_foreign_origins_are_refused_before_a_process_is_started() {
         let case = head("/", &[&format!("Origin: {origin}")]);
         assert_eq!(status(&server, case), 403, "{origin}");
     }
+    assert_eq!(server.figure("sockets.refused_by.origin"), 6);
     let twice = ["Origin: http://localhost", "Origin: http://evil.example"];
     assert_eq!(status(&server, head("/", &twice)), 400);
     assert!(!touched.exists());

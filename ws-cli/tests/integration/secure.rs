@@ -93,6 +93,7 @@ pub(crate) struct Caller<'a> {
     name: &'static str,
     versions: &'a [&'static SupportedProtocolVersion],
     identity: Option<&'a Issued>,
+    protocols: &'a [&'static str],
 }
 
 impl<'a> Caller<'a> {
@@ -102,6 +103,7 @@ impl<'a> Caller<'a> {
             name: "localhost",
             versions: rustls::ALL_VERSIONS,
             identity: None,
+            protocols: &[],
         }
     }
 
@@ -123,6 +125,11 @@ impl<'a> Caller<'a> {
         }
     }
 
+    /// Offers these protocols by ALPN.
+    pub(crate) fn offering(self, protocols: &'a [&'static str]) -> Self {
+        Self { protocols, ..self }
+    }
+
     fn config(self) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.trusted.clone()).unwrap();
@@ -131,14 +138,16 @@ impl<'a> Caller<'a> {
             .with_protocol_versions(self.versions)
             .unwrap()
             .with_root_certificates(roots);
-        match self.identity {
+        let mut config = match self.identity {
             None => builder.with_no_client_auth(),
             Some(issued) => {
                 let key = PrivateKeyDer::try_from(issued.key.serialize_der()).unwrap();
                 let chain = vec![issued.certificate.clone()];
                 builder.with_client_auth_cert(chain, key).unwrap()
             }
-        }
+        };
+        config.alpn_protocols = self.protocols.iter().map(|name| (*name).into()).collect();
+        config
     }
 
     /// Carries the TLS handshake out.
@@ -179,6 +188,11 @@ impl<'a> Caller<'a> {
 pub(crate) fn shown(client: &Client) -> CertificateDer<'static> {
     let (_, connection) = client.get_ref().get_ref();
     connection.peer_certificates().unwrap()[0].clone()
+}
+
+/// Closes the connection and hangs up.
+pub(crate) async fn leave(mut client: Client) {
+    client.close(None).await.unwrap();
 }
 
 pub(crate) async fn hear(client: &mut Client) -> Message {

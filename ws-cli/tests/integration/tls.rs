@@ -4,10 +4,12 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::secure::{Authority, hear, say};
 use crate::support::{PATIENCE, Server, Setup, eventually};
+use crate::wire::{check_refusal, refusal};
 
 #[tokio::test]
 async fn callbacks_and_cookies_know_of_tls() {
@@ -22,6 +24,7 @@ async fn callbacks_and_cookies_know_of_tls() {
     // The close frame, then the end with TLS's own alert: without one it would be an error.
     assert!(matches!(hear(&mut client).await, Message::Close(_)));
     assert!(client.next().await.is_none());
+    drop(client);
     server.finish();
 }
 
@@ -87,6 +90,37 @@ fn t10_plain_http_is_told_by_an_alert() {
     let answer = server.raw(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert_eq!(answer[0], 21);
     refused(&server, "tls");
+    server.finish();
+}
+
+/// The preface of HTTP/2 (RFC 9113 §3.4), and an empty SETTINGS frame.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+#[tokio::test]
+async fn t12_http_2_is_neither_agreed_upon_nor_spoken() {
+    let plain = Setup::new().arg("--echo").start();
+    assert_eq!(refusal(&plain, PREFACE).status, 505);
+    plain.finish();
+
+    let authority = Authority::new();
+    let server = authority.server().arg("--echo").start();
+    let caller = authority.caller();
+    let both = caller.offering(&["h2", "http/1.1"]);
+    let stream = both.shake_hands(&server).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+    drop(stream);
+    let error = caller.offering(&["h2"]).shake_hands(&server).await;
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("NoApplicationProtocol"), "{error}");
+    server.until("sockets.refused_by.tls", 1);
+
+    // Whoever offers nothing may still try.
+    let mut stream = caller.shake_hands(&server).await.unwrap();
+    stream.write_all(PREFACE).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    drop(stream);
+    assert_eq!(check_refusal(&answer).status, 505);
     server.finish();
 }
 

@@ -8,6 +8,7 @@ use serde_json::json;
 use tokio_tungstenite::tungstenite::Error;
 
 use crate::support::*;
+use crate::wire::{head, refusal};
 
 /// Does what the header says, in a shell.
 const EVAL: &str = r#"eval "$HTTP_X_DO""#;
@@ -504,4 +505,35 @@ async fn the_answer_to_a_refused_visitor_says_nothing_of_it() {
     }
     assert!(answer.split("\r\n\r\n").nth(1).unwrap().len() <= 512);
     server.finish();
+}
+
+#[test]
+fn t02_secrets_of_a_visitor_are_in_no_log() {
+    let server = Setup::new()
+        .set("log.level", "trace")
+        .validate("echo alice")
+        .app("cat")
+        .start();
+    let lines = [
+        "Cookie: token=5ecret-cookie; ws_session=5ecret-session",
+        "Authorization: Bearer 5ecret-bearer",
+    ];
+    let mut stream = server.raw_stream();
+    stream
+        .write_all(head("/?token=5ecret-query", &lines).as_bytes())
+        .unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, *b"HTTP/1.1 101");
+    drop(stream);
+    // Those of a refused one neither.
+    let foreign = [&lines[..], &["Origin: https://evil.example"]].concat();
+    assert_eq!(
+        refusal(&server, head("/?token=5ecret-query", &foreign)).status,
+        403
+    );
+    let log = server.finish();
+    assert!(log.contains("connection opened"), "{log}");
+    assert!(log.contains("origin"), "{log}");
+    assert!(!log.contains("5ecret"), "{log}");
 }
