@@ -87,6 +87,10 @@ impl Connection {
     pub fn receive<'s>(&'s mut self, input: &'s mut Input<'_>, now: Instant) -> Option<Event<'s>> {
         // What the previous event borrowed is free now.
         self.release();
+        if input.is_empty() && self.arriving.is_none() {
+            self.timers.message_ended();
+            return None;
+        }
         if let Some((kind, range)) = self.whole_message(input) {
             let payload = input.slice(range);
             return Some(Event::Message(Message { kind, payload }));

@@ -43,17 +43,23 @@ impl Timers {
 
     /// The next deadline and what it is for.
     pub(super) fn next(&self) -> Option<(Instant, Due)> {
-        let running = self.paused.is_none();
-        // At equal times the first wins.
-        [
-            (self.close, Due::Close),
-            (self.message.filter(|_| running), Due::Message),
-            (self.pong.filter(|_| running), Due::Pong),
-            (self.ping.filter(|_| running), Due::Ping),
-        ]
-        .into_iter()
-        .filter_map(|(at, due)| Some((at?, due)))
-        .min_by_key(|&(at, _)| at)
+        let mut first = self.close.map(|at| (at, Due::Close));
+        if self.paused.is_some() {
+            return first;
+        }
+        for (at, due) in [
+            (self.message, Due::Message),
+            (self.pong, Due::Pong),
+            (self.ping, Due::Ping),
+        ] {
+            // At equal times the first wins.
+            if let Some(at) = at
+                && first.is_none_or(|(first, _)| at < first)
+            {
+                first = Some((at, due));
+            }
+        }
+        first
     }
 
     /// Starts the clock of a message, unless it runs.
