@@ -3,24 +3,33 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 use ws_transport::{AcceptFailure, Listener};
 
 use crate::command::Command;
 use crate::shared::Shared;
+use crate::sockets::Sockets;
 
 /// Between two attempts to accept when descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts sockets and deals them out to the workers.
 pub(crate) async fn accept(server: Arc<Shared>, listener: Listener) {
+    let counters = &server.hub.counters;
     let mut turn = 0;
+    let mut is_exhausted = false;
     loop {
+        if !server.sockets.has_room() {
+            counters.accept_paused.increment();
+            wait_for_room(&server.sockets, &listener).await;
+        }
         match listener.accept().await {
             Ok(socket) => {
-                server.hub.counters.sockets_accepted.increment();
+                is_exhausted = false;
+                counters.sockets_accepted.increment();
                 let command = Command::Adopt {
                     socket,
+                    ticket: server.sockets.enter(),
                     accepted_at: Instant::now(),
                 };
                 if server
@@ -35,7 +44,14 @@ pub(crate) async fn accept(server: Arc<Shared>, listener: Listener) {
             Err(failure) => match AcceptFailure::of(&failure) {
                 AcceptFailure::Passing => {}
                 AcceptFailure::Exhausted => {
-                    warn!(listen.addr = listener.url(), error = %failure, "cannot accept");
+                    counters.accept_failed.increment();
+                    // Ten times a second would bury what else there is to say.
+                    if !std::mem::replace(&mut is_exhausted, true) {
+                        warn!(
+                            listen.addr = listener.url(), error = %failure,
+                            "cannot accept; it is tried again until it works"
+                        );
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
                 AcceptFailure::Broken => {
@@ -45,4 +61,15 @@ pub(crate) async fn accept(server: Arc<Shared>, listener: Listener) {
             },
         }
     }
+}
+
+/// Whoever comes meanwhile waits in the listener's backlog.
+async fn wait_for_room(sockets: &Sockets, listener: &Listener) {
+    warn!(
+        listen.addr = listener.url(),
+        sockets = sockets.open(),
+        "no descriptor is left but those of limits.reserved_descriptors; not accepting"
+    );
+    sockets.room().await;
+    info!(listen.addr = listener.url(), "accepting again");
 }

@@ -19,6 +19,7 @@ use crate::hub::Hub;
 use crate::page::Page;
 use crate::places::PlaceLimits;
 use crate::shared::Shared;
+use crate::sockets::{self, Sockets};
 use crate::visitor::common_environment;
 
 pub(crate) fn share(
@@ -29,6 +30,7 @@ pub(crate) fn share(
     draining: watch::Receiver<bool>,
 ) -> Result<Shared, ServeError> {
     let limits = config.limits();
+    let descriptors = sockets::shares(&config, shards.len());
     let protocol = ws_proto::Config::default()
         .with_max_message_size(limits.max_message_size)
         .with_message_timeout(limits.message_timeout)
@@ -60,12 +62,14 @@ pub(crate) fn share(
             sessions,
             PlaceLimits {
                 total: limits.max_connections,
+                by_descriptors: descriptors.connections,
                 per_addr: limits.max_connections_per_ip,
                 counts_loopback: limits.counts_loopback,
                 per_user: limits.max_connections_per_user,
             },
             u64::from_ne_bytes(seed),
         ),
+        sockets: Sockets::new(descriptors.sockets),
         application: application(&config, helpers, &common),
         validation: validation(&config, helpers, &common),
         fifos,

@@ -11,6 +11,7 @@ use ws_session::ConnectionId;
 use ws_transport::Accepted;
 
 use crate::core::question::Source;
+use crate::sockets::SocketTicket;
 
 /// What a worker is told.
 #[derive(Debug)]
@@ -18,6 +19,7 @@ pub(crate) enum Command {
     /// Serve this socket.
     Adopt {
         socket: Accepted,
+        ticket: SocketTicket,
         accepted_at: Instant,
     },
     /// Write messages to some of your connections, each to all, in their order.

@@ -90,6 +90,8 @@ reasons! {
         /// The validation callback could not say.
         ValidationFailed = "validation_failed",
         MaxConnections = "max_connections",
+        /// Only the descriptors of `limits.reserved_descriptors` are left.
+        Descriptors = "descriptors",
         MaxConnectionsPerIp = "max_connections_per_ip",
         MaxConnectionsPerUser = "max_connections_per_user",
         Draining = "draining",
@@ -158,6 +160,10 @@ reasons! {
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) sockets_accepted: Counter,
+    /// Attempts to accept for which the system had no descriptor or no memory.
+    pub(crate) accept_failed: Counter,
+    /// How often accepting stopped because only reserved descriptors were left.
+    pub(crate) accept_paused: Counter,
     pub(crate) pages_served: Counter,
     /// Opening handshakes of trusted proxies whose word about the visitor cannot be understood.
     pub(crate) forwarded_garbled: Counter,
@@ -240,6 +246,8 @@ impl Counters {
         let value = json!({
             "sockets": {
                 "accepted": self.sockets_accepted.get(),
+                "accept_failed": self.accept_failed.get(),
+                "accept_paused": self.accept_paused.get(),
                 "pages": self.pages_served.get(),
                 "forwarded_garbled": self.forwarded_garbled.get(),
                 "refused": self.refusals.total(),

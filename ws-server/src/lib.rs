@@ -35,6 +35,7 @@ mod server;
 mod shard;
 mod shared;
 mod signals;
+mod sockets;
 mod status;
 mod visitor;
 

@@ -25,6 +25,7 @@ use crate::doors;
 use crate::hub::Entry;
 use crate::places::{Full, Place, Visit};
 use crate::shard::Shard;
+use crate::sockets::SocketTicket;
 use crate::visitor::{Arrival, Visitor};
 
 /// How long a refused peer may take to close its side, so that no reset overtakes the refusal.
@@ -60,7 +61,12 @@ enum Wish {
 }
 
 /// Serves a socket from its acceptance to its end.
-pub(crate) async fn serve(shard: Rc<Shard>, socket: Accepted, accepted_at: Instant) {
+pub(crate) async fn serve(
+    shard: Rc<Shard>,
+    socket: Accepted,
+    ticket: SocketTicket,
+    accepted_at: Instant,
+) {
     let id = shard.server.hub.next_id();
     let counters = &shard.server.hub.counters;
     let door = peer_socket_addr(socket.peer);
@@ -97,7 +103,10 @@ pub(crate) async fn serve(shard: Rc<Shard>, socket: Accepted, accepted_at: Insta
             counters.pages_served.increment();
             answer_and_close(&stream, &page).await;
         }
-        Ok(Wish::Connect(admitted)) => connect(&shard, stream, *admitted, peer),
+        Ok(Wish::Connect(mut admitted)) => {
+            admitted.place.keep(ticket);
+            connect(&shard, stream, *admitted, peer);
+        }
         Err(refused) => {
             counters.refused(refused.refusal);
             debug!(
@@ -587,6 +596,11 @@ impl From<Full> for Refused {
                 Refusal::MaxConnections,
                 503,
                 "limits.max_connections is reached",
+            ),
+            Full::Descriptors => (
+                Refusal::Descriptors,
+                503,
+                "no room: only limits.reserved_descriptors are left",
             ),
             Full::Addr => (
                 Refusal::MaxConnectionsPerIp,

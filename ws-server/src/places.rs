@@ -9,20 +9,38 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ws_session::UserId;
 
+use crate::sockets::SocketTicket;
+
 /// `limits.max_connections` and its like.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PlaceLimits {
     pub(crate) total: NonZeroUsize,
+    /// For how many there are descriptors.
+    pub(crate) by_descriptors: usize,
     pub(crate) per_addr: NonZeroUsize,
     /// Whether visitors from this very host are counted by address as well.
     pub(crate) counts_loopback: bool,
     pub(crate) per_user: Option<NonZeroUsize>,
 }
 
+impl PlaceLimits {
+    /// Whether there is room for one more.
+    fn check(&self, taken: usize) -> Result<(), Full> {
+        if taken >= self.total.get() {
+            return Err(Full::Total);
+        }
+        if taken >= self.by_descriptors {
+            return Err(Full::Descriptors);
+        }
+        Ok(())
+    }
+}
+
 /// Which limit is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Full {
     Total,
+    Descriptors,
     Addr,
     User,
 }
@@ -81,9 +99,7 @@ impl Places {
             addr.filter(|addr| self.limits.counts_loopback || !addr.to_canonical().is_loopback());
         let network = counted.map(Network::of);
         let mut taken = self.taken();
-        if taken.total >= self.limits.total.get() {
-            return Err(Full::Total);
-        }
+        self.limits.check(taken.total)?;
         if let Some(network) = network
             && !take(&mut taken.by_network, network, self.limits.per_addr)
         {
@@ -112,9 +128,7 @@ impl Visit {
     pub(crate) fn settle(self, user: &UserId) -> Result<Place, Full> {
         let limits = self.places.limits;
         let mut taken = self.places.taken();
-        if taken.total >= limits.total.get() {
-            return Err(Full::Total);
-        }
+        limits.check(taken.total)?;
         if let Some(limit) = limits.per_user
             && !take(&mut taken.by_user, user.clone(), limit)
         {
@@ -125,6 +139,7 @@ impl Visit {
         Ok(Place {
             user: limits.per_user.map(|_| user.clone()),
             visit: self,
+            _ticket: None,
         })
     }
 }
@@ -144,6 +159,14 @@ pub(crate) struct Place {
     /// `None` if users are not counted.
     user: Option<UserId>,
     visit: Visit,
+    _ticket: Option<SocketTicket>,
+}
+
+impl Place {
+    /// Counts the socket for as long as the place is taken.
+    pub(crate) fn keep(&mut self, ticket: SocketTicket) {
+        self._ticket = Some(ticket);
+    }
 }
 
 impl Drop for Place {
@@ -191,6 +214,7 @@ mod tests {
         let count = |count| NonZeroUsize::new(count).unwrap();
         Places::new(PlaceLimits {
             total: count(total),
+            by_descriptors: usize::MAX,
             per_addr: count(per_addr),
             counts_loopback: false,
             per_user: per_user.map(count),
@@ -264,6 +288,25 @@ mod tests {
         let _place = first.settle(&user("a")).unwrap();
         assert_eq!(second.settle(&user("b")).unwrap_err(), Full::Total);
         assert_eq!(places.visit(None).unwrap_err(), Full::Total);
+    }
+
+    #[test]
+    fn t32_descriptors_are_a_limit_with_a_name_of_its_own() {
+        let limits = |total| PlaceLimits {
+            total: NonZeroUsize::new(total).unwrap(),
+            by_descriptors: 2,
+            counts_loopback: false,
+            per_addr: NonZeroUsize::MAX,
+            per_user: None,
+        };
+        for (total, full) in [(2, Full::Total), (3, Full::Descriptors)] {
+            let places = Places::new(limits(total));
+            let visit = || places.visit(None).unwrap();
+            let (first, second, third) = (visit(), visit(), visit());
+            let _places = [first, second].map(|visit| visit.settle(&user("a")).unwrap());
+            assert_eq!(third.settle(&user("b")).unwrap_err(), full);
+            assert_eq!(places.visit(None).unwrap_err(), full);
+        }
     }
 
     proptest! {

@@ -190,10 +190,11 @@ impl Shard {
             match command {
                 Some(Command::Adopt {
                     socket,
+                    ticket,
                     accepted_at,
                 }) => {
                     let shard = Rc::clone(&self);
-                    self.spawn(opening::serve(shard, socket, accepted_at));
+                    self.spawn(opening::serve(shard, socket, ticket, accepted_at));
                 }
                 Some(Command::Push {
                     recipients,

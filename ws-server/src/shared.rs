@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::doors::FifoWatch;
 use crate::hub::Hub;
 use crate::page::Page;
+use crate::sockets::Sockets;
 
 /// One server, as its worker threads and doors see it.
 #[derive(Debug)]
@@ -17,6 +18,7 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) protocol: Arc<ws_proto::Config>,
     pub(crate) hub: Hub,
+    pub(crate) sockets: Arc<Sockets>,
     /// `None`: messages are echoed in the server.
     pub(crate) application: Option<Application>,
     /// `None`: the user id is the session id.

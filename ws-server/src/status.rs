@@ -15,6 +15,9 @@ pub(crate) fn status(server: &Shared) -> Map<String, Value> {
         status.insert("users".to_owned(), json!(registry.user_count()));
         status.insert("sessions".to_owned(), json!(registry.session_count()));
     }
+    if let Some(Value::Object(sockets)) = status.get_mut("sockets") {
+        sockets.insert("open".to_owned(), json!(server.sockets.open()));
+    }
     status.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
     status.insert("pid".to_owned(), json!(std::process::id()));
     status.insert("memory_bytes".to_owned(), json!(resident_memory()));

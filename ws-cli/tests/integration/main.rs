@@ -17,6 +17,7 @@ mod control;
 mod crowd;
 mod echo;
 mod examples;
+mod exhaustion;
 mod fifo;
 mod frames;
 mod handshake;

@@ -44,8 +44,8 @@ pub(crate) struct Setup {
     args: Vec<String>,
     env: Vec<(String, String)>,
     command: Vec<String>,
-    /// The file mode creation mask of the server, in octal; `None`: that of the tests.
-    umask: Option<&'static str>,
+    /// What a shell does before it becomes the server, which inherits it; nothing, normally.
+    prelude: Option<String>,
 }
 
 impl Setup {
@@ -56,23 +56,23 @@ impl Setup {
             args: vec!["serve".into(), "--listen".into(), "127.0.0.1:0".into()],
             env: Vec::new(),
             command: Vec::new(),
-            umask: None,
+            prelude: None,
         }
     }
 
-    /// Starts the server under this umask, written in octal.
-    pub(crate) fn umask(mut self, umask: &'static str) -> Self {
-        self.umask = Some(umask);
+    /// Has a shell run this before it becomes the server: `umask 000` or `ulimit -n 256`.
+    pub(crate) fn prelude(mut self, command: impl Into<String>) -> Self {
+        self.prelude = Some(command.into());
         self
     }
 
     /// The program with everything that stands before its arguments.
     fn program(&self) -> Command {
-        let Some(umask) = self.umask else {
+        let Some(prelude) = &self.prelude else {
             return Command::new(WS);
         };
         let mut shell = Command::new("sh");
-        shell.args(["-c", &format!("umask {umask}; exec \"$0\" \"$@\""), WS]);
+        shell.args(["-c", &format!("{prelude}; exec \"$0\" \"$@\""), WS]);
         shell
     }
 

@@ -101,6 +101,9 @@ pub(super) fn limits(reader: &mut Reader<'_>) -> LimitsConfig {
         max_connections_per_user: reader.read("limits.max_connections_per_user", |value| {
             Ok(NonZeroUsize::new(reader::number(value, 0, 1_000_000)?))
         }),
+        reserved_descriptors: reader.read("limits.reserved_descriptors", |value| {
+            reader::number(value, 8, 10_000)
+        }),
         handshake_timeout: reader.duration("limits.handshake_timeout", SHORTEST, 10 * MINUTE),
         message_timeout: reader.duration("limits.message_timeout", SHORTEST, HOUR),
         ping_interval: reader.interval("limits.ping_interval", SHORTEST, HOUR),

@@ -252,6 +252,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         doc: "Open connections of one user, 0 to 1000000; further ones are answered 429. 0 is any number.",
     },
     Setting {
+        path: "limits.reserved_descriptors",
+        default: DefaultValue::Number(64),
+        doc: "Descriptors of those that the system allows (ulimit -n) which connections do not get, 8 to\n\
+              10000: half for answering 503 when only these are left, half for the control socket and\n\
+              the helpers. Beyond the first half nothing is accepted until somebody leaves.",
+    },
+    Setting {
         path: "limits.handshake_timeout",
         default: DefaultValue::Text("10s"),
         doc: "From accept until the request head is complete, 10ms to 10m. Slow clients hold a place so long.",

@@ -90,6 +90,8 @@ pub struct LimitsConfig {
     pub counts_loopback: bool,
     /// Open connections of one user; `None` is any number.
     pub max_connections_per_user: Option<NonZeroUsize>,
+    /// Descriptors that connections do not get.
+    pub reserved_descriptors: usize,
     /// From accept until the request head is complete.
     pub handshake_timeout: Duration,
     /// From the first byte of a message to its last.

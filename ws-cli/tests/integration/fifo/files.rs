@@ -5,7 +5,10 @@ use super::*;
 #[tokio::test]
 async fn t40_names_and_modes_hold_under_every_umask() {
     for umask in ["000", "022", "077"] {
-        let setup = Setup::new().umask(umask).app(WHO).validate("echo alice");
+        let setup = Setup::new()
+            .prelude(format!("umask {umask}"))
+            .app(WHO)
+            .validate("echo alice");
         let server = setup.start();
         assert_eq!(mode(&server.state("fifo")), 0o750, "umask {umask}");
         assert_eq!(mode(&server.state(GLOBAL)), 0o620, "umask {umask}");
@@ -383,7 +386,7 @@ async fn t40_who_may_write_is_configured_and_everybody_only_in_as_many_words() {
     for (mode_set, insecure) in [("0600", "false"), ("0660", "false"), ("0622", "true")] {
         let server = Setup::new()
             .app(WHO)
-            .umask("077")
+            .prelude("umask 077")
             .set("fifo.mode", mode_set)
             .set("fifo.insecure_world_writable", insecure)
             .start();

@@ -1,0 +1,149 @@
+//! How many sockets are open, connected or about to be.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use nix::sys::resource::{Resource, getrlimit};
+use tokio::sync::Notify;
+use tracing::info;
+
+use crate::config::{AppBackend, Config, ValidateBackend};
+use crate::core::descriptors::{DescriptorDemand, DescriptorShares};
+
+/// Pipes to and from one callback, with the ends that it gets.
+const PER_CALLBACK: usize = 6;
+/// What the runtime of one worker opens.
+const PER_WORKER: usize = 4;
+
+/// Divides the descriptors that the system allows at this moment, before anybody is connected.
+pub(crate) fn shares(config: &Config, workers: usize) -> DescriptorShares {
+    let allowed = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    let limits = config.limits();
+    let application = match config.app().backend {
+        AppBackend::Echo => 0,
+        AppBackend::Demo | AppBackend::Exec(_) => config.app().concurrency.get(),
+    };
+    let validations = match config.validate().backend {
+        ValidateBackend::None => 0,
+        ValidateBackend::Exec(_) => config.validate().concurrency.get(),
+    };
+    let fifo = config.fifo();
+    let shares = DescriptorShares::of(DescriptorDemand {
+        allowed: usize::try_from(allowed).unwrap_or(usize::MAX),
+        open: open + workers * PER_WORKER,
+        reserved: limits.reserved_descriptors,
+        callbacks: (application + validations) * PER_CALLBACK,
+        per_connection: 1 + usize::from(fifo.enabled && fifo.user_fifos),
+    });
+    if shares.connections < limits.max_connections.get() {
+        info!(
+            descriptors = allowed,
+            connections = shares.connections,
+            "the limit of open files leaves room for fewer connections than limits.max_connections"
+        );
+    }
+    shares
+}
+
+/// Counts accepted sockets, so that accepting can stop before descriptors run out.
+#[derive(Debug)]
+pub(crate) struct Sockets {
+    most: usize,
+    open: AtomicUsize,
+    /// Wakes those who accept.
+    room: Notify,
+}
+
+impl Sockets {
+    pub(crate) fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self {
+            most,
+            open: AtomicUsize::new(0),
+            room: Notify::new(),
+        })
+    }
+
+    /// Those open now.
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.open() < self.most
+    }
+
+    /// Resolves when there is room for another one.
+    pub(crate) async fn room(&self) {
+        loop {
+            let mut left = std::pin::pin!(self.room.notified());
+            // From here on no call is missed.
+            left.as_mut().enable();
+            if self.has_room() {
+                return;
+            }
+            left.await;
+        }
+    }
+
+    /// Counts one that was accepted until the ticket is dropped.
+    pub(crate) fn enter(self: &Arc<Self>) -> SocketTicket {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        SocketTicket(Arc::clone(self))
+    }
+}
+
+/// One accepted socket.
+#[derive(Debug)]
+pub(crate) struct SocketTicket(Arc<Sockets>);
+
+impl Drop for SocketTicket {
+    fn drop(&mut self) {
+        let before = self.0.open.fetch_sub(1, Ordering::Relaxed);
+        if before == self.0.most {
+            // Every listener may have stopped.
+            self.0.room.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn t32_accepting_stops_at_the_limit_and_goes_on_when_one_leaves() {
+        let sockets = Sockets::new(2);
+        let first = sockets.enter();
+        tokio::time::timeout(std::time::Duration::from_secs(60), sockets.room())
+            .await
+            .expect("there is room for a second one");
+        let _second = sockets.enter();
+        assert!(!sockets.has_room());
+        let waiting = tokio::spawn({
+            let sockets = Arc::clone(&sockets);
+            async move { sockets.room().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(first);
+        waiting.await.unwrap();
+        assert_eq!(sockets.open(), 1);
+    }
+
+    #[tokio::test]
+    async fn t32_listeners_that_accept_at_once_may_pass_the_limit_and_still_see_room() {
+        let sockets = Sockets::new(1);
+        let (first, second) = (sockets.enter(), sockets.enter());
+        let waiting = tokio::spawn({
+            let sockets = Arc::clone(&sockets);
+            async move { sockets.room().await }
+        });
+        tokio::task::yield_now().await;
+        drop(first);
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished(), "one is open still");
+        drop(second);
+        waiting.await.unwrap();
+    }
+}
