@@ -3,25 +3,36 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 use ws_transport::{AcceptFailure, Listener};
 
 use crate::command::Command;
 use crate::shared::Shared;
-use crate::sockets::Sockets;
 
 /// Between two attempts to accept when descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Between two warnings that nobody is accepted.
+const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Accepts sockets and deals them out to the workers.
 pub(crate) async fn accept(server: Arc<Shared>, listener: Listener) {
     let counters = &server.hub.counters;
     let mut turn = 0;
     let mut is_exhausted = false;
+    let mut warned_at = None;
     loop {
         if !server.sockets.has_room() {
             counters.accept_paused.increment();
-            wait_for_room(&server.sockets, &listener).await;
+            // It may go on and off with each socket.
+            if warned_at.is_none_or(|at: Instant| at.elapsed() > WARNING_INTERVAL) {
+                warned_at = Some(Instant::now());
+                warn!(
+                    listen.addr = listener.url(),
+                    sockets = server.sockets.open(),
+                    "only limits.reserved_descriptors are left; newcomers wait"
+                );
+            }
+            server.sockets.room().await;
         }
         match listener.accept().await {
             Ok(socket) => {
@@ -61,15 +72,4 @@ pub(crate) async fn accept(server: Arc<Shared>, listener: Listener) {
             },
         }
     }
-}
-
-/// Whoever comes meanwhile waits in the listener's backlog.
-async fn wait_for_room(sockets: &Sockets, listener: &Listener) {
-    warn!(
-        listen.addr = listener.url(),
-        sockets = sockets.open(),
-        "no descriptor is left but those of limits.reserved_descriptors; not accepting"
-    );
-    sockets.room().await;
-    info!(listen.addr = listener.url(), "accepting again");
 }

@@ -70,6 +70,8 @@ pub(crate) fn share(
             u64::from_ne_bytes(seed),
         ),
         sockets: Sockets::new(descriptors.sockets),
+        // Those who have not even asked do not take the room of those who do.
+        handshakes: limits.max_handshakes.get().min(descriptors.connections / 2),
         application: application(&config, helpers, &common),
         validation: validation(&config, helpers, &common),
         fifos,

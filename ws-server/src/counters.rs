@@ -89,6 +89,8 @@ reasons! {
         Validation = "validation",
         /// The validation callback could not say.
         ValidationFailed = "validation_failed",
+        /// It had not said what it wants when too many newer ones came.
+        MaxHandshakes = "max_handshakes",
         MaxConnections = "max_connections",
         /// Only the descriptors of `limits.reserved_descriptors` are left.
         Descriptors = "descriptors",

@@ -26,6 +26,7 @@ mod counters;
 mod demo;
 mod doors;
 mod error;
+mod gate;
 mod helpers;
 mod hub;
 mod opening;

@@ -22,6 +22,7 @@ use crate::core::forwarded::{self, Forwarded};
 use crate::core::origin::{Provenance, is_allowed, is_loopback_host};
 use crate::counters::Refusal;
 use crate::doors;
+use crate::gate::Newcomer;
 use crate::hub::Entry;
 use crate::places::{Full, Place, Visit};
 use crate::shard::Shard;
@@ -32,6 +33,7 @@ use crate::visitor::{Arrival, Visitor};
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// What a visitor who is turned away for want of room is told to wait, in seconds.
 const RETRY_AFTER: &str = "1";
+const TOO_MANY_HANDSHAKES: &str = "limits.max_handshakes is reached";
 const GOING_DOWN: &str = "the server is going down";
 
 /// A handshake that does not become a connection.
@@ -70,7 +72,8 @@ pub(crate) async fn serve(
     let id = shard.server.hub.next_id();
     let counters = &shard.server.hub.counters;
     let door = peer_socket_addr(socket.peer);
-    let opened = match open(&shard, socket, accepted_at).await {
+    let mut newcomer = Newcomer::enter(&shard);
+    let opened = match open(&shard, socket, &mut newcomer, accepted_at).await {
         Ok(opened) => opened,
         Err((refusal, cause)) => {
             debug!(
@@ -95,8 +98,8 @@ pub(crate) async fn serve(
     let mut draining = shard.server.draining.clone();
     let outcome = tokio::select! {
         biased;
-        outcome = opening.run(accepted_at) => outcome,
-        _ = draining.wait_for(|draining| *draining) => Err(opening.abandon()),
+        outcome = opening.run(accepted_at, &mut newcomer) => outcome,
+        _ = draining.wait_for(|draining| *draining) => Err(opening.abandon(Refusal::Draining, GOING_DOWN)),
     };
     match outcome {
         Ok(Wish::Page(page)) => {
@@ -123,6 +126,7 @@ pub(crate) async fn serve(
 async fn open(
     shard: &Shard,
     socket: Accepted,
+    newcomer: &mut Newcomer,
     accepted_at: Instant,
 ) -> Result<Opened, (Refusal, String)> {
     let config = &shard.server.config;
@@ -135,7 +139,10 @@ async fn open(
     let mut draining = shard.server.draining.clone();
     let opened = tokio::select! {
         biased;
-        opened = timeout_at(deadline.into(), socket.open()) => opened,
+        opened = timeout_at(deadline.into(), socket.open_by_turns(|| shard.gate.turn())) => opened,
+        () = newcomer.dismissed() => {
+            return Err((Refusal::MaxHandshakes, TOO_MANY_HANDSHAKES.to_owned()));
+        }
         _ = draining.wait_for(|draining| *draining) => {
             return Err((Refusal::Draining, GOING_DOWN.to_owned()));
         }
@@ -209,20 +216,28 @@ struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    /// Gives up because the server is going down. A peer that has not asked for anything, such as
-    /// a browser's spare connection, is not answered.
-    fn abandon(&self) -> Refused {
-        let mut refused = busy(Refusal::Draining, GOING_DOWN);
+    /// Gives up because the server is going down, or full. A peer that has not asked for anything,
+    /// such as a browser's spare connection, is not answered.
+    fn abandon(&self, refusal: Refusal, text: &str) -> Refused {
+        let mut refused = busy(refusal, text);
         if !self.has_spoken.get() {
             refused.response.clear();
         }
         refused
     }
 
-    async fn run(&self, accepted_at: Instant) -> Result<Wish, Refused> {
+    async fn run(&self, accepted_at: Instant, newcomer: &mut Newcomer) -> Result<Wish, Refused> {
         let server = &self.shard.server;
         let deadline = accepted_at + server.config.limits().handshake_timeout;
-        let head = match timeout_at(deadline.into(), self.read_head()).await {
+        let head = tokio::select! {
+            biased;
+            head = timeout_at(deadline.into(), self.read_head()) => head,
+            () = newcomer.dismissed() => {
+                return Err(self.abandon(Refusal::MaxHandshakes, TOO_MANY_HANDSHAKES));
+            }
+        };
+        newcomer.leave();
+        let head = match head {
             Ok(head) => head?,
             Err(_) => {
                 return Err(refused(
@@ -245,7 +260,8 @@ impl Opening<'_> {
         let forwarded = self.look_behind_proxies(&head);
         let visit = server.hub.places().visit(forwarded.addr)?;
         self.check_origin(&head, &forwarded)?;
-        let admitted = self.identify(&head, &upgrade, &forwarded, visit).await?;
+        // Apart from the task, so that those who wait for their heads do not hold room for it.
+        let admitted = Box::pin(self.identify(&head, &upgrade, &forwarded, visit)).await?;
         Ok(Wish::Connect(Box::new(admitted)))
     }
 

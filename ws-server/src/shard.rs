@@ -28,6 +28,7 @@ use crate::command::{Command, Receipt, Recipients};
 use crate::connection::{Connection, Frames, Publication};
 use crate::core::alarms::Alarms;
 use crate::core::question::{Question, Source};
+use crate::gate::Gate;
 use crate::opening;
 use crate::shared::Shared;
 
@@ -54,6 +55,7 @@ pub(crate) struct Shard {
     alarms: RefCell<Alarms>,
     /// Rings when the first of the alarms is another one.
     alarms_moved: Bell,
+    pub(crate) gate: Gate,
     draining: Cell<bool>,
     /// Tasks that must end before the worker may.
     tasks: Cell<usize>,
@@ -96,6 +98,7 @@ pub(crate) fn start(
 
 impl Shard {
     fn new(index: usize, server: Arc<Shared>) -> Self {
+        let gate = Gate::new(server.handshakes.div_ceil(server.hub.shard_count()));
         Self {
             index,
             server,
@@ -106,6 +109,7 @@ impl Shard {
             connections: RefCell::default(),
             alarms: RefCell::default(),
             alarms_moved: Bell::default(),
+            gate,
             draining: Cell::new(false),
             tasks: Cell::new(0),
             all_ended: Notify::new(),

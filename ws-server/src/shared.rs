@@ -19,6 +19,8 @@ pub(crate) struct Shared {
     pub(crate) protocol: Arc<ws_proto::Config>,
     pub(crate) hub: Hub,
     pub(crate) sockets: Arc<Sockets>,
+    /// Opening handshakes at once.
+    pub(crate) handshakes: usize,
     /// `None`: messages are echoed in the server.
     pub(crate) application: Option<Application>,
     /// `None`: the user id is the session id.

@@ -44,6 +44,25 @@ impl Accepted {
     ///
     /// Dropping the future closes the connection.
     pub async fn open(self) -> Result<Opened, OpenError> {
+        self.open_by_turns(async || {}).await
+    }
+
+    /// Does what [`open`](Self::open) does, and awaits a `turn` before each piece of the TLS
+    /// handshake that may occupy the thread: whoever gives the turns keeps a crowd of handshakes
+    /// from holding up everything else.
+    ///
+    /// # Errors
+    ///
+    /// As for [`open`](Self::open).
+    ///
+    /// # Panics
+    ///
+    /// As for [`open`](Self::open).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`open`](Self::open).
+    pub async fn open_by_turns(self, turn: impl AsyncFn()) -> Result<Opened, OpenError> {
         let Incoming {
             socket,
             proxied,
@@ -64,7 +83,8 @@ impl Accepted {
         };
         let (session, tls) = match tls {
             Some(acceptor) => {
-                let (session, tls) = Session::accept(&socket, acceptor.server_config()).await?;
+                let accepting = Session::accept(&socket, acceptor.server_config(), turn);
+                let (session, tls) = accepting.await?;
                 (Some(session), Some(tls))
             }
             None => (None, None),

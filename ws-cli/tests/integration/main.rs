@@ -23,6 +23,7 @@ mod frames;
 mod handshake;
 mod helpers;
 mod life;
+mod newcomers;
 mod places;
 mod proxied;
 mod sockets;

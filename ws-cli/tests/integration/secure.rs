@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures_util::{SinkExt as _, StreamExt as _};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -157,6 +157,17 @@ impl<'a> Caller<'a> {
         let connector = TlsConnector::from(Arc::new(self.config()));
         let shaken = tokio::time::timeout(PATIENCE, connector.connect(name, socket));
         shaken.await.expect("the handshake ends")
+    }
+
+    /// Says hello, and then nothing more.
+    pub(crate) fn half_open(self, server: &Server) -> std::net::TcpStream {
+        let name = ServerName::try_from(self.name).unwrap();
+        let mut connection = ClientConnection::new(Arc::new(self.config()), name).unwrap();
+        let mut stream = server.raw_stream();
+        while connection.wants_write() {
+            connection.write_tls(&mut stream).unwrap();
+        }
+        stream
     }
 
     /// Opens a WebSocket.

@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -191,4 +192,36 @@ fn t04_only_trusted_peers_may_send_one() {
         text.contains("server.proxy.trusted names the proxies"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn t10_five_hundred_half_open_handshakes_hold_up_nobody() {
+    const CROWD: usize = 500;
+    let authority = Authority::new();
+    let setup = authority.server().set("server.threads", "1");
+    let server = setup.arg("--echo").start();
+    let caller = authority.caller();
+    let (mut before, _) = caller.connect(&server).await;
+    // All at once: the worker has their signatures to make, and echoes in between.
+    let crowd: Vec<TcpStream> = (0..CROWD).map(|_| caller.half_open(&server)).collect();
+    let mut longest = Duration::ZERO;
+    for number in 0..50 {
+        let text = number.to_string();
+        let begun = Instant::now();
+        assert_eq!(say(&mut before, &text).await, text);
+        longest = longest.max(begun.elapsed());
+    }
+    // One signature takes a millisecond or so, five hundred of them a good part of a second.
+    assert!(longest < Duration::from_millis(250), "{longest:?}");
+    let begun = Instant::now();
+    let (mut newcomer, _) = caller.connect(&server).await;
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert_eq!(say(&mut newcomer, "hello").await, "hello");
+    assert_eq!(server.figure("sockets.open"), CROWD as u64 + 2);
+    drop(crowd);
+    for mut client in [before, newcomer] {
+        client.close(None).await.unwrap();
+        assert!(matches!(hear(&mut client).await, Message::Close(_)));
+    }
+    server.finish();
 }

@@ -101,6 +101,7 @@ pub(super) fn limits(reader: &mut Reader<'_>) -> LimitsConfig {
         max_connections_per_user: reader.read("limits.max_connections_per_user", |value| {
             Ok(NonZeroUsize::new(reader::number(value, 0, 1_000_000)?))
         }),
+        max_handshakes: reader.count("limits.max_handshakes", 1_000_000),
         reserved_descriptors: reader.read("limits.reserved_descriptors", |value| {
             reader::number(value, 8, 10_000)
         }),

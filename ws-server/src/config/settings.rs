@@ -252,6 +252,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         doc: "Open connections of one user, 0 to 1000000; further ones are answered 429. 0 is any number.",
     },
     Setting {
+        path: "limits.max_handshakes",
+        default: DefaultValue::Number(4096),
+        doc: "Accepted sockets that have not said yet what they want, 1 to 1000000; with one more the oldest\n\
+              has to go (503). At most half as many as there are descriptors for connections. Each may\n\
+              take 16KiB of memory, with TLS 100KiB.",
+    },
+    Setting {
         path: "limits.reserved_descriptors",
         default: DefaultValue::Number(64),
         doc: "Descriptors of those that the system allows (ulimit -n) which connections do not get, 8 to\n\

@@ -90,6 +90,8 @@ pub struct LimitsConfig {
     pub counts_loopback: bool,
     /// Open connections of one user; `None` is any number.
     pub max_connections_per_user: Option<NonZeroUsize>,
+    /// Opening handshakes at once that have not said yet what they want.
+    pub max_handshakes: NonZeroUsize,
     /// Descriptors that connections do not get.
     pub reserved_descriptors: usize,
     /// From accept until the request head is complete.

@@ -8,6 +8,7 @@ pub(crate) mod cookie;
 pub(crate) mod descriptors;
 pub(crate) mod failure;
 pub(crate) mod forwarded;
+pub(crate) mod handshakes;
 pub(crate) mod origin;
 pub(crate) mod pace;
 pub(crate) mod question;

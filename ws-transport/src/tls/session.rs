@@ -133,10 +133,11 @@ impl From<io::Error> for HandshakeFailure {
 }
 
 impl Session {
-    /// Carries the handshake out.
+    /// Carries the handshake out, each piece of work when it is its `turn`.
     pub(crate) async fn accept(
         socket: &Socket,
         config: Arc<ServerConfig>,
+        turn: impl AsyncFn(),
     ) -> Result<(Self, TlsPeer), HandshakeFailure> {
         use tokio::io::Interest;
 
@@ -156,6 +157,7 @@ impl Session {
                 continue;
             }
             socket.ready(Interest::READABLE).await?;
+            turn().await;
             unless_blocked(session.receive(socket, &mut []).map(drop))?;
             server_name = ASKED_FOR.take().or(server_name);
             match std::mem::replace(&mut session.input, Input::Open) {
