@@ -99,6 +99,6 @@ pub use self::deflate::{
 pub use self::error::{ProtocolError, SendError};
 pub use self::input::Input;
 pub use self::mask::mask;
-pub use self::message::{EncodedMessage, Message, MessageKind};
+pub use self::message::{EncodedMessage, FrameStore, Message, MessageKind};
 pub use self::opcode::Opcode;
 pub use self::utf8::{InvalidUtf8, Utf8Validator};

@@ -63,11 +63,19 @@ struct Shared {
     plain: Bytes,
     payload_len: usize,
     may_be_compressed: bool,
+    store: Option<Arc<dyn FrameStore>>,
     /// The frame compressed for a window, from the smallest on.
     deflated: [OnceLock<Bytes>; WINDOW_COUNT],
 }
 
 const WINDOW_COUNT: usize = (WindowBits::MAX.get() - WindowBits::MIN.get() + 1) as usize;
+
+/// Where the frames of an [`EncodedMessage`] are kept: whoever wants to know for how long each is
+/// in memory hands out `Bytes` of its own.
+pub trait FrameStore: fmt::Debug + Send + Sync {
+    /// Takes a frame in. What is returned has the same bytes.
+    fn store(&self, frame: Vec<u8>) -> Bytes;
+}
 
 impl EncodedMessage {
     /// Encodes `payload` as one unfragmented frame.
@@ -75,7 +83,7 @@ impl EncodedMessage {
     /// A text must be valid UTF-8; debug builds assert it.
     #[must_use]
     pub fn new(kind: MessageKind, payload: &[u8]) -> Self {
-        Self::encode(kind, payload, true)
+        Self::encode(kind, payload, true, None)
     }
 
     /// Encodes a message that is never compressed, as
@@ -84,15 +92,30 @@ impl EncodedMessage {
     /// A text must be valid UTF-8; debug builds assert it.
     #[must_use]
     pub fn new_uncompressed(kind: MessageKind, payload: &[u8]) -> Self {
-        Self::encode(kind, payload, false)
+        Self::encode(kind, payload, false, None)
     }
 
-    fn encode(kind: MessageKind, payload: &[u8], may_be_compressed: bool) -> Self {
+    /// Encodes `payload` as [`new`](Self::new) does, and keeps each frame that is made of it in
+    /// `store`.
+    ///
+    /// A text must be valid UTF-8; debug builds assert it.
+    #[must_use]
+    pub fn new_stored(kind: MessageKind, payload: &[u8], store: Arc<dyn FrameStore>) -> Self {
+        Self::encode(kind, payload, true, Some(store))
+    }
+
+    fn encode(
+        kind: MessageKind,
+        payload: &[u8],
+        may_be_compressed: bool,
+        store: Option<Arc<dyn FrameStore>>,
+    ) -> Self {
         let mut frame = Vec::with_capacity(payload.len() + frame::Header::MAX_SIZE);
         frame::encode_server(kind, payload, &mut frame);
         Self(Arc::new(Shared {
             kind,
-            plain: Bytes::from(frame),
+            plain: stored(store.as_deref(), frame),
+            store,
             payload_len: payload.len(),
             may_be_compressed,
             deflated: Default::default(),
@@ -126,7 +149,17 @@ impl EncodedMessage {
     pub(crate) fn deflated(&self, bits: WindowBits, level: DeflateLevel) -> &Bytes {
         let place = usize::from(bits.get() - WindowBits::MIN.get());
         self.0.deflated[place]
-            .get_or_init(|| deflated_frame(self.0.kind.into(), bits, level, self.payload()).into())
+            .get_or_init(|| {
+                let frame = deflated_frame(self.0.kind.into(), bits, level, self.payload());
+                stored(self.0.store.as_deref(), frame)
+            })
+    }
+}
+
+fn stored(store: Option<&dyn FrameStore>, frame: Vec<u8>) -> Bytes {
+    match store {
+        Some(store) => store.store(frame),
+        None => Bytes::from(frame),
     }
 }
 

@@ -12,6 +12,7 @@ use ws_session::{SessionConfig, Sessions};
 use crate::application::{Application, Backend, Callback, Program, Validation};
 use crate::command::Command;
 use crate::config::{AppBackend, Config, ExecConfig, Output, ValidateBackend};
+use crate::counters::Counters;
 use crate::doors::{FifoWatch, GLOBAL_FIFO};
 use crate::error::ServeError;
 use crate::helpers::Helpers;
@@ -67,6 +68,7 @@ pub(crate) fn share(
                 counts_loopback: limits.counts_loopback,
                 per_user: limits.max_connections_per_user,
             },
+            Counters::new(limits.send_queue_total),
             u64::from_ne_bytes(seed),
         ),
         sockets: Sockets::new(descriptors.sockets),

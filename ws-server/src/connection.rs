@@ -135,6 +135,7 @@ impl Connection {
                 was_door: false,
                 is_doors_turn: false,
                 is_paused: false,
+                is_squeezed: false,
                 is_draining: shard.is_draining(),
                 drain_turn: None,
                 cause: None,
@@ -251,26 +252,36 @@ impl Connection {
             dropped: 0,
         };
         if let Err((accepted, _)) = queued {
-            // The peer learns the sooner why it is closed, and only whole frames. With context
-            // takeover those behind a dropped one cannot be inflated: none comes, because from the
-            // close on the machine makes no frame but its own.
-            let given_up = state.output.queue.drop_untouched() as u64;
             let refused = count - accepted as u64;
-            counters.messages_dropped.add(given_up + refused);
+            counters.messages_dropped.add(refused);
+            let reason = "pushed messages exceed limits.send_queue_size";
+            let given_up = state.give_up(CloseCause::Overflow, reason, counters);
             // What waited a moment only was never accepted either.
             let of_these = given_up.min(accepted as u64 - receipt.written);
             receipt.dropped = refused + of_these;
             receipt.queued = count - receipt.written - receipt.dropped;
-            let reason = "pushed messages exceed limits.send_queue_size";
-            state.close(
-                CloseCause::Overflow,
-                CloseFrame::new(CloseCode::TRY_LATER, reason),
-            );
         }
         if !state.output.is_flushed() {
             self.changed.ring();
         }
         receipt
+    }
+
+    /// How many bytes wait, if the connection can be closed for them.
+    pub(crate) fn waiting(&self) -> usize {
+        let state = self.state.borrow();
+        match state.is_open() {
+            true => state.output.queue.len_bytes(),
+            false => 0,
+        }
+    }
+
+    /// Closes the connection because too much waits in the whole server, and much of it here.
+    pub(crate) fn relieve(&self, counters: &Counters) {
+        let reason = "too much waits: limits.send_queue_total";
+        let mut state = self.state.borrow_mut();
+        state.give_up(CloseCause::OverflowTotal, reason, counters);
+        self.changed.ring();
     }
 
     /// Accepts a run from a FIFO or the control socket; waits while the queue is full.
@@ -328,14 +339,15 @@ impl Connection {
         let state = &mut *state;
         loop {
             self.take_turns(state, shard, now);
-            let was_over_limit = state.output.queue.is_over_limit();
+            let was_held_back = state.is_held_back();
             self.settle_drain(state, shard, now);
             state.flush(counters);
             state.transmit();
             state.flush(counters);
             // What was held back for a full queue goes on as soon as the kernel takes it: nothing
             // else would wake us.
-            let has_room_again = was_over_limit && !state.output.queue.is_over_limit();
+            state.look_around(counters);
+            let has_room_again = was_held_back && !state.is_held_back();
             // A connection that closes for the drain looks for the peer's close frame.
             let has_unread =
                 !state.unread.is_empty() && state.may_take() && !state.is_others_turn();
@@ -343,6 +355,8 @@ impl Connection {
                 break;
             }
         }
+        let write_timeout = shard.server.config.limits().write_timeout;
+        state.settle_stall(write_timeout, counters, now);
         state.linger_once_closed(now);
         if self.waiting_runs() > 0 && state.turns.has_room() {
             self.doors().room.notify_one();
@@ -350,7 +364,7 @@ impl Connection {
         if !state.is_open() {
             self.tell_ended();
         }
-        state.wait(now)
+        state.wait(write_timeout, now)
     }
 
     /// Queues the answers that are due, starts the callbacks that may run, and takes in what was
@@ -367,7 +381,7 @@ impl Connection {
                 }
                 state.forget_run(id);
             }
-            while !state.output.queue.is_over_limit() {
+            while !state.is_held_back() {
                 let Some((id, question)) = state.turns.start() else {
                     break;
                 };

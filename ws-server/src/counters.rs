@@ -1,8 +1,11 @@
 //! What the server counts. Every reason is of a closed set: no client can make a new one.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Map, Value, json};
+
+use crate::core::ledger::Ledger;
 
 /// A figure that only grows.
 #[derive(Debug, Default)]
@@ -115,6 +118,10 @@ reasons! {
         Vanished = "vanished",
         /// Pushes came faster than the peer read them.
         Overflow = "overflow",
+        /// Its queue was one of the longest when too much waited in the whole server.
+        OverflowTotal = "overflow_total",
+        /// It took nothing for too long.
+        Slow = "slow",
         /// The application asked for it.
         Application = "application",
         /// The server is going down.
@@ -209,11 +216,22 @@ pub(crate) struct Counters {
     /// Times that they could not be used.
     pub(crate) certificate_reloads_failed: Counter,
 
+    /// Bytes that wait for clients now.
+    pub(crate) ledger: Arc<Ledger>,
+
     pub(crate) fifo_records: Counter,
     record_refusals: Tally<{ RecordRefusal::NAMES.len() }>,
 }
 
 impl Counters {
+    /// All figures are 0. At most so many bytes should wait for clients.
+    pub(crate) fn new(send_queue_total: usize) -> Self {
+        Self {
+            ledger: Arc::new(Ledger::new(send_queue_total)),
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn refused(&self, refusal: Refusal) {
         self.refusals.0[refusal as usize].increment();
     }
@@ -266,6 +284,7 @@ impl Counters {
                 "queued": self.messages_queued.get(),
                 "sent": self.messages_sent.get(),
                 "dropped": self.messages_dropped.get(),
+                "waiting_bytes": self.ledger.waiting(),
             },
             "compression": {
                 "connections": self.connections_compressed.get(),

@@ -60,6 +60,7 @@ impl Hub {
         shards: Box<[mpsc::UnboundedSender<Command>]>,
         sessions: Sessions,
         limits: PlaceLimits,
+        counters: Counters,
         seed: u64,
     ) -> Self {
         Self {
@@ -71,7 +72,7 @@ impl Hub {
             runs: Semaphore::new(MAX_UNDER_WAY),
             places: Places::new(limits),
             drain_pace: Mutex::new(Pace::per_second(DRAIN_RATE)),
-            counters: Counters::default(),
+            counters,
         }
     }
 
@@ -147,6 +148,11 @@ impl Hub {
     ) -> Result<Receipt, Stopped> {
         let messages = messages.into();
         self.counters.pushes.add(messages.len() as u64);
+        let len = messages
+            .iter()
+            .map(|message| message.as_bytes().len())
+            .sum();
+        let _passing = self.counters.ledger.pass(len);
         let receipt = self
             .dispatch(&self.pushes, target, |recipients, receipt| Command::Push {
                 recipients,

@@ -263,7 +263,28 @@ impl Shard {
                 }
             }
         }
+        self.relieve();
         receipt
+    }
+
+    /// Closes the connections with the longest queues if too much waits in the whole server.
+    fn relieve(&self) {
+        let counters = &self.server.hub.counters;
+        let mut excess = counters.ledger.excess();
+        if excess == 0 {
+            return;
+        }
+        let mut longest = self.select(&Recipients::All);
+        longest.retain(|connection| connection.waiting() > 0);
+        longest.sort_by_key(|connection| std::cmp::Reverse(connection.waiting()));
+        for connection in longest {
+            // What others wait for as well is not gone yet.
+            excess = excess.saturating_sub(connection.waiting());
+            connection.relieve(counters);
+            if excess == 0 || counters.ledger.excess() == 0 {
+                return;
+            }
+        }
     }
 
     fn run(

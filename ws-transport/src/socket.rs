@@ -60,6 +60,11 @@ impl Socket {
         })
     }
 
+    /// Writes even if the kernel has not said that it takes bytes again.
+    pub(crate) fn write_unasked(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        write_vectored(self.0.get_ref(), within_limit(pieces))
+    }
+
     pub(crate) fn shutdown_write(&self) -> io::Result<()> {
         Ok(shutdown(self.0.get_ref(), Shutdown::Write)?)
     }

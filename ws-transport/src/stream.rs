@@ -168,6 +168,27 @@ impl Stream {
         }
     }
 
+    /// Writes as [`try_write_vectored`](Self::try_write_vectored) does, even if the kernel has not
+    /// said that it takes bytes again: it does so only when a good part of its buffer is free, which
+    /// may take a slow peer long. Over TLS it is only what was [kept](Self::unflushed) that is
+    /// written, and none of the pieces.
+    ///
+    /// # Errors
+    ///
+    /// As for [`try_write_vectored`](Self::try_write_vectored).
+    pub fn try_write_unasked(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self.session() {
+            Some(mut session) => session.flush_unasked(&self.socket).map(|()| 0),
+            None => self.socket.write_unasked(pieces),
+        }
+    }
+
+    /// Returns how many bytes were written and are kept, because the kernel has refused them. Always
+    /// 0 without TLS.
+    pub fn unflushed(&self) -> usize {
+        self.session().map_or(0, |session| session.unflushed())
+    }
+
     /// Tells whether the kernel has everything that was written. Always so without TLS.
     pub fn is_flushed(&self) -> bool {
         self.session().is_none_or(|session| session.is_flushed())

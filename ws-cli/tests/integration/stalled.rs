@@ -2,10 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::{Server, Setup};
+use crate::support::{Server, Setup, eventually};
 use crate::wire;
 
 /// The frames of a client, masked with zeros.
@@ -87,5 +88,226 @@ fn inv10_a_client_that_answers_no_ping_and_does_not_read_is_let_go() {
     server.until("connections.closed_by.pong_timeout", 1);
     server.until("connections.open", 0);
     drop(stalled);
+    server.finish();
+}
+
+/// Of a client's socket, less than usual: what it does not read fills it soon.
+fn with_room(stream: &TcpStream, size: usize) {
+    nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::RcvBuf, &size).unwrap();
+}
+
+fn memory(server: &Server) -> u64 {
+    server.figure("memory_bytes")
+}
+
+#[test]
+fn t30_who_takes_nothing_for_the_write_timeout_is_closed_though_it_is_not_pinged() {
+    for listen in ["127.0.0.1:0", "unix:ws.sock"] {
+        let server = Setup::new()
+            .listen("127.0.0.1:0")
+            .arg("--listen")
+            .arg(listen)
+            .arg("--echo")
+            .set("limits.ping_interval", "off")
+            .set("limits.write_timeout", "500ms")
+            .set("limits.close_timeout", "100ms")
+            .start();
+        let mut unix = None;
+        let mut tcp = None;
+        if listen.starts_with("unix") {
+            let path = server.dir().join("ws.sock");
+            let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+            stream.write_all(wire::head("/", &[]).as_bytes()).unwrap();
+            unix = Some(stream);
+        } else {
+            tcp = Some(open(&server));
+        }
+        server.until("connections.open", 1);
+        // What waits is below every limit of bytes.
+        push_until(&server, "queued");
+        let begun = Instant::now();
+        server.until("connections.closed_by.slow", 1);
+        assert!(begun.elapsed() >= Duration::from_millis(500));
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        assert_eq!(server.figure("messages.waiting_bytes"), 0);
+        drop((unix, tcp));
+        server.finish();
+    }
+}
+
+#[test]
+fn t30_who_reads_slowly_but_reads_is_not_closed() {
+    let server = Setup::new()
+        .arg("--echo")
+        .set("limits.ping_interval", "off")
+        .set("limits.write_timeout", "2s")
+        .set("limits.send_queue_size", "64MiB")
+        .start();
+    let mut slow = open(&server);
+    with_room(&slow, 128 * 1024);
+    push_until(&server, "queued");
+    for _ in 0..20 {
+        server.send(json!({"all": true}), &"x".repeat(500_000));
+    }
+    // A little at a time, far less than lets the kernel say that it takes more: for several times
+    // the timeout, and the pauses are the subject.
+    let begun = Instant::now();
+    let mut buffer = vec![0; 40_000];
+    while begun.elapsed() < Duration::from_secs(5) {
+        slow.read_exact(&mut buffer).unwrap();
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+    assert_eq!(server.figure("connections.closed"), 0);
+    assert!(server.figure("messages.waiting_bytes") > 0);
+    drop(slow);
+    server.finish();
+}
+
+#[test]
+fn t30_who_floods_and_does_not_read_is_not_there_for_ever() {
+    let server = Setup::new()
+        .arg("--echo")
+        .set("limits.write_timeout", "500ms")
+        .set("limits.close_timeout", "100ms")
+        .start();
+    let flooder = open(&server);
+    let mut writing = flooder.try_clone().unwrap();
+    // It is not read while it does not read, so it would not even be pinged.
+    let flood = std::thread::spawn(
+        move || {
+            while writing.write_all(&HELLO.repeat(10_000)).is_ok() {}
+        },
+    );
+    server.until("connections.closed_by.slow", 1);
+    server.until("connections.open", 0);
+    flood.join().unwrap();
+    drop(flooder);
+    server.finish();
+}
+
+#[test]
+fn t30_two_hundred_who_stop_reading_cost_little_and_the_others_nothing() {
+    const STALLED: usize = 200;
+    const GOOD: usize = 20;
+    const PUSHES: usize = 20;
+    let server = Setup::new().arg("--echo").start();
+    let stalled: Vec<TcpStream> = (0..STALLED)
+        .map(|_| {
+            let stream = open(&server);
+            with_room(&stream, 4096);
+            stream
+        })
+        .collect();
+    let readers: Vec<_> = (0..GOOD)
+        .map(|_| {
+            let mut stream = open(&server);
+            std::thread::spawn(move || {
+                for number in 0..PUSHES {
+                    let mut head = [0; 10];
+                    stream.read_exact(&mut head).unwrap();
+                    assert_eq!(head[..2], [0x81, 127], "a whole frame, and no other");
+                    let len = u64::from_be_bytes(head[2..].try_into().unwrap());
+                    let mut payload = vec![0; len as usize];
+                    stream.read_exact(&mut payload).unwrap();
+                    assert!(payload.iter().all(|byte| *byte == b'a' + number as u8));
+                }
+                stream
+            })
+        })
+        .collect();
+    let before = memory(&server);
+    let mut most = 0;
+    for number in 0..PUSHES {
+        let text = char::from(b'a' + number as u8).to_string().repeat(1 << 20);
+        let begun = Instant::now();
+        server.send(json!({"all": true}), &text);
+        let sent = (number as u64 + 1) * GOOD as u64;
+        eventually("the good ones have it", || {
+            server.figure("messages.sent") >= sent
+        });
+        most = most.max(memory(&server));
+        assert!(begun.elapsed() < Duration::from_secs(10));
+    }
+    let good: Vec<TcpStream> = readers
+        .into_iter()
+        .map(|reader| reader.join().unwrap())
+        .collect();
+    server.until("connections.closed_by.overflow", STALLED as u64);
+    server.until("connections.open", GOOD as u64);
+    let growth = most.saturating_sub(before);
+    assert!(growth <= 64 << 20, "{growth} bytes");
+    drop((good, stalled));
+    server.finish();
+}
+
+/// Writes whole frames as far as the kernel takes them, from where the last call stopped.
+fn write_on(stream: &mut TcpStream, frame: &[u8], written: &mut usize) {
+    loop {
+        match stream.write(&frame[*written % frame.len()..]) {
+            Ok(count) => *written += count,
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+                return;
+            }
+        }
+    }
+}
+
+#[test]
+fn t30_together_slow_ones_may_not_have_more_than_the_total() {
+    const CROWD: usize = 40;
+    const TOTAL: u64 = 8 << 20;
+    // What one read of each connection may add, and a frame that has left in part.
+    const SLACK: u64 = CROWD as u64 * 4 * 64 * 1024;
+    let server = Setup::new()
+        .arg("--echo")
+        .set("limits.ping_interval", "off")
+        .set("limits.write_timeout", "5m")
+        .set("limits.send_queue_size", "4MiB")
+        .set("limits.send_queue_total", "8MiB")
+        .start();
+    let mut good = open(&server);
+    let mut crowd: Vec<(TcpStream, usize)> = (0..CROWD)
+        .map(|_| {
+            let stream = open(&server);
+            with_room(&stream, 4096);
+            stream.set_nonblocking(true).unwrap();
+            (stream, 0)
+        })
+        .collect();
+    // Each would have 4 MiB of answers to wait for, all of them its own.
+    let frame = wire::frame(0x82, vec![0; 60_000]);
+    let mut flood = |rounds: usize| {
+        let mut most = 0;
+        for _ in 0..rounds {
+            for (stream, written) in &mut crowd {
+                write_on(stream, &frame, written);
+            }
+            most = most.max(server.figure("messages.waiting_bytes"));
+        }
+        most
+    };
+    eventually("the total is reached", || flood(1) > TOTAL);
+    let most = flood(50);
+    assert!(most <= TOTAL + SLACK, "{most} bytes wait");
+    assert_eq!(server.figure("connections.closed"), 0, "they are held back");
+    // Whoever reads what he gets is none of them.
+    good.write_all(HELLO).unwrap();
+    let mut answer = [0; 7];
+    good.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, HELLO_BACK);
+    // A push cannot be held back, so those with the longest queues make room.
+    server.send(json!({"all": true}), "Hello");
+    good.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, HELLO_BACK);
+    eventually("some have to go", || {
+        server.figure("connections.closed_by.overflow_total") > 0
+    });
+    let left = server.figure("messages.waiting_bytes");
+    assert!(left <= TOTAL + SLACK, "{left} bytes wait");
+    assert!(server.figure("connections.closed_by.overflow_total") < CROWD as u64 / 2);
+    drop((crowd, good));
+    server.until("connections.open", 0);
+    assert_eq!(server.figure("messages.waiting_bytes"), 0);
     server.finish();
 }

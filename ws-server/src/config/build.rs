@@ -111,6 +111,8 @@ pub(super) fn limits(reader: &mut Reader<'_>) -> LimitsConfig {
         pong_timeout: reader.duration("limits.pong_timeout", SHORTEST, 10 * MINUTE),
         close_timeout: reader.duration("limits.close_timeout", SHORTEST, 10 * MINUTE),
         send_queue_size: reader.size("limits.send_queue_size", 1, GIB),
+        send_queue_total: reader.size("limits.send_queue_total", 1, 1 << 40),
+        write_timeout: reader.duration("limits.write_timeout", SHORTEST, HOUR),
         drain_timeout: reader.duration("limits.drain_timeout", Duration::ZERO, DAY),
     }
 }

@@ -298,6 +298,19 @@ pub(super) const SETTINGS: &[Setting] = &[
               close it (1013). One message of any size is always admitted. A slow client may pin this much.",
     },
     Setting {
+        path: "limits.send_queue_total",
+        default: DefaultValue::Text("256MiB"),
+        doc: "Bytes that wait for all slow clients together, 1 to 1024GiB; a message to many counts once.\n\
+              Above, whoever has not read what he was sent is not read either, and a push closes those\n\
+              with the longest queues (1013) until it is enough.",
+    },
+    Setting {
+        path: "limits.write_timeout",
+        default: DefaultValue::Text("20s"),
+        doc: "Time in which a client that is sent something has to take some of it, 10ms to 1h; then it is\n\
+              closed (1013). Slow ones that go on reading are not meant.",
+    },
+    Setting {
         path: "limits.drain_timeout",
         default: DefaultValue::Text("30s"),
         doc: "Upper bound of the shutdown, 0s to 1d. Accepted messages are finished; an idle server ends at once.",

@@ -106,6 +106,10 @@ pub struct LimitsConfig {
     pub close_timeout: Duration,
     /// Bytes that wait for a slow client.
     pub send_queue_size: usize,
+    /// Bytes that wait for all clients.
+    pub send_queue_total: usize,
+    /// Time in which a client that is sent something has to take some of it.
+    pub write_timeout: Duration,
     /// Upper bound of the shutdown.
     pub drain_timeout: Duration,
 }

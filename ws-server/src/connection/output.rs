@@ -1,12 +1,14 @@
 //! The way out: what is written at once, and what waits for the kernel.
 
 use std::io::{self, IoSlice};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ws_session::{Outbound, PushError};
 use ws_transport::Stream;
 
 use super::frames::Frames;
+use crate::core::stall::Stall;
 use crate::counters::Counters;
 
 /// Pieces that leave in one system call.
@@ -24,6 +26,10 @@ pub(super) struct Output {
     pub(super) queue: Outbound,
     /// Messages that the kernel has taken.
     pub(super) sent: u64,
+    /// The kernel has taken bytes since `stall` was noted.
+    has_moved: bool,
+    /// `None` while nothing waits.
+    stall: Option<Box<Stall>>,
 }
 
 impl Output {
@@ -32,6 +38,8 @@ impl Output {
             stream,
             queue,
             sent: 0,
+            has_moved: false,
+            stall: None,
         }
     }
 
@@ -59,6 +67,7 @@ impl Output {
             },
             false => 0,
         };
+        self.has_moved |= written > 0;
         let mut sent = 0;
         if written == frames.len_bytes() {
             sent = frames.len_messages() as u64;
@@ -68,7 +77,7 @@ impl Output {
                     sent += u64::from(frame.is_message);
                     continue;
                 }
-                let bytes = Bytes::from(frame.to_vec());
+                let bytes = counters.ledger.hold(frame.to_vec());
                 let queued = match (frame.done, frame.is_message) {
                     (0, true) => self.queue.push_unbounded(bytes),
                     (0, false) => self.queue.push_control(bytes),
@@ -97,6 +106,7 @@ impl Output {
             true => self.write_one(joined),
             false => 0,
         };
+        self.has_moved |= written > 0;
         let mut sent = 0;
         let mut refused = Ok(());
         for (index, frame) in frames.iter().enumerate() {
@@ -132,6 +142,7 @@ impl Output {
             let count = self.queue.slices(&mut slices);
             match stream.try_write_vectored(&slices[..count]) {
                 Ok(written) => {
+                    self.has_moved |= written > 0;
                     let sent = self.queue.advance(written) as u64;
                     self.sent += sent;
                     counters.messages_sent.add(sent);
@@ -143,6 +154,40 @@ impl Output {
         // What TLS still keeps of what it has taken. An error comes again with the next read.
         let _ = stream.try_flush();
         Ok(())
+    }
+
+    /// When it will have been too long that nothing moved.
+    pub(super) fn stalled_at(&self, timeout: Duration) -> Option<Instant> {
+        let stall = self.stall.as_deref()?;
+        Some(stall.deadline(timeout))
+    }
+
+    /// Takes note of what waits, after everything was written that could be.
+    pub(super) fn note_stall(&mut self, now: Instant) {
+        let unflushed = self.stream.as_ref().map_or(0, Stream::unflushed);
+        let waiting = self.queue.len_bytes() + unflushed;
+        let has_moved = std::mem::take(&mut self.has_moved);
+        let stall = Stall::note(self.stall.as_deref().copied(), waiting, has_moved, now);
+        match (&mut self.stall, stall) {
+            (Some(former), Some(stall)) => **former = stall,
+            (former, stall) => *former = stall.map(Box::new),
+        }
+    }
+
+    /// Tries whether the kernel would take bytes, though it has not said so: it waits until a good
+    /// part of its buffer is free.
+    pub(super) fn write_unasked(&mut self, counters: &Counters) {
+        let Some(stream) = &self.stream else {
+            return;
+        };
+        let mut slices = [IoSlice::new(&[]); MAX_PIECES];
+        let count = self.queue.slices(&mut slices);
+        // An error comes again with the next write.
+        if let Ok(written) = stream.try_write_unasked(&slices[..count]) {
+            self.has_moved |= written > 0;
+            let sent = self.queue.advance(written) as u64;
+            self.note_sent(sent, counters);
+        }
     }
 
     /// Writes one piece, and returns how many bytes the kernel has taken.

@@ -1,6 +1,6 @@
 //! What a connection is made of, and how bytes move through it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::task::AbortHandle;
@@ -44,6 +44,8 @@ pub(super) struct Inner {
     /// The next free turn is for a run that waits at a door.
     pub(super) is_doors_turn: bool,
     pub(super) is_paused: bool,
+    /// Too much waits in the whole server, and some of it here.
+    pub(super) is_squeezed: bool,
     pub(super) is_draining: bool,
     /// When this connection may close for the drain.
     pub(super) drain_turn: Option<Instant>,
@@ -95,11 +97,22 @@ impl Inner {
                 !self.is_draining
                     && !self.is_doors_turn
                     && self.turns.has_room()
-                    && !self.output.queue.is_over_limit()
+                    && !self.is_held_back()
             }
             // Only the peer's close frame, or the end of the stream, is looked for.
             State::Closing | State::Closed => true,
         }
+    }
+
+    /// Whether so much waits for the peer that nothing more may come of it.
+    pub(super) fn is_held_back(&self) -> bool {
+        self.output.queue.is_over_limit() || self.is_squeezed
+    }
+
+    /// Looks at what waits in the whole server. Whoever waits for less of it is woken by the kernel
+    /// when it takes what waits here.
+    pub(super) fn look_around(&mut self, counters: &Counters) {
+        self.is_squeezed = !self.output.queue.is_empty() && counters.ledger.excess() > 0;
     }
 
     /// Whether the connection has had its share of the worker's time.
@@ -147,6 +160,7 @@ impl Inner {
         let limit = server.config.limits().send_queue_size;
         let home = input.rest().as_ptr_range();
         let mut is_out_full = false;
+        self.look_around(counters);
         while self.may_take() && !self.is_others_turn() {
             // Echoes and pongs that wait in `out` count as queued: a flood of them is not read on.
             is_out_full =
@@ -238,7 +252,10 @@ impl Inner {
         // It may wait, and the queue counts what it has, not the room that it was given.
         frame.shrink_to_fit();
         counters.messages_queued.increment();
-        let queued = self.output.queue.push_unbounded(Bytes::from(frame));
+        let queued = self
+            .output
+            .queue
+            .push_unbounded(counters.ledger.hold(frame));
         debug_assert!(
             queued.is_ok(),
             "an open connection has no close frame queued"
@@ -267,7 +284,11 @@ impl Inner {
         debug_assert!(frame.is_ok(), "it is open");
         let frame = frame.unwrap_or_default();
         self.count_compression(message.payload().len(), frame.len(), counters);
-        frame
+        // One that nobody else has was made for this connection, after what it was sent before.
+        match frame.is_unique() {
+            true => counters.ledger.hold(frame),
+            false => frame,
+        }
     }
 
     fn count_compression(&self, payload_len: usize, frame_len: usize, counters: &Counters) {
@@ -312,6 +333,38 @@ impl Inner {
         if self.output.flush(counters) == Err(Broken) {
             self.note_close(CloseCause::Vanished, None);
             self.phase = Phase::Ended;
+        }
+    }
+
+    /// Gives everything up of which nothing was written, and begins the closing handshake: the peer
+    /// learns the sooner why, and only whole frames. With context takeover those behind a dropped
+    /// one could not be inflated: none comes, because from the close on the machine makes no frame
+    /// but its own. Returns how many messages that were.
+    pub(super) fn give_up(
+        &mut self,
+        cause: CloseCause,
+        reason: &'static str,
+        counters: &Counters,
+    ) -> u64 {
+        let dropped = self.output.queue.drop_untouched() as u64;
+        counters.messages_dropped.add(dropped);
+        self.close(cause, CloseFrame::new(CloseCode::TRY_LATER, reason));
+        dropped
+    }
+
+    /// Closes the connection if its peer has taken nothing for `timeout`.
+    pub(super) fn settle_stall(&mut self, timeout: Duration, counters: &Counters, now: Instant) {
+        self.output.note_stall(now);
+        let is_due = |output: &Output| output.stalled_at(timeout).is_some_and(|at| at <= now);
+        if !self.is_open() || !is_due(&self.output) {
+            return;
+        }
+        self.output.write_unasked(counters);
+        self.output.note_stall(now);
+        if is_due(&self.output) {
+            let reason = "nothing was read for limits.write_timeout";
+            self.give_up(CloseCause::Slow, reason, counters);
+            self.transmit();
         }
     }
 
@@ -360,7 +413,7 @@ impl Inner {
         }
     }
 
-    pub(super) fn wait(&mut self, now: Instant) -> Option<Wait> {
+    pub(super) fn wait(&mut self, write_timeout: Duration, now: Instant) -> Option<Wait> {
         if self.phase == Phase::Ended {
             return None;
         }
@@ -378,7 +431,11 @@ impl Inner {
         };
         // One that has passed has nothing to wait for but the end of what was accepted since.
         let drain_turn = self.drain_turn.filter(|turn| *turn > now && self.is_open());
-        let deadline = [lingering, drain_turn, self.protocol.poll_timeout()]
+        let stalled = self
+            .output
+            .stalled_at(write_timeout)
+            .filter(|_| self.is_open());
+        let deadline = [lingering, drain_turn, stalled, self.protocol.poll_timeout()]
             .into_iter()
             .flatten()
             .min();

@@ -24,7 +24,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tracing::warn;
-use ws_proto::{EncodedMessage, MessageKind};
+use ws_proto::MessageKind;
 use ws_session::{ConnectionId, SessionId, Target, UserId};
 use ws_transport::{AcceptFailure, Listener};
 
@@ -211,12 +211,13 @@ async fn send(
     Body(request): Body<SendRequest>,
 ) -> Result<Json<Value>, ApiError> {
     let target = request.to.target()?;
+    let ledger = &api.server.hub.counters.ledger;
     let message = match (request.text, request.base64) {
-        (Some(text), None) => EncodedMessage::new(MessageKind::Text, text.as_bytes()),
+        (Some(text), None) => ledger.message(MessageKind::Text, text.as_bytes()),
         (None, Some(base64)) => {
             let payload = BASE64_STANDARD.decode(base64);
             let payload = payload.map_err(|error| ApiError::bad(format!("base64: {error}")))?;
-            EncodedMessage::new(MessageKind::Binary, &payload)
+            ledger.message(MessageKind::Binary, &payload)
         }
         _ => return Err(ApiError::bad("exactly one of text and base64")),
     };

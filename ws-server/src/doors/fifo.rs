@@ -64,7 +64,7 @@ pub(crate) async fn serve_global(server: Arc<Shared>, fifo: Fifo) {
 
 fn global_message(record: &[u8], counters: &Counters) -> Option<EncodedMessage> {
     if std::str::from_utf8(record).is_ok() {
-        return Some(EncodedMessage::new(MessageKind::Text, record));
+        return Some(counters.ledger.message(MessageKind::Text, record));
     }
     warn!(
         fifo = GLOBAL_FIFO,

@@ -402,6 +402,19 @@ impl Session {
         Ok(())
     }
 
+    pub(crate) fn unflushed(&self) -> usize {
+        self.outgoing.len()
+    }
+
+    /// Hands the kernel what it refused, even if it has not said that it takes bytes again.
+    pub(crate) fn flush_unasked(&mut self, socket: &Socket) -> io::Result<()> {
+        if !self.outgoing.is_empty() {
+            let count = socket.write_unasked(&[IoSlice::new(&self.outgoing)])?;
+            discard(&mut self.outgoing, count);
+        }
+        Ok(())
+    }
+
     /// Sends the close alert, and shuts the socket down behind it.
     pub(crate) fn close(&mut self, socket: &Socket) -> io::Result<()> {
         if self.output == Output::Open {

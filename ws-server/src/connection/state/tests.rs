@@ -53,6 +53,7 @@ fn connection(server: &Shared, deflate: Option<DeflateParams>, now: Instant) -> 
         was_door: false,
         is_doors_turn: false,
         is_paused: false,
+        is_squeezed: false,
         is_draining: false,
         drain_turn: None,
         cause: None,
