@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::{Semaphore, mpsc, watch};
 use ws_ipc::{Environment, FifoDirectory, Identity as ProcessIdentity};
@@ -19,6 +20,7 @@ use crate::helpers::Helpers;
 use crate::hub::Hub;
 use crate::page::Page;
 use crate::places::PlaceLimits;
+use crate::rates::Rates;
 use crate::shared::Shared;
 use crate::sockets::{self, Sockets};
 use crate::visitor::common_environment;
@@ -71,6 +73,7 @@ pub(crate) fn share(
             Counters::new(limits.send_queue_total),
             u64::from_ne_bytes(seed),
         ),
+        rates: Rates::new(limits.rates, Instant::now()),
         sockets: Sockets::new(descriptors.sockets),
         // Those who have not even asked do not take the room of those who do.
         handshakes: limits.max_handshakes.get().min(descriptors.connections / 2),

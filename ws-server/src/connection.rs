@@ -116,6 +116,7 @@ impl Connection {
         });
         let protocol = ws_proto::Connection::server(Arc::clone(&server.protocol), now)
             .with_deflate(consent.deflate);
+        let throttle = server.rates.throttle(visitor.user.as_ref(), now);
         if consent.deflate.is_some() {
             server.hub.counters.connections_compressed.increment();
         }
@@ -136,6 +137,7 @@ impl Connection {
                 is_doors_turn: false,
                 is_paused: false,
                 is_squeezed: false,
+                throttle,
                 is_draining: shard.is_draining(),
                 drain_turn: None,
                 cause: None,
@@ -337,6 +339,7 @@ impl Connection {
         let counters = &shard.server.hub.counters;
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
+        state.settle_throttle(now);
         loop {
             self.take_turns(state, shard, now);
             let was_held_back = state.is_held_back();

@@ -122,6 +122,8 @@ reasons! {
         OverflowTotal = "overflow_total",
         /// It took nothing for too long.
         Slow = "slow",
+        /// Its messages came faster than they may for too long.
+        MessageRate = "message_rate",
         /// The application asked for it.
         Application = "application",
         /// The server is going down.
@@ -184,6 +186,8 @@ pub(crate) struct Counters {
 
     pub(crate) messages_received: Counter,
     pub(crate) bytes_received: Counter,
+    /// How often a connection was not read because its messages came too fast.
+    pub(crate) messages_held_back: Counter,
     /// Messages handed to a connection for sending.
     pub(crate) messages_queued: Counter,
     /// Of these, taken whole by the kernel.
@@ -281,6 +285,7 @@ impl Counters {
             "messages": {
                 "received": self.messages_received.get(),
                 "received_bytes": self.bytes_received.get(),
+                "held_back": self.messages_held_back.get(),
                 "queued": self.messages_queued.get(),
                 "sent": self.messages_sent.get(),
                 "dropped": self.messages_dropped.get(),

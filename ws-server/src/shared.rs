@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::doors::FifoWatch;
 use crate::hub::Hub;
 use crate::page::Page;
+use crate::rates::Rates;
 use crate::sockets::Sockets;
 
 /// One server, as its worker threads and doors see it.
@@ -18,6 +19,7 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) protocol: Arc<ws_proto::Config>,
     pub(crate) hub: Hub,
+    pub(crate) rates: Rates,
     pub(crate) sockets: Arc<Sockets>,
     /// Opening handshakes at once.
     pub(crate) handshakes: usize,

@@ -28,6 +28,7 @@ mod places;
 mod proxied;
 mod sockets;
 mod stalled;
+mod throttled;
 mod tls;
 mod validation;
 mod verbs;

@@ -1,11 +1,13 @@
 //! From raw settings to checked sections.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
 use std::time::Duration;
 
 use ws_proto::{DeflateLevel, WindowBits};
 use ws_transport::{ListenAddr, ListenSocket};
+
+use crate::rates::RateLimits;
 
 use super::account::{self, Account};
 use super::fault::Problem;
@@ -111,10 +113,28 @@ pub(super) fn limits(reader: &mut Reader<'_>) -> LimitsConfig {
         pong_timeout: reader.duration("limits.pong_timeout", SHORTEST, 10 * MINUTE),
         close_timeout: reader.duration("limits.close_timeout", SHORTEST, 10 * MINUTE),
         send_queue_size: reader.size("limits.send_queue_size", 1, GIB),
+        rates: RateLimits {
+            per_connection: rate(reader, "limits.message_rate"),
+            per_user: rate(reader, "limits.message_rate_per_user"),
+            burst: reader.read("limits.message_burst", |value| {
+                let burst = reader::number(value, 1, 100_000)?;
+                Ok(whole(burst).expect("the range begins at 1"))
+            }),
+        },
         send_queue_total: reader.size("limits.send_queue_total", 1, 1 << 40),
         write_timeout: reader.duration("limits.write_timeout", SHORTEST, HOUR),
         drain_timeout: reader.duration("limits.drain_timeout", Duration::ZERO, DAY),
     }
+}
+
+/// A number a second; 0 is any.
+fn rate(reader: &mut Reader<'_>, path: &'static str) -> Option<NonZeroU32> {
+    reader.read(path, |value| Ok(whole(reader::number(value, 0, 1_000_000)?)))
+}
+
+/// A number of the range of a rate or a burst.
+fn whole(number: usize) -> Option<NonZeroU32> {
+    NonZeroU32::new(u32::try_from(number).expect("it is at most a million"))
 }
 
 pub(super) fn compression(reader: &mut Reader<'_>) -> CompressionConfig {

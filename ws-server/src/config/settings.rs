@@ -292,6 +292,22 @@ pub(super) const SETTINGS: &[Setting] = &[
         doc: "Time that a client has to answer a close, 10ms to 10m; then the connection is dropped.",
     },
     Setting {
+        path: "limits.message_rate",
+        default: DefaultValue::Number(0),
+        doc: "Messages a second from one connection, 0 to 1000000; 0 is any number. Who sends faster is not\n\
+              read meanwhile; who does so for 10s is closed (1008).",
+    },
+    Setting {
+        path: "limits.message_rate_per_user",
+        default: DefaultValue::Number(0),
+        doc: "The same for all connections of one user together.",
+    },
+    Setting {
+        path: "limits.message_burst",
+        default: DefaultValue::Number(32),
+        doc: "How many of these messages may come at once, 1 to 100000, before the rate counts.",
+    },
+    Setting {
         path: "limits.send_queue_size",
         default: DefaultValue::Text("1MiB"),
         doc: "Bytes that wait for a slow client, 1 to 1GiB. Above, its messages are not read; pushes to it\n\

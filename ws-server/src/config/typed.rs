@@ -11,6 +11,8 @@ use std::time::Duration;
 use ws_proto::{DeflateConfig, DeflateLevel, WindowBits};
 use ws_transport::{ListenAddr, TlsConfig};
 
+use crate::rates::RateLimits;
+
 use super::account::Account;
 use super::origin::OriginRule;
 use super::trusted::TrustedPeers;
@@ -106,6 +108,8 @@ pub struct LimitsConfig {
     pub close_timeout: Duration,
     /// Bytes that wait for a slow client.
     pub send_queue_size: usize,
+    /// Messages that clients may send.
+    pub(crate) rates: RateLimits,
     /// Bytes that wait for all clients.
     pub send_queue_total: usize,
     /// Time in which a client that is sent something has to take some of it.

@@ -8,6 +8,7 @@ use ws_proto::{CloseCode, CloseFrame, EncodedMessage, Event, Input, MessageKind,
 
 use crate::core::answer::{Answer, Reply};
 use crate::core::question::{Question, Source};
+use crate::core::rate::Throttle;
 use crate::core::turns::{MessageId, Turns};
 use crate::counters::{CloseCause, Counters};
 use crate::places::Place;
@@ -46,6 +47,8 @@ pub(super) struct Inner {
     pub(super) is_paused: bool,
     /// Too much waits in the whole server, and some of it here.
     pub(super) is_squeezed: bool,
+    /// `None` if its messages are not limited.
+    pub(super) throttle: Option<Box<Throttle>>,
     pub(super) is_draining: bool,
     /// When this connection may close for the drain.
     pub(super) drain_turn: Option<Instant>,
@@ -98,6 +101,7 @@ impl Inner {
                     && !self.is_doors_turn
                     && self.turns.has_room()
                     && !self.is_held_back()
+                    && self.throttled_until().is_none()
             }
             // Only the peer's close frame, or the end of the stream, is looked for.
             State::Closing | State::Closed => true,
@@ -107,6 +111,25 @@ impl Inner {
     /// Whether so much waits for the peer that nothing more may come of it.
     pub(super) fn is_held_back(&self) -> bool {
         self.output.queue.is_over_limit() || self.is_squeezed
+    }
+
+    /// Until when its messages are held back because they came too fast.
+    pub(super) fn throttled_until(&self) -> Option<Instant> {
+        self.throttle.as_ref()?.held_until()
+    }
+
+    /// Goes on with messages that were held back long enough, or closes the connection.
+    pub(super) fn settle_throttle(&mut self, now: Instant) {
+        let Some(throttle) = &mut self.throttle else {
+            return;
+        };
+        if !throttle.handle_timeout(now) && self.is_open() {
+            let reason = "messages exceed limits.message_rate";
+            self.close(
+                CloseCause::MessageRate,
+                CloseFrame::new(CloseCode::POLICY, reason),
+            );
+        }
     }
 
     /// Looks at what waits in the whole server. Whoever waits for less of it is woken by the kernel
@@ -168,9 +191,20 @@ impl Inner {
             if is_out_full {
                 break;
             }
+            if let Some(throttle) = &mut self.throttle
+                && !input.rest().is_empty()
+                && self.protocol.state() == State::Open
+                && !throttle.admits(now)
+            {
+                counters.messages_held_back.increment();
+                break;
+            }
             match self.protocol.receive(input, now) {
                 None => break,
                 Some(Event::Message(message)) => {
+                    if let Some(throttle) = &mut self.throttle {
+                        throttle.take(now);
+                    }
                     self.received += 1;
                     counters.messages_received.increment();
                     counters.bytes_received.add(message.payload.len() as u64);
@@ -435,10 +469,15 @@ impl Inner {
             .output
             .stalled_at(write_timeout)
             .filter(|_| self.is_open());
-        let deadline = [lingering, drain_turn, stalled, self.protocol.poll_timeout()]
-            .into_iter()
-            .flatten()
-            .min();
+        let throttled = self.throttled_until().filter(|_| self.is_open());
+        let deadlines = [
+            lingering,
+            drain_turn,
+            stalled,
+            throttled,
+            self.protocol.poll_timeout(),
+        ];
+        let deadline = deadlines.into_iter().flatten().min();
         let write = !self.output.is_flushed();
         Some(Wait {
             is_others_turn: self.is_others_turn(),

@@ -13,6 +13,7 @@ pub(crate) mod ledger;
 pub(crate) mod origin;
 pub(crate) mod pace;
 pub(crate) mod question;
+pub(crate) mod rate;
 pub(crate) mod stall;
 pub(crate) mod turns;
 pub(crate) mod uri;

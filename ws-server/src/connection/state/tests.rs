@@ -54,6 +54,7 @@ fn connection(server: &Shared, deflate: Option<DeflateParams>, now: Instant) -> 
         is_doors_turn: false,
         is_paused: false,
         is_squeezed: false,
+        throttle: None,
         is_draining: false,
         drain_turn: None,
         cause: None,
