@@ -31,4 +31,5 @@ mod stalled;
 mod throttled;
 mod tls;
 mod validation;
+mod vanished;
 mod verbs;
