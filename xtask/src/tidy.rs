@@ -1,4 +1,5 @@
 //! What formatters leave alone: white space, line ends, conflict marks, and files grown too long.
+//! And maps whose keys strangers could choose so that they collide.
 
 use std::fs;
 use std::path::Path;
@@ -12,6 +13,25 @@ use crate::workspace;
 const WRITTEN: &[&str] = &[
     "css", "html", "js", "json", "md", "mjs", "php", "py", "rs", "run", "sh", "toml", "txt", "yml",
 ];
+
+/// Hash functions without a secret: whoever knows them can make a map as slow as a list. The maps of
+/// the standard library have a key of their own.
+const UNKEYED: &[&str] = &[
+    "FxHash",
+    "rustc_hash",
+    "fxhash",
+    "ahash",
+    "AHash",
+    "fnv",
+    "Fnv",
+    "hashbrown",
+    "nohash",
+    "foldhash",
+    "BuildHasherDefault",
+];
+
+/// The one file that has to name them.
+const NAMES_THEM: &str = "xtask/src/tidy.rs";
 
 /// A longer source file probably holds two ideas.
 const MAX_LINES: usize = 900;
@@ -47,6 +67,12 @@ pub(crate) fn run() -> Result<()> {
         for fault in faults_in(&text) {
             println!("{name}:{fault}");
             faults += 1;
+        }
+        if may_not_name_them(name) {
+            for fault in unkeyed_in(&text) {
+                println!("{name}:{fault}");
+                faults += 1;
+            }
         }
         let lines = text.lines().count();
         if name.ends_with(".rs") && lines > MAX_LINES {
@@ -93,6 +119,32 @@ fn faults_in(text: &str) -> Vec<String> {
     faults
 }
 
+/// Whether a file is source or a manifest of ours.
+fn may_not_name_them(name: &str) -> bool {
+    (name.ends_with(".rs") || name.ends_with("Cargo.toml")) && name != NAMES_THEM
+}
+
+/// Line number and name for each hash function without a key.
+fn unkeyed_in(text: &str) -> Vec<String> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let mut faults = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let mut words = line.split(|c| !is_word(c));
+        // `FxHash` stands for `FxHashMap` as well; crates are named in whole words.
+        let found = words.find_map(|word| {
+            let is_it = |name: &&&str| match name.starts_with(char::is_uppercase) {
+                true => word.starts_with(**name),
+                false => word == **name,
+            };
+            UNKEYED.iter().find(is_it)
+        });
+        if let Some(name) = found {
+            faults.push(format!("{}: {name} hashes without a key", index + 1));
+        }
+    }
+    faults
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,6 +163,24 @@ mod tests {
         assert_eq!(faults_in("a\nb"), ["2: no newline at the end"]);
         assert_eq!(faults_in("a\n\n"), ["2: empty line at the end"]);
         assert_eq!(faults_in("\n<<<<<<< ours\n"), ["2: conflict mark"]);
+    }
+
+    #[test]
+    fn t35_hash_functions_without_a_key_are_found() {
+        for line in [
+            "use rustc_hash::FxHashMap;",
+            "let map: FxHashSet<u8> = FxHashSet::default();",
+            "ahash.workspace = true",
+            "type Map = HashMap<K, V, BuildHasherDefault<Hasher>>;",
+        ] {
+            let faults = unkeyed_in(&format!("\n{line}\n"));
+            assert_eq!(faults.len(), 1, "{line}");
+            assert!(faults[0].starts_with("2: "), "{faults:?}");
+        }
+        let fine = "use std::collections::HashMap;\nfn hash(suffix: u8) {} // a hash, fnvlike\n";
+        assert_eq!(unkeyed_in(fine), Vec::<String>::new());
+        assert!(may_not_name_them("ws-server/src/places.rs"));
+        assert!(!may_not_name_them("CHANGELOG.md"));
     }
 
     #[test]
