@@ -26,6 +26,21 @@ fn beside_tcp() -> Setup {
         .arg("unix:ws.sock")
 }
 
+/// A server that listens on this path alone.
+fn at(path: &Path) -> Setup {
+    Setup::new()
+        .listen(&format!("unix:{}", path.display()))
+        .arg("--echo")
+}
+
+/// What a server says that does not start, and ends with this code.
+fn refusal_to_start(setup: Setup, code: i32) -> String {
+    let output = setup.fail();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    text
+}
+
 /// Makes an opening handshake.
 fn greet(mut stream: impl std::io::Read + std::io::Write) {
     stream.write_all(head("/", &[]).as_bytes()).unwrap();
@@ -77,13 +92,11 @@ fn mode_is_left_to_the_umask_unless_it_is_configured() {
 
 #[test]
 fn faults_of_mode_owner_and_group_are_named() {
-    let output = beside_tcp()
+    let setup = beside_tcp()
         .set("server.unix_mode", "rw-rw----")
         .set("server.unix_owner", "nobody-of-that-name")
-        .set("server.unix_group", "nobody-of-that-name")
-        .fail();
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(78), "{text}");
+        .set("server.unix_group", "nobody-of-that-name");
+    let text = refusal_to_start(setup, 78);
     for name in ["unix_mode", "unix_owner", "unix_group"] {
         assert!(text.contains(&format!("server.{name}: ")), "{text}");
     }
@@ -93,12 +106,7 @@ fn faults_of_mode_owner_and_group_are_named() {
 fn a_live_socket_is_not_stolen() {
     let server = beside_tcp().start();
     let path = server.dir().join("ws.sock");
-    let output = Setup::new()
-        .listen(&format!("unix:{}", path.display()))
-        .arg("--echo")
-        .fail();
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(73), "{text}");
+    let text = refusal_to_start(at(&path), 73);
     assert!(
         text.contains("another process is listening there"),
         "{text}"
@@ -112,12 +120,7 @@ fn what_is_not_a_socket_is_never_removed() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("ws.sock");
     std::fs::write(&path, "mine").unwrap();
-    let output = Setup::new()
-        .listen(&format!("unix:{}", path.display()))
-        .arg("--echo")
-        .fail();
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(73), "{text}");
+    let text = refusal_to_start(at(&path), 73);
     assert!(text.contains("a file that is not a socket"), "{text}");
     assert!(text.contains(path.to_str().unwrap()), "{text}");
     assert_eq!(std::fs::read_to_string(path).unwrap(), "mine");
@@ -257,9 +260,8 @@ fn systemd_socket_activate_starts_it_for_the_first_visitor() {
 
 #[test]
 fn a_socket_that_was_not_passed_on_is_missed() {
-    let output = Setup::new().listen("systemd:web").arg("--echo").fail();
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let setup = Setup::new().listen("systemd:web").arg("--echo");
+    let text = refusal_to_start(setup, 73);
     assert!(text.contains("cannot listen on systemd:web"), "{text}");
     assert!(text.contains("service manager"), "{text}");
-    assert!(!output.status.success());
 }
