@@ -4,6 +4,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 
+use rustix::io::retry_on_intr;
 use rustix::net::{
     RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, send, sendmsg, shutdown,
 };
@@ -43,7 +44,7 @@ impl Socket {
     pub(crate) fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
         // A short look uses up no readiness.
         self.attempt(Interest::READABLE, 0, |socket| {
-            Ok(recv(socket, buffer, RecvFlags::PEEK)?.0)
+            Ok(retry_on_intr(|| recv(socket, &mut *buffer, RecvFlags::PEEK))?.0)
         })
     }
 
@@ -163,16 +164,17 @@ fn is_short(count: usize, size: usize) -> bool {
 
 /// A shorter way through the kernel than read(2).
 fn read(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
-    Ok(recv(socket, buffer, RecvFlags::empty())?.0)
+    Ok(retry_on_intr(|| recv(socket, &mut *buffer, RecvFlags::empty()))?.0)
 }
 
 fn write(socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
-    Ok(send(socket, bytes, SendFlags::NOSIGNAL)?)
+    Ok(retry_on_intr(|| send(socket, bytes, SendFlags::NOSIGNAL))?)
 }
 
 fn write_vectored(socket: &OwnedFd, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
     let mut control = SendAncillaryBuffer::default();
-    Ok(sendmsg(socket, pieces, &mut control, SendFlags::NOSIGNAL)?)
+    let sent = retry_on_intr(|| sendmsg(socket, pieces, &mut control, SendFlags::NOSIGNAL));
+    Ok(sent?)
 }
 
 fn total(pieces: &[IoSlice<'_>]) -> usize {
