@@ -76,19 +76,23 @@ fn inv10_a_client_that_closes_and_does_not_read_is_let_go() {
 }
 
 #[test]
-fn inv10_a_client_that_answers_no_ping_and_does_not_read_is_let_go() {
-    let server = Setup::new()
-        .arg("--echo")
-        .set("limits.ping_interval", "500ms")
-        .set("limits.pong_timeout", "50ms")
-        .set("limits.close_timeout", "50ms")
-        .start();
-    let stalled = open(&server);
-    push_until(&server, "queued");
-    server.until("connections.closed_by.pong_timeout", 1);
-    server.until("connections.open", 0);
-    drop(stalled);
-    server.finish();
+fn t33_client_that_answers_no_ping_is_not_waited_for_again() {
+    for pushes in [false, true] {
+        let server = Setup::new()
+            .arg("--echo")
+            .set("limits.ping_interval", "500ms")
+            .set("limits.pong_timeout", "50ms")
+            .set("limits.close_timeout", "10m")
+            .start();
+        let stalled = open(&server);
+        if pushes {
+            push_until(&server, "queued");
+        }
+        server.until("connections.closed_by.pong_timeout", 1);
+        server.until("connections.open", 0);
+        drop(stalled);
+        server.finish();
+    }
 }
 
 /// Of a client's socket, less than usual: what it does not read fills it soon.

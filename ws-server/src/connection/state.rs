@@ -406,6 +406,11 @@ impl Inner {
     pub(super) fn linger_once_closed(&mut self, now: Instant) {
         let until = now + self.protocol.config().close_timeout();
         if self.phase == Phase::Open && self.protocol.state() == State::Closed {
+            // Whoever answers no ping answers no close frame, and what waits for it waits in vain.
+            if self.cause == Some(CloseCause::PongTimeout) {
+                self.phase = Phase::Ended;
+                return;
+            }
             self.unread = Vec::new();
             self.phase = Phase::Lingering {
                 until,
