@@ -10,6 +10,7 @@
 )]
 
 mod browser;
+mod chaos;
 mod ci;
 mod clients;
 mod conformance;
@@ -62,6 +63,8 @@ enum Verb {
     Proxies(proxies::Arguments),
     /// Drives the console page in Chromium
     Browser(browser::Arguments),
+    /// Makes system calls, networks and clients fail, and measures what others notice of it
+    Chaos(chaos::Arguments),
 }
 
 /// The reason why a verb did not run: something that is not part of this repository is missing.
@@ -100,6 +103,7 @@ fn main() -> ExitCode {
         Verb::Clients(arguments) => clients::run(&arguments),
         Verb::Proxies(arguments) => proxies::run(&arguments),
         Verb::Browser(arguments) => browser::run(&arguments),
+        Verb::Chaos(arguments) => chaos::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

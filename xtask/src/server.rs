@@ -21,14 +21,23 @@ const BUILD_LIMIT: Duration = Duration::from_secs(1200);
 /// Which `ws` to test.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Binary {
-    /// The server's binary; without it, a debug build is made
+    /// The server's binary; without it, one is built
     #[arg(long = "ws", value_name = "FILE", env = "WS_BIN")]
     path: Option<PathBuf>,
 }
 
 impl Binary {
-    /// The path of the binary, built if none was given.
+    /// The path of the binary, a debug build if none was given.
     pub(crate) fn get(&self) -> Result<PathBuf> {
+        self.get_built(&[], "debug")
+    }
+
+    /// As [`get`](Self::get), with what users run.
+    pub(crate) fn get_release(&self) -> Result<PathBuf> {
+        self.get_built(&["--release"], "release")
+    }
+
+    fn get_built(&self, options: &[&str], profile: &str) -> Result<PathBuf> {
         if let Some(path) = &self.path {
             return fs::canonicalize(path).with_context(|| format!("no {}", path.display()));
         }
@@ -42,9 +51,10 @@ impl Binary {
             "--bin",
             "ws",
         ]);
+        build.args(options);
         let status = process::run(&mut build, BUILD_LIMIT)?;
         ensure!(status.success(), "cargo build --package ws-cli: {status}");
-        Ok(Self::built())
+        Ok(workspace::target().join(profile).join("ws"))
     }
 
     /// Where cargo puts it.
@@ -57,19 +67,53 @@ impl Binary {
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
-    address: String,
+    urls: Vec<String>,
     folder: TempDir,
     /// What its listener has to show, if that speaks TLS.
     certificate: Option<PathBuf>,
 }
 
+/// How a server is started.
+#[derive(Clone, Debug)]
+pub(crate) struct Launch<'a> {
+    /// A program that becomes the server, with its first arguments; empty for none.
+    pub(crate) wrapper: &'a [&'a str],
+    /// Where it listens, each with port 0.
+    pub(crate) listen: &'a [&'a str],
+    pub(crate) arguments: &'a [&'a str],
+    pub(crate) variables: &'a [(&'a str, &'a str)],
+}
+
+impl Default for Launch<'_> {
+    fn default() -> Self {
+        Self {
+            wrapper: &[],
+            listen: &["127.0.0.1:0"],
+            arguments: &[],
+            variables: &[],
+        }
+    }
+}
+
 impl Server {
     /// Starts `ws serve` with `arguments` and waits until it listens.
     pub(crate) fn start(ws: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Result<Self> {
+        Self::launch(
+            ws,
+            &Launch {
+                arguments,
+                variables,
+                ..Launch::default()
+            },
+        )
+    }
+
+    /// Starts `ws serve` and waits until it listens everywhere.
+    pub(crate) fn launch(ws: &Path, launch: &Launch<'_>) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("ws-").tempdir()?;
         // It is found before any configuration that this machine may have.
         File::create(folder.path().join("ws.toml"))?;
-        Self::launch(ws, arguments, variables, folder, None)
+        Self::launch_in(ws, launch, folder, None)
     }
 
     /// Starts it with TLS, and a certificate from `ws cert`.
@@ -91,30 +135,39 @@ impl Server {
         );
         fs::write(folder.path().join("ws.toml"), made.stdout)?;
         let certificate = folder.path().join("cert.pem");
-        Self::launch(ws, arguments, variables, folder, Some(certificate))
+        let launch = Launch {
+            listen: &["wss://127.0.0.1:0"],
+            arguments,
+            variables,
+            ..Launch::default()
+        };
+        Self::launch_in(ws, &launch, folder, Some(certificate))
     }
 
-    fn launch(
+    fn launch_in(
         ws: &Path,
-        arguments: &[&str],
-        variables: &[(&str, &str)],
+        launch: &Launch<'_>,
         folder: TempDir,
         certificate: Option<PathBuf>,
     ) -> Result<Self> {
-        let listen = match certificate {
-            Some(_) => "wss://127.0.0.1:0",
-            None => "127.0.0.1:0",
+        let mut command = match launch.wrapper {
+            [] => Command::new(ws),
+            [program, arguments @ ..] => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(ws);
+                command
+            }
         };
-        let mut command = Command::new(ws);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("WS_") {
                 command.env_remove(name);
             }
         }
         let mut child = command
-            .args(["serve", "--listen", listen, "--state-dir", "state"])
-            .args(arguments)
-            .envs(variables.iter().copied())
+            .args(["serve", "--state-dir", "state"])
+            .args(launch.listen.iter().flat_map(|it| ["--listen", it]))
+            .args(launch.arguments)
+            .envs(launch.variables.iter().copied())
             .current_dir(folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -124,35 +177,42 @@ impl Server {
         let stdout = child.stdout.take().expect("stdout is piped");
         let mut server = Self {
             child,
-            address: String::new(),
+            urls: Vec::new(),
             folder,
             certificate,
         };
-        server.address = first_line(stdout)
-            .and_then(|line| address_in(&line))
+        server.urls = first_lines(stdout, launch.listen.len())
+            .and_then(|urls| {
+                address_in(&urls[0])?;
+                Ok(urls)
+            })
             .map_err(|error| {
                 error.context(format!("the server did not get ready:\n{}", server.log()))
             })?;
         Ok(server)
     }
 
-    /// `HOST:PORT` of its listener.
+    /// `HOST:PORT` of its first listener.
     pub(crate) fn address(&self) -> &str {
-        &self.address
+        address_in(&self.urls[0]).expect("it was looked at when the server started")
     }
 
     pub(crate) fn url(&self) -> String {
-        let scheme = if self.certificate.is_some() {
-            "wss"
-        } else {
-            "ws"
-        };
-        format!("{scheme}://{}/", self.address)
+        self.urls[0].clone()
     }
 
     /// The certificate that clients have to trust, if it speaks TLS.
     pub(crate) fn certificate(&self) -> Option<&Path> {
         self.certificate.as_deref()
+    }
+
+    /// The URLs of all its listeners, in the order in which they were named.
+    pub(crate) fn urls(&self) -> &[String] {
+        &self.urls
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Its state directory: control socket and FIFOs.
@@ -210,23 +270,29 @@ impl Drop for Server {
 
 /// The first line of `output`; the rest is read and dropped, so that the server never waits for us.
 pub(crate) fn first_line(output: impl std::io::Read + Send + 'static) -> Result<String> {
+    Ok(first_lines(output, 1)?.remove(0))
+}
+
+fn first_lines(output: impl std::io::Read + Send + 'static, count: usize) -> Result<Vec<String>> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
-            // Only the first is waited for.
+            // Only the first ones are waited for.
             let _ = sender.send(line);
         }
     });
-    receiver
-        .recv_timeout(READY_LIMIT)
-        .context("no line that says where it listens")
+    let line = || {
+        receiver
+            .recv_timeout(READY_LIMIT)
+            .context("no line that says where it listens")
+    };
+    (0..count).map(|_| line()).collect()
 }
 
-fn address_in(line: &str) -> Result<String> {
+fn address_in(line: &str) -> Result<&str> {
     line.strip_prefix("ws://")
         .or_else(|| line.strip_prefix("wss://"))
         .and_then(|rest| rest.strip_suffix('/'))
-        .map(str::to_owned)
         .with_context(|| format!("not the URL of a listener: {line:?}"))
 }
 
@@ -255,6 +321,13 @@ mod tests {
     fn output_that_ends_early_is_an_error() {
         assert!(first_line(&b""[..]).is_err());
         assert_eq!(first_line(&b"ws://a:1/\nmore\n"[..]).unwrap(), "ws://a:1/");
+    }
+
+    #[test]
+    fn as_many_lines_are_waited_for_as_there_are_listeners() {
+        let lines = first_lines(&b"a\nb\nc\n"[..], 2).unwrap();
+        assert_eq!(lines, ["a", "b"]);
+        assert!(first_lines(&b"a\n"[..], 2).is_err());
     }
 
     #[test]

@@ -1,0 +1,86 @@
+//! The campaigns, each of them one function.
+
+mod calls;
+mod crowding;
+mod cuts;
+mod floods;
+mod half_open;
+mod readers;
+mod segments;
+
+use std::time::Duration;
+
+use crate::chaos::{Campaign, minutes};
+
+/// Between two errands of a well-behaved client.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// All of them, in the order in which they run.
+pub(super) const ALL: &[Campaign] = &[
+    Campaign {
+        name: "accept-errors",
+        about: "accept4 fails with EMFILE, ENFILE, ECONNABORTED, EINTR",
+        limits: [minutes(1), minutes(2)],
+        run: calls::accept_errors,
+    },
+    Campaign {
+        name: "write-errors",
+        about: "writes fail with EAGAIN, ECONNRESET, EPIPE, or are short",
+        limits: [minutes(2), minutes(4)],
+        run: calls::write_errors,
+    },
+    Campaign {
+        name: "read-errors",
+        about: "reads fail with EINTR, EIO, waits with EINTR",
+        limits: [minutes(2), minutes(4)],
+        run: calls::read_errors,
+    },
+    Campaign {
+        name: "descriptors",
+        about: "more clients than the server may have descriptors",
+        limits: [minutes(1), minutes(1)],
+        run: crowding::descriptors,
+    },
+    Campaign {
+        name: "cut-frames",
+        about: "FIN and RST within handshake, frame, message, TLS record",
+        limits: [minutes(1), minutes(3)],
+        run: cuts::cut_frames,
+    },
+    Campaign {
+        name: "narrow",
+        about: "a broadcast while a tenth of the clients have 64 kbit/s",
+        limits: [minutes(2), minutes(4)],
+        run: readers::narrow,
+    },
+    Campaign {
+        name: "segments",
+        about: "links that delay, cut every byte apart, gather",
+        limits: [minutes(1), minutes(2)],
+        run: segments::segments,
+    },
+    Campaign {
+        name: "zero-window",
+        about: "a broadcast while many clients never read",
+        limits: [minutes(2), minutes(8)],
+        run: readers::zero_window,
+    },
+    Campaign {
+        name: "slowloris",
+        about: "clients that send a byte a second: head, TLS, PROXY header, frame",
+        limits: [minutes(1), minutes(2)],
+        run: crowding::slowloris,
+    },
+    Campaign {
+        name: "half-open",
+        about: "clients that vanish without a word, their callbacks running",
+        limits: [minutes(1), minutes(2)],
+        run: half_open::half_open,
+    },
+    Campaign {
+        name: "ping-flood",
+        about: "pings from clients that never read",
+        limits: [minutes(1), minutes(2)],
+        run: floods::ping_flood,
+    },
+];
