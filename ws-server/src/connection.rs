@@ -562,6 +562,7 @@ impl Connection {
         }
         info!(
             parent: &self.visitor.span(),
+            path = self.visitor.path(),
             cause = cause.as_str(),
             close.code = state.close_code.map_or(no_code, CloseCode::as_u16),
             elapsed = ?self.opened.elapsed(),

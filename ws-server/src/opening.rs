@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::time::{timeout, timeout_at};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 use ws_ipc::{EnvironmentError, Fifo, FifoError, encode_name};
 use ws_proto::handshake::{HeadLimits, HeadReader, Rejection, RequestHead, Upgrade, response};
 use ws_session::{Binding, ConnectionId, SessionId, SessionToken, UserId};
@@ -169,9 +169,7 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted, peer: Option<S
         place,
     } = admitted;
     let id = visitor.connection;
-    // The query may hold a token.
-    let path = visitor.target.split('?').next().unwrap_or_default();
-    info!(parent: &visitor.span(), path, "connection opened");
+    debug!(parent: &visitor.span(), path = visitor.path(), "connection opened");
     let entry = Entry {
         shard: shard.index,
         addr,
@@ -402,7 +400,10 @@ impl Opening<'_> {
             https: is_https,
             tls: self.tls,
         };
-        let mut visitor = Visitor::new(&arrival)?;
+        let mut visitor = match (&server.application, &server.validation) {
+            (None, None) => Visitor::without_variables(&arrival),
+            _ => Visitor::new(&arrival)?,
+        };
         let Identity { user, cookies } = match &server.validation {
             Some(validation) => self.validate(validation, &visitor).await?,
             None => Identity {

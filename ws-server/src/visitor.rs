@@ -77,6 +77,18 @@ pub(crate) fn common_environment(
 }
 
 impl Visitor {
+    /// A visitor for whom no callback is ever run.
+    pub(crate) fn without_variables(arrival: &Arrival<'_>) -> Self {
+        Self {
+            connection: arrival.connection,
+            session: *arrival.session,
+            user: None,
+            peer: arrival.peer,
+            target: arrival.head.path_and_query().into(),
+            env: None,
+        }
+    }
+
     /// Gathers the variables that are known before the user is.
     ///
     /// # Errors
@@ -109,12 +121,8 @@ impl Visitor {
             env.header(name, value)?;
         }
         Ok(Self {
-            connection: arrival.connection,
-            session: *arrival.session,
-            user: None,
-            peer: arrival.peer,
-            target: head.path_and_query().into(),
             env: Some(Box::new(env)),
+            ..Self::without_variables(arrival)
         })
     }
 
@@ -137,6 +145,11 @@ impl Visitor {
         }
         env.shrink_to_fit();
         Ok(())
+    }
+
+    /// What the log says of the request target: the query may hold a token.
+    pub(crate) fn path(&self) -> &str {
+        self.target.split('?').next().unwrap_or_default()
     }
 
     /// A span for one line of the log.

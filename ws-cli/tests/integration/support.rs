@@ -509,23 +509,21 @@ impl Drop for Server {
     }
 }
 
-/// INV-10: each connection has one record of its beginning and one of its end.
+/// INV-10: each connection has one record of its end.
 fn check_records(log: &str) {
-    let mut records: HashMap<String, (u32, u32)> = HashMap::new();
+    let mut records: HashMap<String, u32> = HashMap::new();
     for line in log.lines() {
         let Ok(record) = serde_json::from_str::<Value>(line) else {
             panic!("not a line of JSON: {line}");
         };
         let message = record["message"].as_str().unwrap_or_default();
         let id = record["span"]["conn.id"].as_str().unwrap_or_default();
-        match message {
-            "connection opened" => records.entry(id.to_owned()).or_default().0 += 1,
-            "connection closed" => records.entry(id.to_owned()).or_default().1 += 1,
-            _ => {}
+        if message == "connection closed" {
+            *records.entry(id.to_owned()).or_default() += 1;
         }
     }
-    for (id, counts) in records {
-        assert_eq!(counts, (1, 1), "INV-10: records of connection {id}");
+    for (id, count) in records {
+        assert_eq!(count, 1, "INV-10: records of connection {id}");
     }
 }
 

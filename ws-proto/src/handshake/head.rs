@@ -167,9 +167,12 @@ impl RequestHead {
     }
 
     pub(super) fn values<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        self.iter()
-            .filter(move |(other, _)| other.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value)
+        self.headers
+            .iter()
+            .filter(move |(other, _)| {
+                self.bytes[other.clone()].eq_ignore_ascii_case(name.as_bytes())
+            })
+            .map(|(_, value)| &self.bytes[value.clone()])
     }
 
     fn str(&self, range: &Range<usize>) -> &str {

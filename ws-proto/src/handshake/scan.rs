@@ -61,17 +61,35 @@ impl Scan {
         // Room for what came and no more than may come: the head grows by what was received.
         self.head
             .reserve(input.len().min(self.limits.max_head_size - self.head.len()));
-        for (index, &byte) in input.iter().enumerate() {
+        let mut at = 0;
+        while let Some(&byte) = input.get(at) {
             if self.head.len() == self.limits.max_head_size {
                 return Err(Rejection::HeadTooLarge {
                     max: self.limits.max_head_size,
                 });
             }
+            at += 1;
             if self.take(byte)? {
-                return Ok(Some(index + 1));
+                return Ok(Some(at));
             }
+            at += self.take_plain(&input[at..]);
         }
         Ok(None)
+    }
+
+    /// Takes the bytes within a header line about which there is nothing to be said, and returns
+    /// their number.
+    fn take_plain(&mut self, input: &[u8]) -> usize {
+        let is_within = self.line_count > 0 && self.head.len() > self.line_start;
+        if !is_within || self.head.last() == Some(&b'\r') {
+            return 0;
+        }
+        let room = self.limits.max_head_size - self.head.len();
+        let is_plain = |byte: &u8| *byte >= b' ' && *byte != 0x7F;
+        let plain = input.iter().take(room).take_while(|byte| is_plain(byte));
+        let count = plain.count();
+        self.head.extend_from_slice(&input[..count]);
+        count
     }
 
     /// The first line without its end, once it is complete.
