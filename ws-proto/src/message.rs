@@ -148,11 +148,10 @@ impl EncodedMessage {
     /// Returns the frame compressed by itself.
     pub(crate) fn deflated(&self, bits: WindowBits, level: DeflateLevel) -> &Bytes {
         let place = usize::from(bits.get() - WindowBits::MIN.get());
-        self.0.deflated[place]
-            .get_or_init(|| {
-                let frame = deflated_frame(self.0.kind.into(), bits, level, self.payload());
-                stored(self.0.store.as_deref(), frame)
-            })
+        self.0.deflated[place].get_or_init(|| {
+            let frame = deflated_frame(self.0.kind.into(), bits, level, self.payload());
+            stored(self.0.store.as_deref(), frame)
+        })
     }
 }
 

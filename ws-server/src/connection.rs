@@ -167,7 +167,16 @@ impl Connection {
             if let Some(deadline) = wait.deadline {
                 self.set_alarm(&shard, deadline);
             }
-            let wake = poll_fn(|cx| self.poll_wake(cx, &wait)).await;
+            let mut was_polled = false;
+            let wake = poll_fn(|cx| {
+                // What woke us is most often that there is something to read, and to try costs
+                // less than to ask.
+                if std::mem::replace(&mut was_polled, true) && wait.read {
+                    return Poll::Ready(Wake::Readable);
+                }
+                self.poll_wake(cx, &wait)
+            });
+            let wake = wake.await;
             now = Instant::now();
             match wake {
                 Wake::Readable => self.read(&shard, now),
@@ -339,6 +348,10 @@ impl Connection {
         let counters = &shard.server.hub.counters;
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
+        let write_timeout = shard.server.config.limits().write_timeout;
+        if state.is_quiet() && self.waiting_runs() == 0 {
+            return state.wait(write_timeout, now);
+        }
         state.settle_throttle(now);
         loop {
             self.take_turns(state, shard, now);
@@ -358,7 +371,6 @@ impl Connection {
                 break;
             }
         }
-        let write_timeout = shard.server.config.limits().write_timeout;
         state.settle_stall(write_timeout, counters, now);
         state.linger_once_closed(now);
         if self.waiting_runs() > 0 && state.turns.has_room() {
@@ -436,7 +448,7 @@ impl Connection {
         let read = stream.map_or(Ok(0), |stream| stream.try_read(&mut scratch.read));
         let read = match read {
             Ok(read) if read > 0 => read,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Ok(_) | Err(_) => {
                 drop(state);
                 return self.end(CloseCause::Vanished);

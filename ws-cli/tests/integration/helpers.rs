@@ -236,6 +236,8 @@ async fn spawners_that_die_again_and_again_are_replaced() {
                 .iter()
                 .any(|pid| now.contains(pid))
         });
+        // The server learns it a moment later, and may give one of them another message by then.
+        until_two_spawners(&server);
         assert_eq!(ask(&mut client, "next").await, "next");
     }
     bye(client).await;

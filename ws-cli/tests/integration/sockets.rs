@@ -58,7 +58,7 @@ fn unix(path: &Path) -> UnixStream {
 #[test]
 fn mode_owner_and_group_are_the_configured_ones_under_every_umask() {
     for umask in ["000", "077"] {
-        let setup = beside_tcp().umask(umask);
+        let setup = beside_tcp().prelude(format!("umask {umask}"));
         // To be given away a socket needs root; anybody may give it to himself.
         let (owner, group) = match geteuid().is_root() {
             true => (65_534, 4711),
@@ -84,7 +84,7 @@ fn mode_owner_and_group_are_the_configured_ones_under_every_umask() {
 
 #[test]
 fn mode_is_left_to_the_umask_unless_it_is_configured() {
-    let server = beside_tcp().umask("027").start();
+    let server = beside_tcp().prelude("umask 027").start();
     let mode = server.dir().join("ws.sock").metadata().unwrap();
     assert_eq!(mode.permissions().mode() & 0o7777, 0o750);
     server.finish();

@@ -342,6 +342,12 @@ impl Connection {
         out.len() > before
     }
 
+    /// Tells whether [`poll_transmit`](Self::poll_transmit) would append something.
+    #[must_use]
+    pub fn wants_transmit(&self) -> bool {
+        self.pong.is_some() || self.is_ping_queued || matches!(self.close_out, CloseOut::Queued(_))
+    }
+
     /// Returns when [`handle_timeout`](Self::handle_timeout) is to be called next, if ever.
     ///
     /// In [`State::Closed`] there is nothing left to wait for here.

@@ -129,7 +129,9 @@ pub(super) fn limits(reader: &mut Reader<'_>) -> LimitsConfig {
 
 /// A number a second; 0 is any.
 fn rate(reader: &mut Reader<'_>, path: &'static str) -> Option<NonZeroU32> {
-    reader.read(path, |value| Ok(whole(reader::number(value, 0, 1_000_000)?)))
+    reader.read(path, |value| {
+        Ok(whole(reader::number(value, 0, 1_000_000)?))
+    })
 }
 
 /// A number of the range of a rate or a burst.

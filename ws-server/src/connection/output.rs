@@ -48,6 +48,11 @@ impl Output {
         self.queue.is_empty() && self.stream.as_ref().is_none_or(Stream::is_flushed)
     }
 
+    /// Whether everything has left and no clock runs because something waited.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_flushed() && self.stall.is_none()
+    }
+
     /// Writes frames at once if nothing waits before them, and queues what the kernel does not
     /// take. Errors come again with the next read.
     pub(super) fn write_through(

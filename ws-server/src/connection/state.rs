@@ -113,6 +113,18 @@ impl Inner {
         self.output.queue.is_over_limit() || self.is_squeezed
     }
 
+    /// Whether there is nothing to be done but to wait: as after most messages that were answered
+    /// as soon as they were read.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.is_open()
+            && self.turns.is_idle()
+            && self.unread.is_empty()
+            && self.output.is_idle()
+            && !self.protocol.wants_transmit()
+            && self.throttle.is_none()
+            && !(self.is_draining || self.is_doors_turn || self.is_squeezed)
+    }
+
     /// Until when its messages are held back because they came too fast.
     pub(super) fn throttled_until(&self) -> Option<Instant> {
         self.throttle.as_ref()?.held_until()

@@ -18,6 +18,8 @@ async fn t48_each_record_reaches_every_connection_once_and_only_as_text() {
             assert_eq!(hear(client).await, expected);
         }
     }
+    // The last message is heard before it is counted.
+    server.until("pushes.targets", 20);
     let status = server.status();
     assert_eq!(figure(&status, "fifo.records"), 6);
     assert_eq!(figure(&status, "fifo.refused_by.not_utf8"), 1);
