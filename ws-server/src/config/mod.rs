@@ -36,6 +36,7 @@ pub use typed::{
     FifoFraming, IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, OnDisconnect,
     OriginConfig, Output, ServerConfig, Tls, Trim, ValidateBackend, ValidateConfig,
 };
+pub use units::{parse_duration, parse_size};
 
 use reader::Reader;
 

@@ -20,7 +20,8 @@ const SIZE_UNITS: [(&str, u64); 4] = [
 ];
 
 /// Reads a whole number of one unit: `500ms`, `30s`, `5m`, `24h`, `7d`.
-pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+#[must_use]
+pub fn parse_duration(text: &str) -> Option<Duration> {
     parse(text, &TIME_UNITS).map(Duration::from_millis)
 }
 
@@ -35,7 +36,8 @@ pub(super) fn format_duration(duration: Duration) -> String {
 }
 
 /// Reads a whole number of one unit, or of bytes: `64KiB`, `1MiB`, `4096B`, `4096`.
-pub(super) fn parse_size(text: &str) -> Option<u64> {
+#[must_use]
+pub fn parse_size(text: &str) -> Option<u64> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
         return text.parse().ok();
     }
