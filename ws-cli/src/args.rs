@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Parser, Subcommand};
 
+use crate::verb::bench::BenchArgs;
+
 /// A WebSocket application server: any program answers the messages, any program on the host may push.
 #[derive(Debug, Parser)]
 #[command(
@@ -31,6 +33,7 @@ pub(crate) enum Verb {
     Status(StatusArgs),
     Connect(ConnectArgs),
     Cert(CertArgs),
+    Bench(Box<BenchArgs>),
     Config(ConfigArgs),
 }
 

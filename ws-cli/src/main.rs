@@ -1,4 +1,4 @@
-//! The `ws` command: serves, pushes, lists, connects.
+//! The `ws` command: serves, pushes, lists, connects, measures.
 //!
 //! `main` decides what is run, [`args`] what can be said on the command line, [`config`] where
 //! settings come from; each verb is a module of [`verb`]. Exit codes are those of [`failure`].
@@ -52,6 +52,7 @@ fn run(args: Args) -> Result<(), Failure> {
         Verb::Status(args) => verb::status::run(&args),
         Verb::Connect(args) => verb::connect::run(&args),
         Verb::Cert(args) => verb::cert::run(&args),
+        Verb::Bench(args) => verb::bench::run(*args),
         Verb::Config(args) => verb::config::run(&args),
     }
 }
