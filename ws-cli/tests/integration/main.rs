@@ -9,6 +9,7 @@ mod secure;
 mod support;
 mod wire;
 
+mod bench;
 mod callbacks;
 mod carbonphp;
 mod certificates;
