@@ -1,6 +1,7 @@
 //! The console page in a real browser. The tests themselves are scripts beside the page; they get
 //! the server's binary as `WS_BIN`, the browser as `WS_CHROMIUM`, and packages through `NODE_PATH`.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -86,11 +87,15 @@ pub(crate) fn node_with(package: &str) -> Result<PathBuf> {
 /// A node command that finds the installed packages by `require`, after those of its own choice.
 pub(crate) fn node_command(node: &PathBuf) -> Command {
     let mut command = Command::new(node);
-    let ours = workspace::node_modules();
-    let path = std::env::var_os("NODE_PATH").unwrap_or_default();
-    let paths = std::iter::once(ours).chain(std::env::split_paths(&path));
-    if let Ok(joined) = std::env::join_paths(paths) {
-        command.env("NODE_PATH", joined);
+    if let Ok(path) = node_path() {
+        command.env("NODE_PATH", path);
     }
     command
+}
+
+/// Where node looks for packages: among those that were installed here first.
+pub(crate) fn node_path() -> Result<OsString> {
+    let path = std::env::var_os("NODE_PATH").unwrap_or_default();
+    let paths = std::iter::once(workspace::node_modules()).chain(std::env::split_paths(&path));
+    Ok(std::env::join_paths(paths)?)
 }

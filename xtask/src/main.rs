@@ -9,6 +9,7 @@
     reason = "these verbs talk to a person"
 )]
 
+mod bench;
 mod browser;
 mod chaos;
 mod ci;
@@ -61,6 +62,8 @@ enum Verb {
     Clients(clients::Arguments),
     /// Puts nginx, HAProxy and Apache in front of the server
     Proxies(proxies::Arguments),
+    /// Measures the server beside its peers: CPU time for a unit of work, memory, latency
+    Bench(bench::Arguments),
     /// Drives the console page in Chromium
     Browser(browser::Arguments),
     /// Makes system calls, networks and clients fail, and measures what others notice of it
@@ -102,6 +105,7 @@ fn main() -> ExitCode {
         Verb::Conformance(arguments) => conformance::run(&arguments),
         Verb::Clients(arguments) => clients::run(&arguments),
         Verb::Proxies(arguments) => proxies::run(&arguments),
+        Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Browser(arguments) => browser::run(&arguments),
         Verb::Chaos(arguments) => chaos::run(&arguments),
     };

@@ -1,0 +1,177 @@
+//! What is measured: each cell is a row of a table.
+
+use std::fmt;
+
+use super::Group;
+
+/// How long and how large.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scale {
+    Quick,
+    Whole,
+}
+
+impl Scale {
+    pub(super) fn rounds(self) -> u32 {
+        match self {
+            Self::Quick => 1,
+            Self::Whole => 3,
+        }
+    }
+
+    /// What `ws bench` takes as `--duration`.
+    pub(super) fn duration(self) -> &'static str {
+        match self {
+            Self::Quick => "400ms",
+            Self::Whole => "1200ms",
+        }
+    }
+
+    /// What `ws bench` takes as `--warm-up`.
+    pub(super) fn warm_up(self) -> &'static str {
+        match self {
+            Self::Quick => "100ms",
+            Self::Whole => "300ms",
+        }
+    }
+
+    /// As many connections as are thousands in the whole measurement.
+    fn many(self, whole: u32) -> u32 {
+        match self {
+            Self::Quick => whole / 5,
+            Self::Whole => whole,
+        }
+    }
+
+    /// The two numbers of connections between which memory is compared.
+    pub(super) fn idle_steps(self) -> (u32, u32) {
+        (self.many(1_000), self.many(9_000))
+    }
+}
+
+/// One thing that is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cell {
+    Echo {
+        connections: u32,
+        in_flight: u32,
+        size: u32,
+        has_tls: bool,
+    },
+    Idle(Idle),
+    Handshakes {
+        connections: u32,
+    },
+    Broadcast {
+        connections: u32,
+        burst: u32,
+    },
+}
+
+/// What an idle connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Idle {
+    Plain,
+    /// With a FIFO for each connection, which only ours has.
+    Fifos,
+    Tls,
+}
+
+/// Bytes of the messages.
+const SIZES: [u32; 4] = [20, 1024, 16 * 1024, 64 * 1024];
+pub(super) const BROADCAST_SIZE: u32 = 64;
+
+/// The cells of a group, in the order of its table.
+pub(super) fn of(group: Group, scale: Scale) -> Vec<Cell> {
+    let many = |whole| scale.many(whole);
+    match group {
+        Group::Echo => {
+            let mut cells = Vec::new();
+            for connections in [100, many(5_000)] {
+                for in_flight in [1, 16] {
+                    cells.extend(SIZES.map(|size| Cell::Echo {
+                        connections,
+                        in_flight,
+                        size,
+                        has_tls: false,
+                    }));
+                }
+            }
+            cells
+        }
+        Group::Tls => {
+            let cell = |size| Cell::Echo {
+                connections: 100,
+                in_flight: 1,
+                size,
+                has_tls: true,
+            };
+            SIZES.map(cell).to_vec()
+        }
+        Group::Idle => [Idle::Plain, Idle::Fifos, Idle::Tls]
+            .map(Cell::Idle)
+            .to_vec(),
+        Group::Handshakes => vec![Cell::Handshakes {
+            connections: many(9_000),
+        }],
+        Group::Broadcast => {
+            let mut cells = Vec::new();
+            for connections in [many(1_000), many(9_000)] {
+                cells.extend([1, 16].map(|burst| Cell::Broadcast { connections, burst }));
+            }
+            cells
+        }
+    }
+}
+
+impl Cell {
+    pub(super) fn has_tls(self) -> bool {
+        matches!(
+            self,
+            Self::Echo { has_tls: true, .. } | Self::Idle(Idle::Tls)
+        )
+    }
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Echo {
+                connections,
+                in_flight,
+                size,
+                ..
+            } => write!(f, "{connections} x {in_flight} x {}", human(size)),
+            Self::Idle(Idle::Plain) => f.write_str("plain"),
+            Self::Idle(Idle::Fifos) => f.write_str("a FIFO each"),
+            Self::Idle(Idle::Tls) => f.write_str("TLS"),
+            Self::Handshakes { connections } => write!(f, "{connections}, kept"),
+            Self::Broadcast { connections, burst } => write!(f, "{connections}, bursts of {burst}"),
+        }
+    }
+}
+
+fn human(size: u32) -> String {
+    if size.is_multiple_of(1024) {
+        format!("{} KiB", size / 1024)
+    } else {
+        format!("{size} B")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_are_those_of_the_design() {
+        let count = |group| of(group, Scale::Whole).len();
+        assert_eq!(Group::ALL.map(count), [16, 4, 3, 1, 4]);
+        let last = of(Group::Echo, Scale::Whole).pop().unwrap();
+        assert_eq!(last.to_string(), "5000 x 16 x 64 KiB");
+        let quick = of(Group::Broadcast, Scale::Quick);
+        assert_eq!(quick[3].to_string(), "1800, bursts of 16");
+        assert_eq!(quick[0].to_string(), "200, bursts of 1");
+        assert_eq!(Scale::Whole.idle_steps(), (1_000, 9_000));
+    }
+}
