@@ -46,6 +46,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     uws_tls: Option<PathBuf>,
 
+    /// Measure what was built before
+    #[arg(long)]
+    no_build: bool,
+
     /// Write the result into BENCHMARKS.md
     #[arg(long)]
     write: bool,
@@ -83,7 +87,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     } else {
         arguments.group.clone()
     };
-    build()?;
+    if !arguments.no_build {
+        build()?;
+    }
     let programs = Programs::find(arguments.uws.as_deref(), arguments.uws_tls.as_deref())?;
     raise_descriptor_limit();
     let start = Instant::now();

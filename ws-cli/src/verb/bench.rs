@@ -107,7 +107,7 @@ impl Run {
             self.enter(&crew, Phase::Running)?;
             let publisher = door.map(|door| self.publish(door, &round, heard, signals));
             if let Some(warm_up) = self.args.warm_up {
-                self.pass(&mut crew, Instant::now() + warm_up, None)?;
+                self.warm_up(&mut crew, warm_up)?;
             }
             let before = self.sample()?;
             let start = Instant::now();
@@ -286,6 +286,30 @@ impl Run {
             }
             Until::Messages(_) | Until::Opened => self.pass(crew, far(start), None),
         }
+    }
+
+    /// Lets at least this time go by, and as much more as the load needs to flow evenly; no more
+    /// than a reply may take, for it may never come.
+    fn warm_up(&mut self, crew: &mut Crew, least: Duration) -> Result<(), Failure> {
+        let start = Instant::now();
+        let mut warm = 0;
+        while !self.is_interrupted {
+            let is_warm = warm == crew.threads.len();
+            let whole = if is_warm {
+                least
+            } else {
+                least.max(self.args.timeout)
+            };
+            let left = whole.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            self.progress.running(&self.shared, start.elapsed(), None);
+            if let Some(Event::Warm) = self.hear(left, crew)? {
+                warm += 1;
+            }
+        }
+        Ok(())
     }
 
     /// Lets time go by, until `deadline` or until the work is done.

@@ -1,6 +1,7 @@
 //! What is measured: each cell is a row of a table.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::Group;
 
@@ -19,12 +20,12 @@ impl Scale {
         }
     }
 
-    /// What `ws bench` takes as `--duration`.
-    pub(super) fn duration(self) -> &'static str {
-        match self {
-            Self::Quick => "400ms",
-            Self::Whole => "1200ms",
-        }
+    /// How long a figure is measured, if not for longer.
+    pub(super) fn duration(self) -> Duration {
+        Duration::from_millis(match self {
+            Self::Quick => 400,
+            Self::Whole => 1_200,
+        })
     }
 
     /// What `ws bench` takes as `--warm-up`.

@@ -35,8 +35,25 @@ pub(super) fn measure(
     Ok(Sample::of_memory(bytes))
 }
 
+/// How long a cell is measured: where much is in flight, long enough that it all comes round twice
+/// at a gigabyte a second.
+fn duration(cell: &Cell, scale: Scale) -> Duration {
+    let Cell::Echo {
+        connections,
+        in_flight,
+        size,
+        ..
+    } = *cell
+    else {
+        return scale.duration();
+    };
+    let in_flight = u64::from(connections) * u64::from(in_flight) * u64::from(size);
+    scale.duration().max(Duration::from_nanos(2 * in_flight))
+}
+
 /// What `ws bench` is told, besides the URL.
 fn arguments(cell: &Cell, scale: Scale) -> Vec<String> {
+    let duration = duration(cell, scale).as_millis();
     let words = match *cell {
         Cell::Echo {
             connections,
@@ -45,8 +62,7 @@ fn arguments(cell: &Cell, scale: Scale) -> Vec<String> {
             ..
         } => format!(
             "echo --connections {connections} --in-flight {in_flight} --size {size} \
-             --duration {} --warm-up {}",
-            scale.duration(),
+             --duration {duration}ms --warm-up {}",
             scale.warm_up()
         ),
         Cell::Idle(_) => "idle".to_owned(),
@@ -55,8 +71,7 @@ fn arguments(cell: &Cell, scale: Scale) -> Vec<String> {
         }
         Cell::Broadcast { connections, burst } => format!(
             "broadcast --connections {connections} --burst {burst} --size {BROADCAST_SIZE} \
-             --duration {} --warm-up {}",
-            scale.duration(),
+             --duration {duration}ms --warm-up {}",
             scale.warm_up()
         ),
     };
@@ -227,5 +242,13 @@ mod tests {
         let expected = "echo --connections 100 --in-flight 16 --size 20 --duration 1200ms \
                         --warm-up 300ms";
         assert_eq!(line, expected);
+        let heavy = Cell::Echo {
+            connections: 5_000,
+            in_flight: 16,
+            size: 65_536,
+            has_tls: false,
+        };
+        let line = arguments(&heavy, Scale::Whole).join(" ");
+        assert!(line.contains("--duration 10485ms"), "{line}");
     }
 }

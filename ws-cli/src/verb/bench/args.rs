@@ -46,7 +46,8 @@ pub(crate) struct BenchArgs {
     #[arg(short = 'n', long, value_name = "N", conflicts_with = "duration")]
     pub(super) messages: Option<NonZeroU64>,
 
-    /// Run for so long before measuring (echo, broadcast) [default: 0s]
+    /// Run for so long before measuring, and until as many replies have come as messages are in
+    /// flight (echo, broadcast) [default: 0s]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(super) warm_up: Option<Duration>,
 
@@ -143,7 +144,7 @@ pub(crate) enum Mode {
 
 /// The room that a publication needs for its number and its time.
 pub(super) const MIN_BROADCAST_SIZE: usize = 20;
-/// A record of a FIFO, or a line, is at most this long with its newline.
+/// The largest payload: each thread keeps a message or two.
 const MAX_SIZE: usize = 1 << 30;
 const DEFAULT_SIZE: usize = 64;
 const DEFAULT_DURATION: Duration = Duration::from_secs(10);

@@ -33,6 +33,8 @@ pub(super) struct Echo {
     payload_size: usize,
     in_flight: u32,
     quota: Option<Quota>,
+    /// Messages that were sent before any reply had come.
+    begun: u64,
     is_stopped: bool,
     scratch: Vec<u8>,
     figures: Figures,
@@ -103,6 +105,7 @@ impl Echo {
             payload_size,
             in_flight,
             quota,
+            begun: 0,
             is_stopped: false,
             scratch: Vec::new(),
             figures: Figures::default(),
@@ -210,6 +213,7 @@ impl Traffic for Echo {
 
     fn begin(&mut self, peer: &mut EchoPeer, now: u64) {
         peer.end = self.in_flight.min(peer.share.unwrap_or(u32::MAX));
+        self.begun += u64::from(peer.end);
         peer.sent_at.fill(now);
     }
 
@@ -263,6 +267,10 @@ impl Traffic for Echo {
                 return Ok(());
             }
         }
+    }
+
+    fn is_warm(&self) -> bool {
+        self.figures.valid + self.figures.missing >= self.begun
     }
 
     fn is_settled(&self, peer: &EchoPeer) -> bool {
@@ -416,11 +424,13 @@ mod tests {
         let mut peer = echo.peer(0);
         echo.begin(&mut peer, 0);
         assert_eq!(peer.end, 2);
+        assert!(!echo.is_warm());
         for (replies, end) in [(1, 3), (2, 3), (3, 3)] {
             peer.write_at = peer.end;
             assert!(!echo.is_done(&peer));
             echo.end_of_message(&mut peer, 1).unwrap();
             assert_eq!((peer.read_at, peer.end), (replies, end));
+            assert_eq!(echo.is_warm(), replies >= 2);
         }
         assert!(echo.is_done(&peer) && echo.is_settled(&peer));
         assert_eq!(echo.figures.messages, 3);

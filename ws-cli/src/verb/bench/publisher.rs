@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Token};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde_json::json;
-use ws_proto::Opcode;
 use ws_proto::handshake::HeadLimits;
+use ws_proto::{CloseCode, CloseFrame, Opcode};
 
 use super::frames::{self, FrameReader, Piece};
 use super::listen::{self, Round};
@@ -121,6 +121,7 @@ pub(super) fn run(
             Waited::Stopped => break,
         }
     }
+    door.close()?;
     // Whoever conducts the run and is gone has no use for it.
     let _ = events.send(Event::Published);
     Ok(published)
@@ -238,6 +239,17 @@ impl Door {
                 socket.drain()
             }
         }
+    }
+
+    /// Takes leave of the server, and does not wait for its answer.
+    fn close(&mut self) -> io::Result<()> {
+        let Self::Socket(socket) = self else {
+            return Ok(());
+        };
+        let mut payload = Vec::new();
+        CloseFrame::new(CloseCode::NORMAL, "").encode(&mut payload);
+        frames::encode(Opcode::Close, &payload, socket.key, &mut socket.out);
+        socket.write()
     }
 }
 

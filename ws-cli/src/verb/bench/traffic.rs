@@ -46,6 +46,12 @@ pub(super) trait Traffic: Send {
         write_control(control, stream)
     }
 
+    /// Tells whether the load has come to flow evenly: with many messages in flight, the first
+    /// replies come long after the first messages.
+    fn is_warm(&self) -> bool {
+        true
+    }
+
     /// Tells whether nothing is awaited from it.
     fn is_settled(&self, _peer: &Self::Peer) -> bool {
         true

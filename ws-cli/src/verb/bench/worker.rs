@@ -46,6 +46,8 @@ const PHASES: [Phase; 5] = [
 pub(super) enum Event {
     /// All its connections are open, or failed.
     Opened,
+    /// As many replies have come as messages were sent at first.
+    Warm,
     /// All its messages have been answered.
     Done,
     /// Nothing is awaited any more.
@@ -144,6 +146,7 @@ pub(super) struct Worker<T: Traffic> {
     /// When what is still awaited in the last phases is given up.
     give_up_at: Option<u64>,
     has_reported_opened: bool,
+    has_reported_warm: bool,
     has_reported_done: bool,
     has_reported_settled: bool,
     key: [u8; 4],
@@ -176,6 +179,7 @@ impl<T: Traffic> Worker<T> {
             phase: Phase::Opening,
             give_up_at: None,
             has_reported_opened: false,
+            has_reported_warm: false,
             has_reported_done: false,
             has_reported_settled: false,
             key: random()?,
@@ -456,6 +460,10 @@ impl<T: Traffic> Worker<T> {
         if !self.has_reported_opened && self.started == self.job.count && self.opening == 0 {
             self.has_reported_opened = true;
             self.tell(Event::Opened);
+        }
+        if self.phase == Phase::Running && !self.has_reported_warm && self.traffic.is_warm() {
+            self.has_reported_warm = true;
+            self.tell(Event::Warm);
         }
         let is_running = matches!(self.phase, Phase::Running | Phase::Measuring);
         if is_running && !self.has_reported_done && self.is_done() {
