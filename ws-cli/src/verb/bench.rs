@@ -23,6 +23,7 @@ mod worker;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -104,17 +105,21 @@ impl Run {
         let mut measured = opening;
         let mut published = None;
         if self.until != Until::Opened && !self.is_interrupted {
-            self.enter(&crew, Phase::Running)?;
-            let publisher = door.map(|door| self.publish(door, &round, heard, signals));
-            if let Some(warm_up) = self.args.warm_up {
+            let publish = || door.map(|door| self.publish(door, &round, heard, signals));
+            // Without a warm-up nothing may happen that is not measured.
+            let (publisher, before, start) = if let Some(warm_up) = self.args.warm_up {
+                self.enter(&crew, Phase::Running)?;
+                let publisher = publish();
                 self.warm_up(&mut crew, warm_up)?;
-            }
-            let before = self.sample()?;
-            let start = Instant::now();
-            self.enter(&crew, Phase::Measuring)?;
-            self.shared
-                .messages
-                .store(0, std::sync::atomic::Ordering::Relaxed);
+                let (before, start) = (self.sample()?, Instant::now());
+                self.enter(&crew, Phase::Measuring)?;
+                self.shared.messages.store(0, Ordering::Relaxed);
+                (publisher, before, start)
+            } else {
+                let (before, start) = (self.sample()?, Instant::now());
+                self.enter(&crew, Phase::Measuring)?;
+                (publish(), before, start)
+            };
             self.measure(&mut crew, start)?;
             usage = self.usage_since(before)?;
             measured = start.elapsed();

@@ -216,6 +216,8 @@ impl<T: Traffic> Worker<T> {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 Ok(()) | Err(_) => {}
             }
+            // What comes after the phase was set belongs to it.
+            self.follow_phase();
             for event in &events {
                 if event.token() != WAKER {
                     self.ready(event.token().0, event.is_read_closed());
