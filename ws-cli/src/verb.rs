@@ -1,7 +1,7 @@
 //! What each verb does.
 
-pub(crate) mod cert;
 pub(crate) mod bench;
+pub(crate) mod cert;
 pub(crate) mod config;
 pub(crate) mod connect;
 pub(crate) mod ls;
