@@ -219,6 +219,7 @@ async fn t10_five_hundred_half_open_handshakes_hold_up_nobody() {
     assert_eq!(say(&mut newcomer, "hello").await, "hello");
     assert_eq!(server.figure("sockets.open"), CROWD as u64 + 2);
     drop(crowd);
+    server.until("sockets.open", 2);
     for mut client in [before, newcomer] {
         client.close(None).await.unwrap();
         assert!(matches!(hear(&mut client).await, Message::Close(_)));
