@@ -238,6 +238,13 @@ impl Outbound {
         count
     }
 
+    /// Returns what is to be written if it lies in one piece.
+    pub fn as_one_piece(&self) -> Option<&[u8]> {
+        let mut pieces = self.pieces();
+        let first = pieces.next()?;
+        pieces.next().is_none().then_some(first)
+    }
+
     /// Returns the first piece to be written.
     pub fn front(&self) -> Option<&[u8]> {
         self.pieces().next()

@@ -143,9 +143,15 @@ impl Output {
             return Ok(());
         };
         while !self.queue.is_empty() {
-            let mut slices = [IoSlice::new(&[]); MAX_PIECES];
-            let count = self.queue.slices(&mut slices);
-            match stream.try_write_vectored(&slices[..count]) {
+            let taken = match self.queue.as_one_piece() {
+                Some(bytes) => stream.try_write(bytes),
+                None => {
+                    let mut slices = [IoSlice::new(&[]); MAX_PIECES];
+                    let count = self.queue.slices(&mut slices);
+                    stream.try_write_vectored(&slices[..count])
+                }
+            };
+            match taken {
                 Ok(written) => {
                     self.has_moved |= written > 0;
                     let sent = self.queue.advance(written) as u64;

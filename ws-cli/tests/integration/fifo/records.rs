@@ -254,7 +254,12 @@ async fn t43_of_long_records_of_several_writers_nothing_over_the_limit_gets_thro
             writer.join().unwrap();
         }
         let end = format!("after {size}");
-        write(&server.state(GLOBAL), format!("{end}\n"));
+        // The FIFO may be full of what they wrote, so this waits as they did.
+        let mut fifo = File::options()
+            .write(true)
+            .open(server.state(GLOBAL))
+            .unwrap();
+        fifo.write_all(format!("{end}\n").as_bytes()).unwrap();
         // Fragments may look like records, as the documentation says; long ones do not.
         loop {
             let heard = hear(&mut client).await;
