@@ -1,23 +1,42 @@
 //! From listeners to workers.
 
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tracing::{error, warn};
-use ws_transport::{AcceptFailure, Listener};
+use ws_transport::{AcceptFailure, DetachedListener, Listener};
 
-use crate::command::Command;
-use crate::shared::Shared;
+use crate::command::{Adoption, Command};
+use crate::shard::Shard;
 
 /// Between two attempts to accept when descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Between two warnings that nobody is accepted.
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Accepts sockets and deals them out to the workers.
-pub(crate) async fn accept(server: Arc<Shared>, listener: Listener) {
+/// Accepts sockets on one of the workers and deals them out to all of them, until the server goes
+/// down.
+///
+/// Sockets of its own (`SO_REUSEPORT`) for each worker would save the way to the others. They
+/// would also leave it to chance who gets how many connections, which stay for hours, and turn
+/// away those in the backlog of a socket that is closed.
+pub(crate) async fn accept(shard: Rc<Shard>, listener: DetachedListener) {
+    let listener = match listener.attach() {
+        Ok(listener) => listener,
+        Err(error) => return error!(%error, "a listener cannot be watched"),
+    };
+    let mut draining = shard.server.draining.clone();
+    tokio::select! {
+        biased;
+        _ = draining.wait_for(|draining| *draining) => {}
+        () = deal_out(&shard, &listener) => {}
+    }
+}
+
+async fn deal_out(shard: &Rc<Shard>, listener: &Listener) {
+    let server = &shard.server;
     let counters = &server.hub.counters;
-    let mut turn = 0;
+    let mut turn = shard.index;
     let mut is_exhausted = false;
     let mut warned_at = None;
     loop {
@@ -38,16 +57,15 @@ pub(crate) async fn accept(server: Arc<Shared>, listener: Listener) {
             Ok(socket) => {
                 is_exhausted = false;
                 counters.sockets_accepted.increment();
-                let command = Command::Adopt {
+                let adoption = Adoption {
                     socket,
                     ticket: server.sockets.enter(),
                     accepted_at: Instant::now(),
                 };
-                if server
-                    .hub
-                    .command(turn % server.hub.shard_count(), command)
-                    .is_err()
-                {
+                let owner = turn % server.hub.shard_count();
+                if owner == shard.index {
+                    shard.adopt(adoption);
+                } else if server.hub.command(owner, Command::Adopt(adoption)).is_err() {
                     return;
                 }
                 turn += 1;

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use serde::Serialize;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use ws_proto::EncodedMessage;
 use ws_session::ConnectionId;
-use ws_transport::Accepted;
+use ws_transport::{Accepted, DetachedListener};
 
 use crate::core::question::Source;
 use crate::sockets::SocketTicket;
@@ -16,12 +16,13 @@ use crate::sockets::SocketTicket;
 /// What a worker is told.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Serve this socket.
-    Adopt {
-        socket: Accepted,
-        ticket: SocketTicket,
-        accepted_at: Instant,
+    /// Accept on this listener, for all workers. `ended` is dropped when that has ended.
+    Listen {
+        listener: Box<DetachedListener>,
+        ended: mpsc::Sender<()>,
     },
+    /// Serve this socket.
+    Adopt(Adoption),
     /// Write messages to some of your connections, each to all, in their order.
     Push {
         recipients: Recipients,
@@ -39,6 +40,14 @@ pub(crate) enum Command {
     Drain,
     /// End at once.
     Stop,
+}
+
+/// A socket that was accepted.
+#[derive(Debug)]
+pub(crate) struct Adoption {
+    pub(crate) socket: Accepted,
+    pub(crate) ticket: SocketTicket,
+    pub(crate) accepted_at: Instant,
 }
 
 /// Which of a worker's connections a command is for.

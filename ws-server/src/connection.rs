@@ -43,6 +43,9 @@ use self::output::Output;
 pub(crate) use self::publication::Publication;
 use self::state::{Inner, Phase, Wait};
 
+/// Bytes taken from a socket at a time while too much waits in the whole server: nobody's answers
+/// are held back before there are any, so a crowd of such reads must not add up to much.
+const SQUEEZED_READ_SIZE: usize = 16 * 1024;
 /// What a turn counts for besides its bytes.
 const TURN_COST: usize = 4 * 1024;
 
@@ -444,8 +447,13 @@ impl Connection {
         let mut scratch = shard.scratch.borrow_mut();
         let scratch = &mut *scratch;
         let mut state = self.state.borrow_mut();
+        let is_squeezed = shard.server.hub.counters.ledger.excess() > 0;
+        let room = match is_squeezed {
+            true => &mut scratch.read[..SQUEEZED_READ_SIZE],
+            false => &mut scratch.read[..],
+        };
         let stream = state.output.stream.as_ref();
-        let read = stream.map_or(Ok(0), |stream| stream.try_read(&mut scratch.read));
+        let read = stream.map_or(Ok(0), |stream| stream.try_read(room));
         let read = match read {
             Ok(read) if read > 0 => read,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,

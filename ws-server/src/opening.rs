@@ -15,6 +15,7 @@ use ws_session::{Binding, ConnectionId, SessionId, SessionToken, UserId};
 use ws_transport::{Accepted, LocalAddr, OpenError, Opened, PeerAddr, Stream, TlsPeer};
 
 use crate::application::Validation;
+use crate::command::Adoption;
 use crate::connection::{Connection, Consent};
 use crate::core::answer::{Identity, Verdict};
 use crate::core::cookie;
@@ -26,7 +27,6 @@ use crate::gate::Newcomer;
 use crate::hub::Entry;
 use crate::places::{Full, Place, Visit};
 use crate::shard::Shard;
-use crate::sockets::SocketTicket;
 use crate::visitor::{Arrival, Visitor};
 
 /// How long a refused peer may take to close its side, so that no reset overtakes the refusal.
@@ -63,12 +63,12 @@ enum Wish {
 }
 
 /// Serves a socket from its acceptance to its end.
-pub(crate) async fn serve(
-    shard: Rc<Shard>,
-    socket: Accepted,
-    ticket: SocketTicket,
-    accepted_at: Instant,
-) {
+pub(crate) async fn serve(shard: Rc<Shard>, adoption: Adoption) {
+    let Adoption {
+        socket,
+        ticket,
+        accepted_at,
+    } = adoption;
     let id = shard.server.hub.next_id();
     let counters = &shard.server.hub.counters;
     let door = peer_socket_addr(socket.peer);

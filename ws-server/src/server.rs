@@ -14,7 +14,6 @@ use tracing::{error, info, warn};
 use ws_ipc::{FifoDirectory, FifoOptions};
 use ws_transport::{BindOptions, Inherited, ListenAddr, ListenSocket, Listener, TlsAcceptor};
 
-use crate::accept::accept;
 use crate::assembly::share;
 use crate::certificates;
 use crate::command::Command;
@@ -130,10 +129,7 @@ async fn serve(
         Arc::clone(&ready),
     ));
     let urls: Vec<String> = listeners.iter().map(Listener::url).collect();
-    let acceptors: Vec<_> = listeners
-        .into_iter()
-        .map(|listener| tokio::spawn(accept(Arc::clone(&server), listener)))
-        .collect();
+    let mut acceptors = deal_out(&server, listeners);
     ready.store(true, Ordering::Relaxed);
     for url in &urls {
         info!(listen.addr = url, "listening");
@@ -143,13 +139,13 @@ async fn serve(
     signals.until_stop(&server, tls.as_ref()).await;
     ready.store(false, Ordering::Relaxed);
     info!(connections = server.hub.registry().count(), "drain begun");
-    for acceptor in acceptors {
-        acceptor.abort();
-        // Its listener is closed when the task is gone.
-        let _ = acceptor.await;
-    }
-    // Whoever reads a FIFO ends when the records already read are on their way.
+    // Whoever accepts ends, and whoever reads a FIFO when the records already read are on their
+    // way.
     let _ = draining.send(true);
+    let listeners_closed = async { while acceptors.recv().await.is_some() {} };
+    if timeout(STOP_TIMEOUT, listeners_closed).await.is_err() {
+        warn!("a worker is late to stop accepting");
+    }
     if let Some(global_fifo) = global_fifo {
         let _ = global_fifo.await;
     }
@@ -203,6 +199,22 @@ fn bind(config: &Config, tls: Option<TlsAcceptor>) -> Result<Vec<Listener>, Serv
         listeners.extend(Listener::bind_all(addr, &options)?);
     }
     Ok(listeners)
+}
+
+/// Gives each listener to one of the workers. The channel closes when none accepts any more.
+fn deal_out(server: &Shared, listeners: Vec<Listener>) -> mpsc::Receiver<()> {
+    let (guard, acceptors) = mpsc::channel(1);
+    for (index, listener) in listeners.into_iter().enumerate() {
+        let command = Command::Listen {
+            listener: Box::new(listener.detach()),
+            ended: guard.clone(),
+        };
+        let given = server
+            .hub
+            .command(index % server.hub.shard_count(), command);
+        debug_assert!(given.is_ok(), "the workers have just been started");
+    }
+    acceptors
 }
 
 fn open_fifos(config: &Config) -> Result<Option<FifoDirectory>, ServeError> {

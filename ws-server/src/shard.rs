@@ -23,8 +23,9 @@ use tokio::time::{sleep_until, timeout};
 use ws_proto::EncodedMessage;
 use ws_session::ConnectionId;
 
+use crate::accept::accept;
 use crate::bell::Bell;
-use crate::command::{Command, Receipt, Recipients};
+use crate::command::{Adoption, Command, Receipt, Recipients};
 use crate::connection::{Connection, Frames, Publication};
 use crate::core::alarms::Alarms;
 use crate::core::question::{Question, Source};
@@ -180,6 +181,11 @@ impl Shard {
         tokio::task::spawn_local(Guarded { task, guard }).abort_handle()
     }
 
+    /// Serves a socket from here on.
+    pub(crate) fn adopt(self: &Rc<Self>, adoption: Adoption) {
+        self.spawn(opening::serve(Rc::clone(self), adoption));
+    }
+
     async fn serve(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
         // Ends with the runtime.
         tokio::task::spawn_local(Rc::clone(&self).ring_alarms());
@@ -192,14 +198,15 @@ impl Shard {
                 () = self.all_ended.notified() => continue,
             };
             match command {
-                Some(Command::Adopt {
-                    socket,
-                    ticket,
-                    accepted_at,
-                }) => {
+                Some(Command::Listen { listener, ended }) => {
                     let shard = Rc::clone(&self);
-                    self.spawn(opening::serve(shard, socket, ticket, accepted_at));
+                    // Ends before the worker does, as the server waits for it.
+                    tokio::task::spawn_local(async move {
+                        accept(shard, *listener).await;
+                        drop(ended);
+                    });
                 }
+                Some(Command::Adopt(adoption)) => self.adopt(adoption),
                 Some(Command::Push {
                     recipients,
                     messages,

@@ -58,7 +58,7 @@ pub use addr::{InvalidListenAddr, ListenAddr, ListenSocket};
 pub use error::{AcceptFailure, BindError, OpenError};
 pub use incoming::{Accepted, Incoming, Opened};
 pub use inherited::{InheritError, Inherited};
-pub use listener::{BindOptions, Listener};
+pub use listener::{BindOptions, DetachedListener, Listener};
 pub use local::{LocalAddr, PeerAddr};
 pub use proxy::{ProxyHeader, ProxyHeaderError, ProxyHeaderReader};
 pub use stream::Stream;

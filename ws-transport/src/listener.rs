@@ -42,7 +42,7 @@ pub struct BindOptions {
     pub inherited: Inherited,
 }
 
-/// A bound socket that accepts connections.
+/// A bound socket that accepts connections, registered with the runtime it was made on.
 ///
 /// The path of a Unix socket is removed when its listener is dropped, if it still is that socket.
 #[derive(Debug)]
@@ -136,6 +136,18 @@ impl Listener {
         Ok(listeners)
     }
 
+    /// Takes the listener from its runtime, so that another thread can accept.
+    #[must_use]
+    pub fn detach(self) -> DetachedListener {
+        DetachedListener {
+            _file: self._file,
+            socket: self.socket.into_inner(),
+            local: self.local,
+            addr: self.addr,
+            tls: self.tls,
+        }
+    }
+
     /// Returns the URL that clients connect to, with the real port: `ws://127.0.0.1:8888/`,
     /// `wss://127.0.0.1:8888/` or `ws+unix:/path`; with `+proxy` if that client is a proxy which
     /// speaks the PROXY protocol.
@@ -175,6 +187,39 @@ impl Listener {
             socket: Incoming::new(socket, peer, self.addr.is_proxied(), self.tls.clone()),
             peer,
             local,
+        })
+    }
+}
+
+/// A [`Listener`] on its way to the thread that will accept. Connections wait in its backlog.
+#[derive(Debug)]
+pub struct DetachedListener {
+    /// As in [`Listener`].
+    _file: Option<SocketFile>,
+    socket: OwnedFd,
+    local: LocalAddr,
+    addr: ListenAddr,
+    tls: Option<TlsAcceptor>,
+}
+
+impl DetachedListener {
+    /// Registers the listener with the current runtime.
+    ///
+    /// # Errors
+    ///
+    /// The system's, if the socket cannot be added to the runtime's poll set. The listener is then
+    /// closed.
+    ///
+    /// # Panics
+    ///
+    /// If called outside a tokio runtime with I/O enabled.
+    pub fn attach(self) -> io::Result<Listener> {
+        Ok(Listener {
+            _file: self._file,
+            socket: watch(self.socket, Interest::READABLE)?,
+            local: self.local,
+            addr: self.addr,
+            tls: self.tls,
         })
     }
 }

@@ -179,11 +179,18 @@ fn ticks(pid: i32) -> u64 {
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
+/// All threads of a process: one of the workers accepts.
+fn threads(pid: i32) -> Vec<i32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let ids = tasks.map(|task| task.unwrap().file_name().into_string().unwrap());
+    ids.map(|id| id.parse().unwrap()).collect()
+}
+
 #[test]
 fn t32_a_system_without_descriptors_costs_no_processor_time() {
     let server = Setup::new().arg("--echo").start();
     let mut first = Wire::open(&server);
-    let Some(injection) = Injection::start(&[server.pid()], "accept4:error=EMFILE") else {
+    let Some(injection) = Injection::start(&threads(server.pid()), "accept4:error=EMFILE") else {
         return;
     };
     let mut waiting = asks(&server);
