@@ -258,27 +258,24 @@ impl Connection {
             Some((joined, frames)) => (&joined[..], &frames[..]),
             None => (publication.joined(), publication.frames()),
         };
-        let (written, queued) = state.output.push(joined, frames, counters);
-        let mut receipt = Receipt {
-            connections: count,
-            written: written as u64,
-            queued: count - written as u64,
-            dropped: 0,
-        };
-        if let Err((accepted, _)) = queued {
-            let refused = count - accepted as u64;
-            counters.messages_dropped.add(refused);
+        let pushed = state.output.push(joined, frames, counters);
+        let mut dropped = count - pushed.accepted;
+        if dropped > 0 {
+            counters.messages_dropped.add(dropped);
             let reason = "pushed messages exceed limits.send_queue_size";
             let given_up = state.give_up(CloseCause::Overflow, reason, counters);
             // What waited a moment only was never accepted either.
-            let of_these = given_up.min(accepted as u64 - receipt.written);
-            receipt.dropped = refused + of_these;
-            receipt.queued = count - receipt.written - receipt.dropped;
+            dropped += given_up.min(pushed.accepted - pushed.sent);
         }
         if !state.output.is_flushed() {
             self.changed.ring();
         }
-        receipt
+        Receipt {
+            connections: count,
+            written: pushed.sent,
+            queued: count - pushed.sent - dropped,
+            dropped,
+        }
     }
 
     /// How many bytes wait, if the connection can be closed for them.

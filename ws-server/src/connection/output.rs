@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ws_session::{Outbound, PushError};
+use ws_session::Outbound;
 use ws_transport::Stream;
 
 use super::frames::Frames;
@@ -17,6 +17,15 @@ const MAX_PIECES: usize = 64;
 /// The stream is of no more use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Broken;
+
+/// How far pushed messages got: the first of them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pushed {
+    /// They have left whole.
+    pub(super) sent: u64,
+    /// They have left or wait.
+    pub(super) accepted: u64,
+}
 
 /// The stream of a connection, and what it has not taken yet.
 #[derive(Debug)]
@@ -99,38 +108,33 @@ impl Output {
     }
 
     /// Writes pushed messages at once if nothing waits before them: `joined` is all `frames`, one
-    /// after another. Returns how many of them have left whole; those that follow wait, and from
-    /// the first that has no room on, which is the error, they are not accepted.
-    pub(super) fn push(
-        &mut self,
-        joined: &[u8],
-        frames: &[Bytes],
-        counters: &Counters,
-    ) -> (usize, Result<(), (usize, PushError)>) {
+    /// after another. Those that the kernel does not take wait; from the first that has no room on
+    /// they are not accepted.
+    pub(super) fn push(&mut self, joined: &[u8], frames: &[Bytes], counters: &Counters) -> Pushed {
         let mut written = match self.queue.is_empty() {
             true => self.write_one(joined),
             false => 0,
         };
         self.has_moved |= written > 0;
-        let mut sent = 0;
-        let mut refused = Ok(());
-        for (index, frame) in frames.iter().enumerate() {
+        let mut pushed = Pushed::default();
+        for frame in frames {
             if written >= frame.len() {
                 written -= frame.len();
-                sent += 1;
+                pushed.sent += 1;
+                pushed.accepted += 1;
                 continue;
             }
             let queued = match std::mem::take(&mut written) {
                 0 => self.queue.push(frame.clone()),
                 done => self.queue.push_rest(frame.clone(), done),
             };
-            if let Err(error) = queued {
-                refused = Err((index, error));
+            if queued.is_err() {
                 break;
             }
+            pushed.accepted += 1;
         }
-        self.note_sent(sent as u64, counters);
-        (sent, refused)
+        self.note_sent(pushed.sent, counters);
+        pushed
     }
 
     /// Writes what waits, as far as the kernel takes it.

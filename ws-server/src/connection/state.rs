@@ -171,7 +171,7 @@ impl Inner {
         loop {
             let mut input = Input::new(&mut bytes[start..]);
             let end = self.process(&mut input, start, server, out, now);
-            start += bytes.len() - start - end.unprocessed;
+            start = bytes.len() - end.unprocessed;
             self.output.write_through(out, &bytes[..start], counters);
             if !end.is_out_full {
                 break;
