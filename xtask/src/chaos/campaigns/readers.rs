@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use crate::NotHere;
 use crate::chaos::Context;
 use crate::chaos::client::Client;
-use crate::chaos::crowd::{Appetite, Crowd, Sent, connect_many, text_of};
+use crate::chaos::crowd::{Appetite, Crowd, Sent, Tally, connect_many, text_of};
 use crate::chaos::figures::{Report, mib};
 use crate::chaos::net::{self, Network};
 use crate::chaos::subject::{Subject, poll_until};
@@ -155,18 +155,7 @@ fn broadcast_beside_narrow(
     let count = publisher.count();
     let tally = good.stop()?;
     report.note("pushes", count as f64, "");
-    report.exactly(
-        "others: still open",
-        tally.open as f64,
-        "",
-        good_count as f64,
-    );
-    report.exactly(
-        "others: pushes got by each",
-        tally.least as f64,
-        "",
-        count as f64,
-    );
+    report_others(report, &tally, good_count, count);
     let slow = slow.stop()?;
     let faults = tally.faults.len() + slow.faults.len();
     for fault in tally.faults.iter().chain(&slow.faults).take(3) {
@@ -248,18 +237,7 @@ pub(super) fn zero_window(context: &Context, report: &mut Report) -> Result<()> 
     for fault in tally.faults.iter().take(3) {
         println!("  {fault}");
     }
-    report.exactly(
-        "others: still open",
-        tally.open as f64,
-        "",
-        good_count as f64,
-    );
-    report.exactly(
-        "others: pushes got by each",
-        tally.least as f64,
-        "",
-        count as f64,
-    );
+    report_others(report, &tally, good_count, count);
     report.exactly(
         "others: torn, garbled or out of order",
         tally.faults.len() as f64,
@@ -270,4 +248,20 @@ pub(super) fn zero_window(context: &Context, report: &mut Report) -> Result<()> 
     report.unaffected("others: delivery", &before, &tally.delays[before.len()..]);
     drop(mute);
     subject.finish(report)
+}
+
+/// What the well-behaved readers, beside those whom a campaign is about, got of the pushes.
+fn report_others(report: &mut Report, tally: &Tally, reader_count: usize, push_count: u64) {
+    report.exactly(
+        "others: still open",
+        tally.open as f64,
+        "",
+        reader_count as f64,
+    );
+    report.exactly(
+        "others: pushes got by each",
+        tally.least as f64,
+        "",
+        push_count as f64,
+    );
 }
