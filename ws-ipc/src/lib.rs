@@ -1,9 +1,9 @@
 //! Other processes: starting and supervising them, and the ways to talk with them.
 //!
 //! - [`Spawners`] start programs, so that the server itself never forks. [`exec::run`] runs one for
-//!   one message; a [`Service`] keeps one running, and [`scgi_call`] asks it.
+//!   one message; a [`Service`] keeps one running, and [`scgi_call`] asks it; a [`Pool`] keeps several.
 //! - [`forkserver::run`] makes a program a fork server: a closure answers each message in a process
-//!   of its own.
+//!   of its own; [`worker::run`] makes it one that answers them all.
 //! - [`FifoDirectory`] makes named pipes that any program may write to, and [`RecordDecoder`] cuts
 //!   what they write into records.
 //! - [`Environment`], [`cgi`] and [`scgi`] are the contract with the application: pure codecs.
@@ -59,6 +59,7 @@ pub mod exec;
 mod failure;
 pub mod fifo;
 pub mod forkserver;
+mod pool;
 pub mod record;
 pub mod scgi;
 mod service;
@@ -68,10 +69,12 @@ mod stderr;
 mod supervisor;
 mod sys;
 mod unix_path;
+pub mod worker;
 
 pub use environment::{Environment, EnvironmentError};
 pub use failure::Failure;
 pub use fifo::{Fifo, FifoDirectory, FifoError, FifoOptions, encode_name, encode_name_carbonphp};
+pub use pool::{Pool, PoolConfig, PoolKind, PoolStats, Recycling};
 pub use record::{Framing, InvalidRecord, Record, RecordDecoder};
 pub use service::{Service, ServiceCommand, scgi_call};
 pub use spawner::{

@@ -64,6 +64,7 @@ impl Service {
         let shared = Arc::new(Shared {
             listener,
             closing: watch::Sender::new(false),
+            condemned: watch::Sender::new(0),
             state: watch::Sender::new(State::default()),
         });
         let service = Self {
@@ -149,12 +150,54 @@ impl Service {
             .await;
     }
 
+    /// Kills the program at once, with whatever it is doing, and waits until it runs again.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::CannotStart`] if it cannot be started again; that is tried further.
+    /// [`Failure::Cancelled`] after [`shutdown`](Self::shutdown).
+    ///
+    /// # Cancel safety
+    ///
+    /// The kill is under way once the future has been polled.
+    pub async fn renew(&self) -> Result<(), Failure> {
+        let shared = &self.front.shared;
+        let mut state = shared.state.subscribe();
+        let life = state.borrow_and_update().life;
+        shared.condemned.send_if_modified(|condemned| {
+            let is_news = *condemned < life;
+            *condemned = life.max(*condemned);
+            is_news
+        });
+        let renewed = state.wait_for(|state| match &state.phase {
+            Phase::Running { .. } => state.life > life,
+            Phase::Down(failure) => matches!(failure, Failure::CannotStart { .. }),
+            Phase::Ended => true,
+            Phase::Starting => false,
+        });
+        match renewed.await.map(|state| state.phase.clone()) {
+            Ok(Phase::Running { .. }) => Ok(()),
+            Ok(Phase::Down(failure)) => Err(failure),
+            Ok(Phase::Starting | Phase::Ended) | Err(_) => Err(Failure::Cancelled),
+        }
+    }
+
+    /// Waits for the program to end while it is looked at for this long; tells whether it did.
+    pub(crate) async fn ends_within(&self, time: Duration) -> bool {
+        let life = self.front.shared.state.borrow().life;
+        self.is_over_within(life, time).await
+    }
+
     /// Waits whether this life of the program ends, too; tells whether it does.
     async fn ends_too(&self, life: u64) -> bool {
+        self.is_over_within(life, LINGER).await
+    }
+
+    async fn is_over_within(&self, life: u64, time: Duration) -> bool {
         let mut state = self.front.shared.state.subscribe();
         let is_over =
             |state: &State| state.life != life || !matches!(state.phase, Phase::Running { .. });
-        tokio::time::timeout(LINGER, state.wait_for(is_over))
+        tokio::time::timeout(time, state.wait_for(is_over))
             .await
             .is_ok()
     }
@@ -283,6 +326,8 @@ impl Drop for Front {
 struct Shared {
     listener: BoundListener,
     closing: watch::Sender<bool>,
+    /// The life that is to end at once, and all before it.
+    condemned: watch::Sender<u64>,
     state: watch::Sender<State>,
 }
 
@@ -312,18 +357,24 @@ async fn supervise(shared: Arc<Shared>, spawners: Spawners, command: ServiceComm
     let mut closing = shared.closing.subscribe();
     let mut backoff = Backoff::new(BackoffConfig::default());
     loop {
-        let Some(failure) = live(&shared, &spawners, &command, &mut backoff).await else {
-            break;
-        };
         let program = command.argv.first();
-        let delay = if failure == Failure::Exited(0) {
-            let delay = backoff.retired(Instant::now());
-            tracing::info!(?delay, ?program, "service ended");
-            delay
-        } else {
-            let delay = backoff.ended(Instant::now());
-            tracing::warn!(cause = %failure, ?delay, ?program, "service failed");
-            delay
+        let (failure, delay) = match live(&shared, &spawners, &command, &mut backoff).await {
+            End::Closed => break,
+            // Whoever asked for it has said why.
+            End::Condemned => {
+                let delay = backoff.retired(Instant::now());
+                (Failure::Signaled(nix::libc::SIGKILL), delay)
+            }
+            End::Failed(failure @ Failure::Exited(0)) => {
+                let delay = backoff.retired(Instant::now());
+                tracing::info!(?delay, ?program, "service ended");
+                (failure, delay)
+            }
+            End::Failed(failure) => {
+                let delay = backoff.ended(Instant::now());
+                tracing::warn!(cause = %failure, ?delay, ?program, "service failed");
+                (failure, delay)
+            }
         };
         shared
             .state
@@ -337,49 +388,69 @@ async fn supervise(shared: Arc<Shared>, spawners: Spawners, command: ServiceComm
     shared.state.send_modify(|state| state.phase = Phase::Ended);
 }
 
-/// One life of the program; `None` if it was ended because the service is closed.
+/// How a life of the program ended.
+enum End {
+    /// With the service.
+    Closed,
+    /// By [`Service::renew`].
+    Condemned,
+    /// By itself, or it could not begin.
+    Failed(Failure),
+}
+
+/// One life of the program.
 async fn live(
     shared: &Shared,
     spawners: &Spawners,
     command: &ServiceCommand,
     backoff: &mut Backoff,
-) -> Option<Failure> {
+) -> End {
     let mut closing = shared.closing.subscribe();
     let job = match job(shared, command) {
         Ok(job) => job,
-        Err(error) => return Some(Failure::cannot_start("service", &error)),
+        Err(error) => return End::Failed(Failure::cannot_start("service", &error)),
     };
     let (job, log) = job;
     let mut child = tokio::select! {
         child = spawners.spawn(job) => match child {
             Ok(child) => child,
-            Err(failure) => return Some(failure),
+            Err(failure) => return End::Failed(failure),
         },
-        () = closed(&mut closing) => return None,
+        () = closed(&mut closing) => return End::Closed,
     };
     let pid = child.pid();
     // Ends by itself when the last process that can write to it has.
     tokio::spawn(log_lines(log, pid));
     backoff.started(Instant::now());
+    let mut condemned = shared.condemned.subscribe();
+    let mut life = 0;
     shared.state.send_modify(|state| {
         state.phase = Phase::Running { pid };
         state.life += 1;
+        life = state.life;
     });
     tokio::select! {
-        ended = child.wait() => Some(match ended {
+        ended = child.wait() => End::Failed(match ended {
             Ok(status) => failure_of(status),
             Err(failure) => failure,
         }),
         () = closed(&mut closing) => {
             terminate(child).await;
-            None
+            End::Closed
         }
+        // The drop kills the program.
+        () = reached(&mut condemned, life) => End::Condemned,
     }
 }
 
 async fn closed(closing: &mut watch::Receiver<bool>) {
     // The sender outlives the task that waits.
     let _ = closing.wait_for(|&closing| closing).await;
+}
+
+async fn reached(condemned: &mut watch::Receiver<u64>, life: u64) {
+    // The sender outlives the task that waits.
+    let _ = condemned.wait_for(|condemned| *condemned >= life).await;
 }
 
 async fn terminate(mut child: Child) {

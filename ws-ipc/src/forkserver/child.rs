@@ -1,13 +1,12 @@
 //! A child of the fork server: waits for its connection, answers once, ends.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use rustix::process::{Pid, Signal};
 
-use super::{Answer, Request};
-use crate::scgi::RequestDecoder;
+use super::{Answer, Request, read_request};
 use crate::{socketpair, sys};
 
 /// Runs the child; the descriptors of the loop must be closed already.
@@ -65,21 +64,4 @@ fn serve(
     let answer = handler(&request);
     let answer = answer.encode().map_err(io::Error::other)?;
     stream.write_all(&answer)
-}
-
-/// Reads a whole request; `None` if the peer hung up before that.
-fn read_request(stream: &mut UnixStream, max_body_size: usize) -> io::Result<Option<Request>> {
-    let mut decoder = RequestDecoder::new(max_body_size);
-    let mut buffer = [0; 16 * 1024];
-    loop {
-        let len = match stream.read(&mut buffer) {
-            Ok(0) => return Ok(None),
-            Ok(len) => len,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        if let Some(request) = decoder.feed(&buffer[..len]).map_err(io::Error::other)? {
-            return Ok(Some(Request(request)));
-        }
-    }
 }

@@ -14,7 +14,8 @@
 mod child;
 mod parent;
 
-use std::io;
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
 
 use crate::Environment;
 use crate::cgi::{CgiError, encode_answer};
@@ -122,7 +123,7 @@ impl Answer {
         self
     }
 
-    fn encode(&self) -> Result<Vec<u8>, CgiError> {
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, CgiError> {
         let kind = self.kind.map(|kind| ("X-WS-Type", kind));
         let headers = self
             .headers
@@ -156,6 +157,26 @@ pub fn run_with(options: Options, handler: impl Fn(&Request) -> Answer) -> io::R
     loop {
         parent = parent.refill(&handler)?;
         parent.step()?;
+    }
+}
+
+/// Reads a whole request; `None` if the peer hung up before that.
+pub(crate) fn read_request(
+    stream: &mut UnixStream,
+    max_body_size: usize,
+) -> io::Result<Option<Request>> {
+    let mut decoder = scgi::RequestDecoder::new(max_body_size);
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        let len = match stream.read(&mut buffer) {
+            Ok(0) => return Ok(None),
+            Ok(len) => len,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        if let Some(request) = decoder.feed(&buffer[..len]).map_err(io::Error::other)? {
+            return Ok(Some(Request(request)));
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod codecs;
 mod cut;
 mod exec;
 mod fifo;
+mod pool;
 mod record;
 mod service;
 mod spawner;
