@@ -4,6 +4,7 @@
 //!   one message; a [`Service`] keeps one running, and [`scgi_call`] asks it.
 //! - [`forkserver::run`] makes a program a fork server: a closure answers each message in a process
 //!   of its own.
+//! - [`scgi::ScgiServer`] asks a server that others run, at an [`Address`].
 //! - [`FifoDirectory`] makes named pipes that any program may write to, and [`RecordDecoder`] cuts
 //!   what they write into records.
 //! - [`Environment`], [`cgi`] and [`scgi`] are the contract with the application: pure codecs.
@@ -52,8 +53,10 @@
 //! # }
 //! ```
 
+mod address;
 pub mod cgi;
 mod children;
+mod connector;
 mod environment;
 pub mod exec;
 mod failure;
@@ -69,6 +72,7 @@ mod supervisor;
 mod sys;
 mod unix_path;
 
+pub use address::{Address, InvalidAddress};
 pub use environment::{Environment, EnvironmentError};
 pub use failure::Failure;
 pub use fifo::{Fifo, FifoDirectory, FifoError, FifoOptions, encode_name, encode_name_carbonphp};

@@ -29,6 +29,8 @@ impl RunFailure {
                 Failure::TimedOut => CallbackFailure::Timeout,
                 Failure::OutputTooLong { .. } => CallbackFailure::Output,
                 Failure::BadAnswer(_) => CallbackFailure::BadAnswer,
+                Failure::Unreachable { .. } => CallbackFailure::Unreachable,
+                Failure::Overloaded => CallbackFailure::Overloaded,
                 Failure::Lost => CallbackFailure::Lost,
                 Failure::Cancelled => CallbackFailure::Cancelled,
             },
