@@ -113,6 +113,14 @@ impl Stream {
             }
         }
     }
+
+    /// Writes what the kernel takes at once.
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Unix(stream) => stream.try_write(bytes),
+            Self::Tcp(stream) => stream.try_write(bytes),
+        }
+    }
 }
 
 impl AsyncRead for Stream {

@@ -4,10 +4,11 @@
 //!   one message; a [`Service`] keeps one running, and [`scgi_call`] asks it.
 //! - [`forkserver::run`] makes a program a fork server: a closure answers each message in a process
 //!   of its own.
-//! - [`scgi::ScgiServer`] asks a server that others run, at an [`Address`].
+//! - [`fastcgi::FastCgi`] and [`scgi::ScgiServer`] ask servers that others run, at an [`Address`].
 //! - [`FifoDirectory`] makes named pipes that any program may write to, and [`RecordDecoder`] cuts
 //!   what they write into records.
-//! - [`Environment`], [`cgi`] and [`scgi`] are the contract with the application: pure codecs.
+//! - [`Environment`], [`cgi`], [`scgi`] and [`fastcgi`] are the contract with the application: pure
+//!   codecs.
 //!
 //! It knows nothing of WebSocket, users or sessions: payloads are bytes here, ids are opaque.
 //!
@@ -60,6 +61,7 @@ mod connector;
 mod environment;
 pub mod exec;
 mod failure;
+pub mod fastcgi;
 pub mod fifo;
 pub mod forkserver;
 pub mod record;

@@ -28,7 +28,7 @@ impl RunFailure {
                 Failure::Signaled(_) => CallbackFailure::Signal,
                 Failure::TimedOut => CallbackFailure::Timeout,
                 Failure::OutputTooLong { .. } => CallbackFailure::Output,
-                Failure::BadAnswer(_) => CallbackFailure::BadAnswer,
+                Failure::BadAnswer(_) | Failure::BadRecord(_) => CallbackFailure::BadAnswer,
                 Failure::Unreachable { .. } => CallbackFailure::Unreachable,
                 Failure::Overloaded => CallbackFailure::Overloaded,
                 Failure::Lost => CallbackFailure::Lost,
