@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::cgi::CgiError;
+use crate::fastcgi::FastCgiError;
 
 /// Why one run gave no answer.
 ///
@@ -36,8 +37,22 @@ pub enum Failure {
     /// What it wrote is not an answer.
     #[error("bad answer: {0}")]
     BadAnswer(CgiError),
-    /// The process that ran it for us (a spawner, a fork server) died. Whether it had an effect is
-    /// not known, so it is not repeated.
+    /// What a FastCGI server sent is no FastCGI.
+    #[error("bad answer: {0}")]
+    BadRecord(FastCgiError),
+    /// Nobody can be asked at the server's address.
+    #[error("cannot reach {address}: {reason}")]
+    Unreachable {
+        /// The address.
+        address: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// The server takes no more requests: it says so, or the queue of its socket stayed full.
+    #[error("server is overloaded")]
+    Overloaded,
+    /// The process that ran it for us (a spawner, a fork server, a process of php-fpm) died.
+    /// Whether it had an effect is not known, so it is not repeated.
     #[error("lost with the process that ran it")]
     Lost,
     /// Nobody waits for it any more.
@@ -55,7 +70,9 @@ impl Failure {
             Self::Signaled(_) => "signal",
             Self::TimedOut => "timeout",
             Self::OutputTooLong { .. } => "output",
-            Self::BadAnswer(_) => "bad_answer",
+            Self::BadAnswer(_) | Self::BadRecord(_) => "bad_answer",
+            Self::Unreachable { .. } => "unreachable",
+            Self::Overloaded => "overloaded",
             Self::Lost => "lost",
             Self::Cancelled => "cancelled",
         }

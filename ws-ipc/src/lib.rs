@@ -4,9 +4,11 @@
 //!   one message; a [`Service`] keeps one running, and [`scgi_call`] asks it; a [`Pool`] keeps several.
 //! - [`forkserver::run`] makes a program a fork server: a closure answers each message in a process
 //!   of its own; [`worker::run`] makes it one that answers them all.
+//! - [`fastcgi::FastCgi`] and [`scgi::ScgiServer`] ask servers that others run, at an [`Address`].
 //! - [`FifoDirectory`] makes named pipes that any program may write to, and [`RecordDecoder`] cuts
 //!   what they write into records.
-//! - [`Environment`], [`cgi`] and [`scgi`] are the contract with the application: pure codecs.
+//! - [`Environment`], [`cgi`], [`scgi`] and [`fastcgi`] are the contract with the application: pure
+//!   codecs.
 //!
 //! It knows nothing of WebSocket, users or sessions: payloads are bytes here, ids are opaque.
 //!
@@ -52,11 +54,14 @@
 //! # }
 //! ```
 
+mod address;
 pub mod cgi;
 mod children;
+mod connector;
 mod environment;
 pub mod exec;
 mod failure;
+pub mod fastcgi;
 pub mod fifo;
 pub mod forkserver;
 mod pool;
@@ -71,6 +76,7 @@ mod sys;
 mod unix_path;
 pub mod worker;
 
+pub use address::{Address, InvalidAddress};
 pub use environment::{Environment, EnvironmentError};
 pub use failure::Failure;
 pub use fifo::{Fifo, FifoDirectory, FifoError, FifoOptions, encode_name, encode_name_carbonphp};

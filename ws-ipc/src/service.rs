@@ -8,16 +8,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
 
-use crate::cgi::{self, AnswerDecoder, CgiError};
+use crate::cgi::CgiError;
+use crate::scgi::{self, Length};
 use crate::stderr::Lines;
 use crate::supervisor::{Backoff, BackoffConfig};
 use crate::unix_path::{self, BoundListener};
-use crate::{Child, Environment, Failure, Identity, Job, Signal, Spawners, scgi, socketpair};
+use crate::{Child, Environment, Failure, Identity, Job, Signal, Spawners, socketpair};
 
 /// A long-running program.
 #[derive(Clone, Debug)]
@@ -258,47 +259,7 @@ async fn call(
     max_output: usize,
 ) -> Result<Vec<u8>, Failure> {
     let mut stream = service.connect().await?;
-    let head = scgi::encode_request(env, payload.len());
-    let (mut input, mut output) = stream.split();
-    let write = async {
-        // Who does not read to the end may answer all the same. Our direction is not shut down: to
-        // a peer that could mean that nobody waits.
-        if output.write_all(&head).await.is_ok() {
-            let _ = output.write_all(payload).await;
-        }
-        std::future::pending().await
-    };
-    tokio::select! {
-        answer = read_answer(&mut input, max_output) => answer,
-        never = write => never,
-    }
-}
-
-async fn read_answer(
-    input: &mut (impl AsyncReadExt + Unpin),
-    max_output: usize,
-) -> Result<Vec<u8>, Failure> {
-    let too_long = || Failure::OutputTooLong { max: max_output };
-    let mut decoder = AnswerDecoder::new(max_output.saturating_add(cgi::MAX_HEAD_SIZE));
-    let mut buffer = vec![0; 8 * 1024];
-    loop {
-        // An error is an end: the process died with some of the request unread.
-        let len = input.read(&mut buffer).await.unwrap_or(0);
-        match decoder.feed(&buffer[..len]) {
-            Ok(false) if len > 0 => {}
-            Ok(_) => break,
-            Err(CgiError::TooLarge { .. }) => return Err(too_long()),
-            Err(error) => return Err(Failure::BadAnswer(error)),
-        }
-    }
-    let answer = decoder.finish().map_err(Failure::BadAnswer)?;
-    if answer.content_length().is_none() {
-        return Err(Failure::BadAnswer(CgiError::InvalidContentLength));
-    }
-    if answer.body().len() > max_output {
-        return Err(too_long());
-    }
-    Ok(decoder.into_bytes())
+    scgi::exchange(&mut stream, env, payload, max_output, Length::Required).await
 }
 
 /// Whether the connection ended too early, rather than that something wrong was written.

@@ -4,11 +4,11 @@
 
 #![expect(
     unsafe_code,
-    reason = "fork, _exit, sigaction, close_range and AsyncFd::register have no safe binding"
+    reason = "fork, _exit, sigaction, close_range, SIOCOUTQ and AsyncFd::register have no safe binding"
 )]
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigprocmask};
@@ -47,6 +47,19 @@ pub(crate) fn fork() -> io::Result<Forked> {
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` takes any number and never returns; no destructor is relied on for safety.
     unsafe { libc::_exit(code) }
+}
+
+/// How many bytes of what was sent on a socket its peer has not read yet. On a Unix socket it is the
+/// memory that they take, which is more.
+pub(crate) fn unread_by_peer(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut size: libc::c_int = 0;
+    // SAFETY: the descriptor is open as long as it is borrowed, and the kernel writes one `int`
+    // (unix(7), tcp(7): SIOCOUTQ, which has the number of TIOCOUTQ), for which there is room.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut size) };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(usize::try_from(size).unwrap_or(0))
 }
 
 /// Gives every signal its default disposition and empties the signal mask.

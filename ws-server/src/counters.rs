@@ -157,6 +157,8 @@ reasons! {
         Timeout = "timeout",
         Output = "output",
         BadAnswer = "bad_answer",
+        Unreachable = "unreachable",
+        Overloaded = "overloaded",
         Lost = "lost",
         Cancelled = "cancelled",
     }

@@ -22,6 +22,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod client;
+
+pub use client::ScgiServer;
+pub(crate) use client::{Length, exchange};
+
 use crate::environment::{Environment, EnvironmentError};
 
 /// Encodes the head of a request; `body_len` bytes of body must follow it.
