@@ -81,6 +81,14 @@ pub(crate) struct ServeArgs {
     #[arg(long, conflicts_with = "command")]
     pub(crate) echo: bool,
 
+    /// The command is a fork server: it loads the application once, then forks for each message
+    #[arg(long, requires = "command")]
+    pub(crate) fork: bool,
+
+    /// The command is a worker: several of them run, each answers one message after another
+    #[arg(long, requires = "command", conflicts_with = "fork")]
+    pub(crate) worker: bool,
+
     /// Answer each message with the output of this command; a single string is split like shell
     /// words, no shell runs
     #[arg(last = true, value_name = "CMD")]

@@ -180,6 +180,15 @@ impl Pool {
         }
     }
 
+    /// How many requests it can have in hand at once; `None` is any number.
+    #[must_use]
+    pub fn capacity(&self) -> Option<usize> {
+        match self.front.shared.config.kind {
+            PoolKind::ForkServers => None,
+            PoolKind::Workers => Some(self.front.shared.slots.len()),
+        }
+    }
+
     /// The counters as they stand.
     #[must_use]
     pub fn stats(&self) -> PoolStats {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,10 +10,14 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use tracing::info;
 use ws_ipc::exec::{self, AnswerChannel, Exec};
-use ws_ipc::{Environment, Failure, Identity as ProcessIdentity, Service, Spawners, scgi_call};
+use ws_ipc::fastcgi::FastCgi;
+use ws_ipc::scgi::ScgiServer;
+use ws_ipc::{
+    Environment, Failure, Identity as ProcessIdentity, Pool, Service, Spawners, scgi_call,
+};
 use ws_proto::MessageKind;
 
-use crate::config::{Output, Trim};
+use crate::config::{Account, Output, Trim};
 use crate::core::answer::{self, Answer, Reply, Verdict};
 use crate::core::failure::RunFailure;
 use crate::core::question::Question;
@@ -26,6 +31,12 @@ pub(crate) enum Backend {
     Exec(Program),
     /// Rust closures in the fork server.
     ForkServer(Service),
+    /// Fork servers or workers of the application's own.
+    Pool(Pool),
+    /// A server that others run.
+    Scgi(ScgiServer),
+    /// The same.
+    FastCgi(FastCgi),
 }
 
 /// A program with its arguments, and whom it runs as.
@@ -33,30 +44,38 @@ pub(crate) enum Backend {
 pub(crate) struct Program {
     pub(crate) argv: Vec<OsString>,
     pub(crate) identity: Option<ProcessIdentity>,
+    pub(crate) spawners: Spawners,
+}
+
+/// Whom a process runs as, as the configuration names it.
+pub(crate) fn process_identity(account: Account) -> ProcessIdentity {
+    ProcessIdentity {
+        uid: account.uid(),
+        gid: account.gid(),
+    }
 }
 
 /// The settings that the application and the validation share.
 #[derive(Debug)]
 pub(crate) struct Callback {
-    pub(crate) backend: Backend,
+    pub(crate) backend: Arc<Backend>,
     pub(crate) output: Output,
     pub(crate) timeout: Duration,
     pub(crate) max_output: usize,
     /// Runs at once in the whole server.
-    pub(crate) concurrency: Semaphore,
+    pub(crate) turns: Semaphore,
     /// How long a run may wait for its turn among these; `None` for what was accepted.
     pub(crate) queue_timeout: Option<Duration>,
     /// Variables that are the same for every visitor.
     pub(crate) common: Environment,
     /// Variables that the configuration adds or replaces.
-    pub(crate) env: BTreeMap<String, String>,
-    pub(crate) spawners: Spawners,
+    pub(crate) added: BTreeMap<String, String>,
 }
 
 impl Callback {
-    /// Waits for a turn among `concurrency`.
+    /// Waits for a turn.
     async fn turn(&self) -> Result<SemaphorePermit<'_>, Failure> {
-        let turn = self.concurrency.acquire();
+        let turn = self.turns.acquire();
         let turn = match self.queue_timeout {
             Some(limit) => timeout(limit, turn).await.map_err(|_| Failure::TimedOut)?,
             None => turn.await,
@@ -72,28 +91,36 @@ impl Callback {
         answer: AnswerChannel,
         stderr: &mut (dyn FnMut(&str) + Send),
     ) -> Result<Vec<u8>, RunFailure> {
-        for (name, value) in &self.env {
+        for (name, value) in &self.added {
             env.set_configured(name, value)?;
         }
         let _permit = self.turn().await?;
-        match &self.backend {
+        let (timeout, max_output) = (self.timeout, self.max_output);
+        let answer = match &*self.backend {
             Backend::Exec(program) => {
                 let exec = Exec {
                     argv: program.argv.clone(),
                     env: env.to_os(),
                     payload,
-                    timeout: self.timeout,
-                    max_output: self.max_output,
+                    timeout,
+                    max_output,
                     identity: program.identity,
                     dir: None,
                     answer,
                 };
-                Ok(exec::run(&self.spawners, exec, stderr).await?)
+                exec::run(&program.spawners, exec, stderr).await
             }
             Backend::ForkServer(service) => {
-                Ok(scgi_call(service, &env, &payload, self.timeout, self.max_output).await?)
+                scgi_call(service, &env, &payload, timeout, max_output).await
             }
-        }
+            Backend::Pool(pool) => pool.call(&env, &payload, timeout, max_output).await,
+            Backend::Scgi(server) => server.call(&env, &payload, timeout, max_output).await,
+            Backend::FastCgi(server) => {
+                let call = server.call(&env, &payload, timeout, max_output, stderr);
+                call.await
+            }
+        };
+        Ok(answer?)
     }
 }
 

@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::{Semaphore, mpsc, watch};
-use ws_ipc::{Environment, FifoDirectory, Identity as ProcessIdentity};
+use ws_ipc::fastcgi::{FastCgi, FastCgiConfig};
+use ws_ipc::scgi::ScgiServer;
+use ws_ipc::{Environment, FifoDirectory, Pool};
 use ws_session::{SessionConfig, Sessions};
 
-use crate::application::{Application, Backend, Callback, Program, Validation};
+use crate::application::{Application, Backend, Callback, Program, Validation, process_identity};
 use crate::command::Command;
-use crate::config::{AppBackend, Config, ExecConfig, Output, ValidateBackend};
+use crate::config::{AppBackend, CallbackBackend, Config, Output, ValidateBackend};
 use crate::counters::Counters;
 use crate::doors::{FifoWatch, GLOBAL_FIFO};
 use crate::error::ServeError;
@@ -51,13 +54,15 @@ pub(crate) fn share(
     getrandom::fill(&mut seed).map_err(|error| ServeError::System(io::Error::other(error)))?;
     let page = config
         .serves_console()
-        .then(|| Page::new(backend_name(&config)));
+        .then(|| Page::new(config.app().backend.name()));
     let control_socket = config.control_socket();
     let global_fifo = fifos.as_ref().map(|fifos| fifos.path().join(GLOBAL_FIFO));
     let global_fifo = global_fifo.as_ref().map(|path| path.to_string_lossy());
     let common = common_environment(&control_socket.to_string_lossy(), global_fifo.as_deref());
     let common = common
         .map_err(|error| ServeError::System(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
+    let application = application(&config, helpers, &common)?;
+    let validation = validation(&config, helpers, application.as_ref(), &common)?;
     Ok(Shared {
         protocol: Arc::new(protocol),
         hub: Hub::new(
@@ -77,8 +82,8 @@ pub(crate) fn share(
         sockets: Sockets::new(descriptors.sockets),
         // Those who have not even asked do not take the room of those who do.
         handshakes: limits.max_handshakes.get().min(descriptors.connections / 2),
-        application: application(&config, helpers, &common),
-        validation: validation(&config, helpers, &common),
+        application,
+        validation,
         fifos,
         fifo_watch: FifoWatch::default(),
         page,
@@ -87,73 +92,126 @@ pub(crate) fn share(
     })
 }
 
-fn backend_name(config: &Config) -> &'static str {
-    match config.app().backend {
-        AppBackend::Demo => "demo",
-        AppBackend::Echo => "echo",
-        AppBackend::Exec(_) => "exec",
-    }
-}
-
-fn application(config: &Config, helpers: &Helpers, common: &Environment) -> Option<Application> {
+fn application(
+    config: &Config,
+    helpers: &Helpers,
+    common: &Environment,
+) -> Result<Option<Application>, ServeError> {
     let app = config.app();
     let (backend, output, env) = match &app.backend {
-        AppBackend::Echo => return None,
-        AppBackend::Demo => (
-            Backend::ForkServer(helpers.fork_server.clone()?),
-            Output::Cgi,
-            BTreeMap::new(),
-        ),
-        AppBackend::Exec(exec) => exec_backend(exec),
+        AppBackend::Echo => return Ok(None),
+        AppBackend::Demo => {
+            let service = helpers.fork_server.clone();
+            let demo = service.map(Backend::ForkServer);
+            (demo.ok_or_else(not_started)?, Output::Cgi, BTreeMap::new())
+        }
+        AppBackend::Callback(backend) => callback(backend, helpers, helpers.app.as_ref())?,
     };
-    Some(Application {
+    Ok(Some(Application {
         callback: Callback {
-            backend,
+            turns: turns(&backend, app.concurrency),
+            backend: Arc::new(backend),
             output,
             timeout: app.timeout,
             max_output: app.max_output,
-            concurrency: Semaphore::new(app.concurrency.get()),
             queue_timeout: None,
             common: common.clone(),
-            env,
-            spawners: helpers.spawners.clone()?,
+            added: added(env, &app.params),
         },
         trimming: app.trim,
         empty_reply: app.empty_reply.clone().map(Into::into),
         error_reply: app.error_reply.clone().map(Into::into),
-    })
+    }))
 }
 
-fn validation(config: &Config, helpers: &Helpers, common: &Environment) -> Option<Validation> {
+fn validation(
+    config: &Config,
+    helpers: &Helpers,
+    application: Option<&Application>,
+    common: &Environment,
+) -> Result<Option<Validation>, ServeError> {
     /// Room for the longest user id, or for the headers of an answer of CGI.
     const MAX_OUTPUT: usize = 16 * 1024;
     let validate = config.validate();
-    let ValidateBackend::Exec(exec) = &validate.backend else {
-        return None;
+    let (backend, output, added) = match &validate.backend {
+        ValidateBackend::None => return Ok(None),
+        ValidateBackend::Application => {
+            let Some(Application { callback, .. }) = application else {
+                return Ok(None);
+            };
+            let mut added = callback.added.clone();
+            added.extend(validate.params.clone());
+            (Arc::clone(&callback.backend), callback.output, added)
+        }
+        ValidateBackend::Callback(backend) => {
+            let (backend, output, env) = callback(backend, helpers, helpers.validation.as_ref())?;
+            (Arc::new(backend), output, added(env, &validate.params))
+        }
     };
-    let (backend, output, env) = exec_backend(exec);
-    Some(Validation {
+    Ok(Some(Validation {
         callback: Callback {
+            turns: turns(&backend, validate.concurrency),
             backend,
             output,
             timeout: validate.timeout,
             max_output: MAX_OUTPUT,
-            concurrency: Semaphore::new(validate.concurrency.get()),
             queue_timeout: Some(validate.timeout),
             common: common.clone(),
-            env,
-            spawners: helpers.spawners.clone()?,
+            added,
         },
+    }))
+}
+
+/// What runs a callback, what it writes, and the variables that each run of it gets.
+fn callback(
+    backend: &CallbackBackend,
+    helpers: &Helpers,
+    pool: Option<&Pool>,
+) -> Result<(Backend, Output, BTreeMap<String, String>), ServeError> {
+    let none = BTreeMap::new();
+    Ok(match backend {
+        CallbackBackend::Exec(exec) => {
+            let program = Program {
+                argv: exec.command.iter().map(OsString::from).collect(),
+                identity: exec.account.map(process_identity),
+                spawners: helpers.spawners.clone().ok_or_else(not_started)?,
+            };
+            (Backend::Exec(program), exec.output, exec.env.clone())
+        }
+        CallbackBackend::Fork(_) | CallbackBackend::Worker(_) => {
+            let pool = pool.cloned().ok_or_else(not_started)?;
+            (Backend::Pool(pool), Output::Cgi, none)
+        }
+        CallbackBackend::Scgi(address) => {
+            let server = ScgiServer::new(address.clone());
+            (Backend::Scgi(server), Output::Cgi, none)
+        }
+        CallbackBackend::FastCgi(address) => {
+            let server = FastCgi::new(address.clone(), FastCgiConfig::default());
+            (Backend::FastCgi(server), Output::Cgi, none)
+        }
     })
 }
 
-fn exec_backend(exec: &ExecConfig) -> (Backend, Output, BTreeMap<String, String>) {
-    let program = Program {
-        argv: exec.command.iter().map(OsString::from).collect(),
-        identity: exec.account.map(|account| ProcessIdentity {
-            uid: account.uid(),
-            gid: account.gid(),
-        }),
+/// How many runs there are at once: no more than there are workers.
+fn turns(backend: &Backend, concurrency: NonZeroUsize) -> Semaphore {
+    let at_once = match backend {
+        Backend::Pool(pool) => pool.capacity().unwrap_or(usize::MAX),
+        _ => usize::MAX,
     };
-    (Backend::Exec(program), exec.output, exec.env.clone())
+    Semaphore::new(concurrency.get().min(at_once))
+}
+
+fn added(
+    mut env: BTreeMap<String, String>,
+    params: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    env.extend(params.clone());
+    env
+}
+
+fn not_started() -> ServeError {
+    ServeError::Helpers(io::Error::other(
+        "a helper is asked for that was not started",
+    ))
 }

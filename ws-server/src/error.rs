@@ -36,6 +36,14 @@ pub enum ServeError {
     /// The spawners or the fork server do not start.
     #[error("cannot start the helper processes: {0}")]
     Helpers(#[source] io::Error),
+    /// What the application or the validation keeps running does not start.
+    #[error("{section}: {failure}")]
+    Backend {
+        /// The section of the configuration that asks for it.
+        section: &'static str,
+        /// Why it does not.
+        failure: ws_ipc::Failure,
+    },
     /// Threads, event queues or signal handlers are not to be had.
     #[error("cannot set up the server: {0}")]
     System(#[source] io::Error),
@@ -66,6 +74,13 @@ impl ServeError {
             Self::Bind(BindError::Listen { error, .. } | BindError::Access { error, .. }) => {
                 of_io(error, ServeErrorKind::CannotCreate)
             }
+            Self::Backend { failure, .. } => match failure {
+                ws_ipc::Failure::CannotStart { errno, .. } => of_io(
+                    &io::Error::from_raw_os_error(*errno),
+                    ServeErrorKind::Configuration,
+                ),
+                _ => ServeErrorKind::Failure,
+            },
             Self::Bind(_) | Self::Fifo(_) => ServeErrorKind::CannotCreate,
             Self::StateDir { source, .. } => of_io(source, ServeErrorKind::CannotCreate),
             Self::Tls(TlsError::Unreadable { error, .. }) => {

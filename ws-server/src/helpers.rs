@@ -1,22 +1,33 @@
 //! The processes beside the server, which are this same program started again.
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::time::timeout;
 use tracing::error;
-use ws_ipc::{HelperCommand, Service, ServiceCommand, Spawners, SpawnersConfig};
+use ws_ipc::forkserver::{self, Options};
+use ws_ipc::{
+    HelperCommand, Pool, PoolConfig, PoolKind, Service, ServiceCommand, Spawners, SpawnersConfig,
+};
 
-use crate::config::{AppBackend, Config, ValidateBackend};
+use crate::application::process_identity;
+use crate::config::{
+    AppBackend, CallbackBackend, Config, PoolConfig as PoolSettings, ValidateBackend,
+};
 use crate::demo;
 use crate::error::ServeError;
+use crate::visitor::DEFAULT_PATH;
 
 /// First arguments by which this program is started again as a helper; see [`helper_main`].
 pub const HELPERS: [&str; 2] = [SPAWNER, FORK_SERVER];
 
 const SPAWNER: &str = "__spawner";
 const FORK_SERVER: &str = "__forkserver";
+
+/// The variable that tells a fork server how many children to keep ready.
+const SPARE: &str = "WS_SPARE";
 
 /// How long the helpers may take to end when told to: longer than a spawner that hangs is waited for
 /// before it is killed.
@@ -47,7 +58,17 @@ impl HelperProgram {
 pub fn helper_main(name: &str) -> io::Result<()> {
     match name {
         SPAWNER => ws_ipc::spawner::main(),
-        FORK_SERVER => ws_ipc::forkserver::run(demo::answer),
+        FORK_SERVER => {
+            let spare = std::env::var(SPARE)
+                .ok()
+                .and_then(|spare| spare.parse().ok());
+            let default = Options::default();
+            let options = Options {
+                spare: spare.unwrap_or(default.spare),
+                ..default
+            };
+            forkserver::run_with(options, demo::answer)
+        }
         _ => Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             format!("{name} is no helper"),
@@ -56,22 +77,25 @@ pub fn helper_main(name: &str) -> io::Result<()> {
 }
 
 /// The processes beside the server.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Helpers {
-    /// `None` if nothing is ever started: the echo without validation.
+    /// `None` if nothing is ever started: the echo without validation, servers of others.
     pub(crate) spawners: Option<Spawners>,
     /// `None` unless the demo answers.
     pub(crate) fork_server: Option<Service>,
+    /// What the application and the validation keep running, each unless it is run otherwise.
+    pub(crate) app: Option<Pool>,
+    pub(crate) validation: Option<Pool>,
 }
 
 impl Helpers {
     pub(crate) async fn start(config: &Config, helper: &HelperProgram) -> Result<Self, ServeError> {
-        let is_echo = matches!(config.app().backend, AppBackend::Echo);
-        if is_echo && matches!(config.validate().backend, ValidateBackend::None) {
-            return Ok(Self {
-                spawners: None,
-                fork_server: None,
-            });
+        let app = &config.app().backend;
+        let callbacks = [app_callback(config), validation_callback(config)];
+        let is_demo = matches!(app, AppBackend::Demo);
+        let has_command = |backend: &CallbackBackend| backend.exec().is_some();
+        if !is_demo && !callbacks.into_iter().flatten().any(has_command) {
+            return Ok(Self::default());
         }
         let command = HelperCommand {
             program: helper.0.clone(),
@@ -79,32 +103,23 @@ impl Helpers {
         };
         let spawners =
             Spawners::start(command, SpawnersConfig::default()).map_err(ServeError::Helpers)?;
-        let fork_server = match config.app().backend {
-            AppBackend::Demo => {
-                let command = ServiceCommand {
-                    argv: vec![helper.0.clone().into(), FORK_SERVER.into()],
-                    env: Vec::new(),
-                    dir: None,
-                    identity: None,
-                };
-                let path = config.server().state_dir.join("demo.sock");
-                let service = Service::start(&spawners, command, &path);
-                Some(
-                    service
-                        .await
-                        .map_err(|failure| ServeError::Helpers(io::Error::other(failure)))?,
-                )
-            }
-            AppBackend::Exec(_) | AppBackend::Echo => None,
-        };
+        let [app, validation] = callbacks;
         Ok(Self {
+            fork_server: match is_demo {
+                true => Some(start_demo(&spawners, config, helper).await?),
+                false => None,
+            },
+            app: start_pool(&spawners, config, app, "app").await?,
+            validation: start_pool(&spawners, config, validation, "validate").await?,
             spawners: Some(spawners),
-            fork_server,
         })
     }
 
     pub(crate) async fn shutdown(self) {
         let ended = async {
+            for pool in [self.app, self.validation].into_iter().flatten() {
+                pool.shutdown().await;
+            }
             if let Some(service) = self.fork_server {
                 service.shutdown().await;
             }
@@ -116,4 +131,97 @@ impl Helpers {
             error!("the helper processes did not end");
         }
     }
+}
+
+fn app_callback(config: &Config) -> Option<&CallbackBackend> {
+    match &config.app().backend {
+        AppBackend::Callback(backend) => Some(backend),
+        AppBackend::Demo | AppBackend::Echo => None,
+    }
+}
+
+fn validation_callback(config: &Config) -> Option<&CallbackBackend> {
+    match &config.validate().backend {
+        ValidateBackend::Callback(backend) => Some(backend),
+        ValidateBackend::None | ValidateBackend::Application => None,
+    }
+}
+
+async fn start_demo(
+    spawners: &Spawners,
+    config: &Config,
+    helper: &HelperProgram,
+) -> Result<Service, ServeError> {
+    let command = ServiceCommand {
+        argv: vec![helper.0.clone().into(), FORK_SERVER.into()],
+        env: vec![spare(config)],
+        dir: None,
+        identity: None,
+    };
+    let path = config.server().state_dir.join("demo.sock");
+    let service = Service::start(spawners, command, &path).await;
+    service.map_err(|failure| ServeError::Backend {
+        section: "app",
+        failure,
+    })
+}
+
+fn spare(config: &Config) -> (std::ffi::OsString, std::ffi::OsString) {
+    (SPARE.into(), config.app().spare.to_string().into())
+}
+
+/// Starts what a callback keeps running; the section's name begins those of its sockets.
+async fn start_pool(
+    spawners: &Spawners,
+    config: &Config,
+    backend: Option<&CallbackBackend>,
+    section: &'static str,
+) -> Result<Option<Pool>, ServeError> {
+    let (kind, settings) = match backend {
+        Some(CallbackBackend::Fork(settings)) => (PoolKind::ForkServers, settings),
+        Some(CallbackBackend::Worker(settings)) => (PoolKind::Workers, settings),
+        _ => return Ok(None),
+    };
+    let pool = Pool::start(
+        spawners,
+        PoolConfig {
+            command: pool_command(config, settings),
+            processes: process_count(settings, kind),
+            kind,
+            recycling: settings.recycling,
+            dir: config.server().state_dir.clone(),
+            name: section.to_owned(),
+        },
+    );
+    match pool.await {
+        Ok(pool) => Ok(Some(pool)),
+        Err(failure) => Err(ServeError::Backend { section, failure }),
+    }
+}
+
+fn pool_command(config: &Config, settings: &PoolSettings) -> ServiceCommand {
+    let exec = &settings.exec;
+    let own = exec
+        .env
+        .iter()
+        .map(|(name, value)| (name.into(), value.into()));
+    let default =
+        |(name, _): &(std::ffi::OsString, _)| !exec.env.contains_key(&*name.to_string_lossy());
+    let defaults = [("PATH".into(), DEFAULT_PATH.into()), spare(config)];
+    ServiceCommand {
+        argv: exec.command.iter().map(Into::into).collect(),
+        env: defaults.into_iter().filter(default).chain(own).collect(),
+        dir: None,
+        identity: exec.account.map(process_identity),
+    }
+}
+
+/// How many processes a pool has.
+pub(crate) fn process_count(settings: &PoolSettings, kind: PoolKind) -> NonZeroUsize {
+    const TWO: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1);
+    let cores = || std::thread::available_parallelism().unwrap_or(TWO);
+    settings.processes.unwrap_or_else(|| match kind {
+        PoolKind::ForkServers => NonZeroUsize::MIN,
+        PoolKind::Workers => cores().max(TWO),
+    })
 }

@@ -56,7 +56,7 @@ pub fn run(
 
 fn check_user(config: &Config) -> Result<(), ServeError> {
     let runs_commands = match &config.app().backend {
-        AppBackend::Exec(exec) => exec.account.is_none(),
+        AppBackend::Callback(backend) => backend.exec().is_some_and(|exec| exec.account.is_none()),
         AppBackend::Demo | AppBackend::Echo => false,
     };
     if !runs_commands || !nix::unistd::geteuid().is_root() {

@@ -22,11 +22,13 @@ pub(crate) fn shares(config: &Config, workers: usize) -> DescriptorShares {
     let limits = config.limits();
     let application = match config.app().backend {
         AppBackend::Echo => 0,
-        AppBackend::Demo | AppBackend::Exec(_) => config.app().concurrency.get(),
+        AppBackend::Demo | AppBackend::Callback(_) => config.app().concurrency.get(),
     };
     let validations = match config.validate().backend {
         ValidateBackend::None => 0,
-        ValidateBackend::Exec(_) => config.validate().concurrency.get(),
+        ValidateBackend::Application | ValidateBackend::Callback(_) => {
+            config.validate().concurrency.get()
+        }
     };
     let fifo = config.fifo();
     let shares = DescriptorShares::of(DescriptorDemand {

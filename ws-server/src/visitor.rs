@@ -17,7 +17,8 @@ use crate::core::uri::Uri;
 /// What the software calls itself (`SERVER_SOFTWARE`).
 pub(crate) const SERVER_SOFTWARE: &str = concat!("ws/", env!("CARGO_PKG_VERSION"));
 
-const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+/// Where programs are looked for unless the configuration says otherwise.
+pub(crate) const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// Who is connected and how the opening handshake was made: the part of a callback's variables
 /// (RFC 3875 §4.1) that is the same for every message of the connection.

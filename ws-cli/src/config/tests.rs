@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tempfile::TempDir;
-use ws_server::config::AppBackend;
+use ws_server::config::{AppBackend, CallbackBackend};
 
 use super::*;
 
@@ -170,7 +170,7 @@ fn paths_are_relative_to_where_they_are_written() {
     let socket = format!("unix:{}", place.path("sub/a.sock").display());
     assert_eq!(config.server().listen[0].to_string(), socket);
     assert_eq!(config.fifo().dir, place.path("fifos"));
-    let AppBackend::Exec(exec) = &config.app().backend else {
+    let AppBackend::Callback(CallbackBackend::Exec(exec)) = &config.app().backend else {
         panic!()
     };
     assert_eq!(Path::new(&exec.command[0]), place.path("sub/bin/x"));
@@ -190,7 +190,7 @@ fn environment_of_callbacks_keeps_its_case_and_merges() {
         &[("WS__APP__ENV__B", "2"), ("WS__APP__ENV__c__D", "3")],
     );
     let config = place.load(Layer::default()).unwrap();
-    let AppBackend::Exec(exec) = &config.app().backend else {
+    let AppBackend::Callback(CallbackBackend::Exec(exec)) = &config.app().backend else {
         panic!()
     };
     let entries: Vec<_> = exec

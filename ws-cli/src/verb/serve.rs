@@ -89,7 +89,12 @@ fn flags(args: &ServeArgs, surroundings: &Surroundings) -> Layer {
             words => list(words),
         };
         set(&["app", "command"], command, "the command line");
-        set(&["app", "backend"], "exec".into(), "the command line");
+        let (backend, flag) = match args {
+            ServeArgs { fork: true, .. } => ("fork", "--fork"),
+            ServeArgs { worker: true, .. } => ("worker", "--worker"),
+            _ => ("exec", "the command line"),
+        };
+        set(&["app", "backend"], backend.into(), flag);
     }
     layer
 }
@@ -111,7 +116,7 @@ mod tests {
 
     use clap::Parser;
     use tempfile::TempDir;
-    use ws_server::config::{AppBackend, LogFormat, LogLevel, ValidateBackend};
+    use ws_server::config::{AppBackend, CallbackBackend, LogFormat, LogLevel, ValidateBackend};
 
     use super::*;
     use crate::args::{Args, Verb};
@@ -133,7 +138,7 @@ mod tests {
 
     fn command(config: &Config) -> &[String] {
         match &config.app().backend {
-            AppBackend::Exec(exec) => &exec.command,
+            AppBackend::Callback(CallbackBackend::Exec(exec)) => &exec.command,
             other => panic!("{other:?}"),
         }
     }
@@ -153,7 +158,8 @@ mod tests {
         assert_eq!(listen, ["127.0.0.1:0", "unix:/srv/s"]);
         assert_eq!(config.server().state_dir, Path::new("/srv/d"));
         assert_eq!(command(&config), ["cat", "-n"]);
-        let ValidateBackend::Exec(exec) = &config.validate().backend else {
+        let ValidateBackend::Callback(CallbackBackend::Exec(exec)) = &config.validate().backend
+        else {
             panic!()
         };
         assert_eq!(exec.command, ["who", "a b", "$X"]);
@@ -172,6 +178,18 @@ mod tests {
         let config = configured("[app]\ncommand = 'cat'\n", "--echo").unwrap();
         assert!(matches!(config.app().backend, AppBackend::Echo));
         assert!(!config.app().ping);
+    }
+
+    #[test]
+    fn flags_say_how_the_command_is_run() {
+        let backend = |line| configured("", line).unwrap().app().backend.clone();
+        for (line, name) in [
+            ("-- cat", "exec"),
+            ("--fork -- cat", "fork"),
+            ("--worker -- cat", "worker"),
+        ] {
+            assert_eq!(backend(line).name(), name);
+        }
     }
 
     #[test]

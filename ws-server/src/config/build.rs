@@ -9,23 +9,24 @@ use ws_transport::{ListenAddr, ListenSocket};
 
 use crate::rates::RateLimits;
 
-use super::account::{self, Account};
+use super::account;
+use super::callback::{self, CallbackKind};
 use super::fault::Problem;
 use super::raw::RawValue;
 use super::reader::{self, Reader};
 use super::tls::tls;
 use super::trusted::TrustedPeers;
 use super::typed::{
-    AppBackend, AppConfig, CompressionConfig, Console, ControlConfig, ExecConfig, FifoConfig,
-    FifoFraming, IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, OnDisconnect,
-    OriginConfig, Output, ServerConfig, Tls, Trim, ValidateBackend, ValidateConfig,
+    AppBackend, AppConfig, CompressionConfig, Console, ControlConfig, FifoConfig, FifoFraming,
+    IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, OnDisconnect, OriginConfig,
+    ServerConfig, Tls, Trim, ValidateBackend, ValidateConfig,
 };
 
 /// Smallest allowed timeout. Below it everything fails.
-const SHORTEST: Duration = Duration::from_millis(10);
+pub(super) const SHORTEST: Duration = Duration::from_millis(10);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(86_400);
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
 const GIB: usize = 1 << 30;
 /// What a pipe takes whole; longer writes of several writers interleave.
 const PIPE_BUF: usize = 4096;
@@ -173,56 +174,73 @@ pub(super) fn identity(reader: &mut Reader<'_>) -> IdentityConfig {
     }
 }
 
-pub(super) fn validate(reader: &mut Reader<'_>) -> ValidateConfig {
-    let backend = reader.read_optional("validate.backend", |value| {
-        reader::choice(value, &[("none", false), ("exec", true)])
-    });
-    let exec = exec(
+pub(super) fn validate(reader: &mut Reader<'_>, app: &AppBackend) -> ValidateConfig {
+    let keys = &callback::VALIDATE;
+    let chosen = callback::choose(
         reader,
-        backend.unwrap_or_else(|| reader.is_given("validate.command")),
-        {
-            &ExecPaths {
-                command: "validate.command",
-                env: "validate.env",
-                user: "validate.user",
-                group: "validate.group",
-                output: "validate.output",
-            }
-        },
+        keys,
+        &[("none", Chosen::None), ("app", Chosen::App)],
     );
+    let backend = chosen.unwrap_or_else(|| match reader.is_given(keys.command) {
+        true => Chosen::Callback(CallbackKind::Exec),
+        false => Chosen::None,
+    });
+    let callback = callback::read(reader, backend.callback(), keys);
+    if backend == Chosen::App && !matches!(app, AppBackend::Callback(_)) {
+        reader.conflict(
+            keys.backend,
+            "asks the application, which no callback answers for",
+        );
+    }
     ValidateConfig {
-        backend: exec.map_or(ValidateBackend::None, ValidateBackend::Exec),
+        backend: match (backend, callback) {
+            (Chosen::App, _) => ValidateBackend::Application,
+            (_, Some(callback)) => ValidateBackend::Callback(callback),
+            (_, None) => ValidateBackend::None,
+        },
+        params: reader.read(keys.params, reader::environment),
         timeout: reader.duration("validate.timeout", SHORTEST, HOUR),
         concurrency: reader.count("validate.concurrency", 10_000),
     }
 }
 
-pub(super) fn app(reader: &mut Reader<'_>) -> AppConfig {
-    #[derive(Clone, Copy, PartialEq, Eq)]
-    enum Backend {
-        Demo,
-        Echo,
-        Exec,
-    }
-    let names = &[
-        ("demo", Backend::Demo),
-        ("echo", Backend::Echo),
-        ("exec", Backend::Exec),
-    ];
-    let backend = reader.read_optional("app.backend", |value| reader::choice(value, names));
-    let backend = backend.unwrap_or_else(|| match reader.is_given("app.command") {
-        true => Backend::Exec,
-        false => Backend::Demo,
-    });
-    let exec = exec(reader, backend == Backend::Exec, {
-        &ExecPaths {
-            command: "app.command",
-            env: "app.env",
-            user: "app.user",
-            group: "app.group",
-            output: "app.output",
+/// What the key `backend` names.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Chosen {
+    None,
+    App,
+    Demo,
+    Echo,
+    Callback(CallbackKind),
+}
+
+impl Chosen {
+    fn callback(self) -> Option<CallbackKind> {
+        match self {
+            Self::Callback(kind) => Some(kind),
+            _ => None,
         }
+    }
+}
+
+impl From<CallbackKind> for Chosen {
+    fn from(kind: CallbackKind) -> Self {
+        Self::Callback(kind)
+    }
+}
+
+pub(super) fn app(reader: &mut Reader<'_>) -> AppConfig {
+    let keys = &callback::APP;
+    let chosen = callback::choose(
+        reader,
+        keys,
+        &[("demo", Chosen::Demo), ("echo", Chosen::Echo)],
+    );
+    let backend = chosen.unwrap_or_else(|| match reader.is_given(keys.command) {
+        true => Chosen::Callback(CallbackKind::Exec),
+        false => Chosen::Demo,
     });
+    let callback = callback::read(reader, backend.callback(), keys);
     AppConfig {
         timeout: reader.duration("app.timeout", SHORTEST, DAY),
         concurrency: reader.count("app.concurrency", 10_000),
@@ -249,11 +267,13 @@ pub(super) fn app(reader: &mut Reader<'_>) -> AppConfig {
         ),
         ping: reader
             .read_optional("app.ping", reader::flag)
-            .unwrap_or(backend != Backend::Echo),
+            .unwrap_or(backend != Chosen::Echo),
         require_user: reader.flag("app.require_user"),
-        backend: match (backend, exec) {
-            (Backend::Echo, _) => AppBackend::Echo,
-            (_, Some(exec)) => AppBackend::Exec(exec),
+        spare: reader.read("app.spare", |value| reader::number(value, 0, 64)),
+        params: reader.read(keys.params, reader::environment),
+        backend: match (backend, callback) {
+            (Chosen::Echo, _) => AppBackend::Echo,
+            (_, Some(callback)) => AppBackend::Callback(callback),
             (_, None) => AppBackend::Demo,
         },
     }
@@ -351,45 +371,6 @@ pub(super) fn log(reader: &mut Reader<'_>) -> LogConfig {
         ),
         stats_interval: reader.interval("log.stats_interval", Duration::from_millis(100), DAY),
     }
-}
-
-/// The settings of a command, in `[app]` or `[validate]`.
-struct ExecPaths {
-    command: &'static str,
-    env: &'static str,
-    user: &'static str,
-    group: &'static str,
-    output: &'static str,
-}
-
-/// Reads what `exec` needs; all of it is checked even if another backend is `chosen`.
-fn exec(reader: &mut Reader<'_>, chosen: bool, paths: &ExecPaths) -> Option<ExecConfig> {
-    let command = reader.command(paths.command);
-    let user = reader.read_optional(paths.user, account::user);
-    let group = reader.read_optional(paths.group, account::group);
-    let exec = ExecConfig {
-        command: command.unwrap_or_default(),
-        env: reader.read(paths.env, reader::environment),
-        output: reader.choice(
-            paths.output,
-            &[("plain", Output::Plain), ("cgi", Output::Cgi)],
-        ),
-        account: match (user, user.and_then(|(_, primary)| group.or(primary))) {
-            (Some((uid, _)), Some(gid)) => Some(Account::new(uid, gid)),
-            _ => None,
-        },
-    };
-    if reader.is_given(paths.group) && !reader.is_given(paths.user) {
-        reader.conflict(paths.group, "has no effect without a user");
-    } else if user.is_some() && exec.account.is_none() && !reader.is_given(paths.group) {
-        reader.conflict(paths.user, "is unknown to this host, so a group is needed");
-    }
-    match (chosen, reader.is_given(paths.command)) {
-        (true, false) => reader.conflict(paths.command, "is needed by backend = \"exec\""),
-        (false, true) => reader.conflict(paths.command, "has no effect without backend = \"exec\""),
-        _ => {}
-    }
-    chosen.then_some(exec)
 }
 
 fn window_bits(value: &RawValue) -> Result<WindowBits, Problem> {

@@ -7,6 +7,7 @@
 
 mod account;
 mod build;
+mod callback;
 mod fault;
 mod origin;
 mod raw;
@@ -32,9 +33,10 @@ pub use settings::{defaults, is_setting};
 pub(crate) use tls::ALPN;
 pub use trusted::{InvalidTrustedPeer, TrustedPeer, TrustedPeers};
 pub use typed::{
-    AppBackend, AppConfig, CompressionConfig, Console, ControlConfig, ExecConfig, FifoConfig,
-    FifoFraming, IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, OnDisconnect,
-    OriginConfig, Output, ServerConfig, Tls, Trim, ValidateBackend, ValidateConfig,
+    AppBackend, AppConfig, CallbackBackend, CompressionConfig, Console, ControlConfig, ExecConfig,
+    FifoConfig, FifoFraming, IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel,
+    OnDisconnect, OriginConfig, Output, PoolConfig, ServerConfig, Tls, Trim, ValidateBackend,
+    ValidateConfig,
 };
 pub use units::{parse_duration, parse_size};
 
@@ -68,13 +70,14 @@ impl Config {
         let mut reader = Reader::new(raw, base_dir);
         let server = build::server(&mut reader);
         let fifo = build::fifo(&mut reader, &server.state_dir);
+        let app = build::app(&mut reader);
         let config = Self {
             origin: build::origin(&mut reader),
             limits: build::limits(&mut reader),
             compression: build::compression(&mut reader),
             identity: build::identity(&mut reader),
-            validate: build::validate(&mut reader),
-            app: build::app(&mut reader),
+            validate: build::validate(&mut reader, &app.backend),
+            app,
             control: build::control(&mut reader),
             log: build::log(&mut reader),
             server,

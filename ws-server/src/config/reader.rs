@@ -51,6 +51,15 @@ impl<'a> Reader<'a> {
         self.raw.get(path).is_some()
     }
 
+    /// Whether something else than the default was written.
+    pub(super) fn is_changed(&self, path: &str) -> bool {
+        let default = settings::find(path).and_then(settings::Setting::default_value);
+        let default = default.as_ref().map(RawValue::kind);
+        self.raw
+            .get(path)
+            .is_some_and(|value| Some(value.kind()) != default)
+    }
+
     /// Reads a setting that has a default.
     pub(super) fn read<T>(
         &mut self,
@@ -338,7 +347,11 @@ pub(super) fn size(value: &RawValue, min: usize, max: usize) -> Result<usize, Pr
         })
 }
 
-fn duration(value: &RawValue, min: Duration, max: Duration) -> Result<Duration, Problem> {
+pub(super) fn duration(
+    value: &RawValue,
+    min: Duration,
+    max: Duration,
+) -> Result<Duration, Problem> {
     let RawKind::Text(text) = value.kind() else {
         return Err(wrong_type("a duration like \"30s\"", value));
     };

@@ -402,14 +402,50 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         path: "validate.backend",
         default: DefaultValue::Absent("\"exec\""),
-        doc: "What decides who a client is, before it is connected: \"none\" (the user id is the session id) or\n\
-              \"exec\" (a command, once per client). Default: \"exec\" if there is a command, else \"none\".",
+        doc: "What decides who a client is, before it is connected: \"none\" (the user id is the session id),\n\
+              \"app\" (the application, with WS_EVENT=validate), or a callback of its own: \"exec\", \"fork\",\n\
+              \"worker\", \"scgi\", \"fastcgi\", as for app.backend. Default: \"exec\" if there is a command,\n\
+              else \"none\".",
     },
     Setting {
         path: "validate.command",
         default: DefaultValue::Absent("[\"/srv/app/validate\", \"--strict\"]"),
         doc: "The command: a list, or one string that is split like shell words (no shell runs). A relative\n\
               program with a slash in it is a path like any other; one without is looked up in PATH.",
+    },
+    Setting {
+        path: "validate.address",
+        default: DefaultValue::Absent("\"/run/php/php-fpm.sock\""),
+        doc: "With backend \"scgi\" or \"fastcgi\": where that server listens, a path or HOST:PORT.",
+    },
+    Setting {
+        path: "validate.params",
+        default: DefaultValue::Table,
+        doc: "Further CGI variables of each question, such as SCRIPT_FILENAME for php-fpm.",
+    },
+    Setting {
+        path: "validate.processes",
+        default: DefaultValue::Absent("4"),
+        doc: "With backend \"fork\" or \"worker\": how many processes of the command, 1 to 1024. Default: 1\n\
+              fork server; as many workers as there are cores, but 2 at least.",
+    },
+    Setting {
+        path: "validate.max_requests",
+        default: DefaultValue::Number(0),
+        doc: "Replace a process of fork or worker after so many requests, 0 to 1000000000; 0 is never. It\n\
+              costs the start of the program.",
+    },
+    Setting {
+        path: "validate.max_memory",
+        default: DefaultValue::Absent("\"256MiB\""),
+        doc: "Replace a process of fork or worker that holds more resident memory after a request, 1MiB to\n\
+              1024GiB. Default: never.",
+    },
+    Setting {
+        path: "validate.max_age",
+        default: DefaultValue::Absent("\"1h\""),
+        doc: "Replace a process of fork or worker at the first request after this time, 10ms to 365d.\n\
+              Default: never.",
     },
     Setting {
         path: "validate.timeout",
@@ -444,14 +480,57 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         path: "app.backend",
         default: DefaultValue::Absent("\"exec\""),
-        doc: "What answers messages: \"demo\" and \"echo\" (built in), or \"exec\" (a command, once per message).\n\
-              Default: \"exec\" if there is a command, else \"demo\".",
+        doc: "What answers messages: \"demo\" and \"echo\" (built in); \"exec\" (the command, once per message);\n\
+              \"fork\" (the command once, it forks per message) and \"worker\" (the command several times, each\n\
+              answers one message after another), which are asked in SCGI over a socket that is their\n\
+              descriptor 0; \"scgi\" and \"fastcgi\" (a server at app.address). Default: \"exec\" if there is a\n\
+              command, else \"demo\".",
     },
     Setting {
         path: "app.command",
         default: DefaultValue::Absent("[\"/srv/app/answer\", \"--verbose\"]"),
         doc: "The command: a list, or one string that is split like shell words (no shell runs). A relative\n\
               program with a slash in it is a path like any other; one without is looked up in PATH.",
+    },
+    Setting {
+        path: "app.address",
+        default: DefaultValue::Absent("\"/run/php/php-fpm.sock\""),
+        doc: "With backend \"scgi\" or \"fastcgi\": where that server listens, a path or HOST:PORT.",
+    },
+    Setting {
+        path: "app.params",
+        default: DefaultValue::Table,
+        doc: "Further CGI variables of each message, such as SCRIPT_FILENAME for php-fpm.",
+    },
+    Setting {
+        path: "app.processes",
+        default: DefaultValue::Absent("4"),
+        doc: "With backend \"fork\" or \"worker\": how many processes of the command, 1 to 1024. Default: 1\n\
+              fork server; as many workers as there are cores, but 2 at least.",
+    },
+    Setting {
+        path: "app.max_requests",
+        default: DefaultValue::Number(0),
+        doc: "Replace a process of fork or worker after so many requests, 0 to 1000000000; 0 is never. It\n\
+              costs the start of the program.",
+    },
+    Setting {
+        path: "app.max_memory",
+        default: DefaultValue::Absent("\"256MiB\""),
+        doc: "Replace a process of fork or worker that holds more resident memory after a request, 1MiB to\n\
+              1024GiB. Default: never.",
+    },
+    Setting {
+        path: "app.max_age",
+        default: DefaultValue::Absent("\"1h\""),
+        doc: "Replace a process of fork or worker at the first request after this time, 10ms to 365d.\n\
+              Default: never.",
+    },
+    Setting {
+        path: "app.spare",
+        default: DefaultValue::Number(2),
+        doc: "Children that a fork server keeps ready, 0 to 64: the fork is then no part of the answer's time.\n\
+              For the demo and programs in Rust; others find it in WS_SPARE.",
     },
     Setting {
         path: "app.timeout",

@@ -279,7 +279,7 @@ fn faults_name_the_place_and_paths_are_relative_to_it() {
         "unix:/etc/ws/ws.sock"
     );
     assert_eq!(config.fifo().dir, Path::new("/srv/fifos"));
-    let AppBackend::Exec(exec) = &config.app().backend else {
+    let AppBackend::Callback(CallbackBackend::Exec(exec)) = &config.app().backend else {
         panic!("a command is exec")
     };
     assert_eq!(exec.command, ["/etc/ws/./answer", "one word", "./two"]);
@@ -299,7 +299,7 @@ fn commands_and_backends_go_together() {
     assert!(matches!(echo.app().backend, AppBackend::Echo));
     assert!(!echo.app().ping && !echo.serves_console());
     let exec = check(json!({ "validate": { "command": ["who", "$HOME"] } })).unwrap();
-    let ValidateBackend::Exec(exec) = &exec.validate().backend else {
+    let ValidateBackend::Callback(CallbackBackend::Exec(exec)) = &exec.validate().backend else {
         panic!()
     };
     assert_eq!(exec.command, ["who", "$HOME"]);
@@ -314,6 +314,70 @@ fn commands_and_backends_go_together() {
         let found = faults(wrong.clone());
         assert_eq!(found.len(), 1, "{wrong}: {found:?}");
     }
+}
+
+#[test]
+fn callbacks_have_what_their_backend_needs_and_nothing_else() {
+    for (app, name) in [
+        (
+            json!({ "backend": "fork", "command": "app", "processes": 2 }),
+            "fork",
+        ),
+        (
+            json!({ "backend": "worker", "command": "app", "max_requests": 500, "max_age": "1h" }),
+            "worker",
+        ),
+        (
+            json!({ "backend": "scgi", "address": "127.0.0.1:4000" }),
+            "scgi",
+        ),
+        (
+            json!({ "backend": "fastcgi", "address": "/run/php.sock",
+                    "params": { "SCRIPT_FILENAME": "/srv/ws.php" } }),
+            "fastcgi",
+        ),
+    ] {
+        let config = check(json!({ "app": app, "validate": { "backend": "app" } })).unwrap();
+        assert_eq!(config.app().backend.name(), name);
+        assert!(matches!(
+            config.validate().backend,
+            ValidateBackend::Application
+        ));
+        let validation = check(json!({ "validate": app })).unwrap();
+        let ValidateBackend::Callback(backend) = &validation.validate().backend else {
+            panic!()
+        };
+        assert_eq!(backend.name(), name);
+    }
+    for (wrong, path) in [
+        (json!({ "backend": "fork" }), "app.command"),
+        (
+            json!({ "backend": "exec", "command": "app", "processes": 2 }),
+            "app.processes",
+        ),
+        (json!({ "backend": "fastcgi" }), "app.address"),
+        (
+            json!({ "backend": "fastcgi", "address": "" }),
+            "app.address",
+        ),
+        (
+            json!({ "backend": "scgi", "address": "/s", "command": "app" }),
+            "app.command",
+        ),
+        (json!({ "address": "/s" }), "app.address"),
+        (
+            json!({ "backend": "worker", "command": "app", "max_memory": "1KiB" }),
+            "app.max_memory",
+        ),
+    ] {
+        let found = faults(json!({ "app": wrong }));
+        assert!(
+            found.len() == 1 && found[0].starts_with(path),
+            "{wrong}: {found:?}"
+        );
+    }
+    let found = faults(json!({ "validate": { "backend": "app" } }));
+    assert!(found[0].starts_with("validate.backend"), "{found:?}");
 }
 
 #[test]
@@ -333,7 +397,7 @@ fn development_stays_on_this_host() {
 #[test]
 fn users_are_looked_up() {
     let root = check(json!({ "app": { "command": "cat", "user": "root" } })).unwrap();
-    let AppBackend::Exec(exec) = &root.app().backend else {
+    let AppBackend::Callback(CallbackBackend::Exec(exec)) = &root.app().backend else {
         panic!()
     };
     assert_eq!(

@@ -8,6 +8,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ws_ipc::{Address, Recycling};
 use ws_proto::{DeflateConfig, DeflateLevel, WindowBits};
 use ws_transport::{ListenAddr, TlsConfig};
 
@@ -168,7 +169,45 @@ pub struct IdentityConfig {
     pub max_sessions: NonZeroUsize,
 }
 
-/// What a callback of either kind has in common: a command and how it is run.
+/// How a callback is run.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum CallbackBackend {
+    /// A command, once for each.
+    Exec(ExecConfig),
+    /// A command that forks for each.
+    Fork(PoolConfig),
+    /// A command that answers one after another.
+    Worker(PoolConfig),
+    /// A server that speaks SCGI.
+    Scgi(Address),
+    /// A server that speaks FastCGI.
+    FastCgi(Address),
+}
+
+impl CallbackBackend {
+    /// Returns the name as written in the configuration.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Exec(_) => "exec",
+            Self::Fork(_) => "fork",
+            Self::Worker(_) => "worker",
+            Self::Scgi(_) => "scgi",
+            Self::FastCgi(_) => "fastcgi",
+        }
+    }
+
+    /// Returns the command that is started, unless somebody else has started it.
+    pub fn exec(&self) -> Option<&ExecConfig> {
+        match self {
+            Self::Exec(exec) => Some(exec),
+            Self::Fork(pool) | Self::Worker(pool) => Some(&pool.exec),
+            Self::Scgi(_) | Self::FastCgi(_) => None,
+        }
+    }
+}
+
+/// A command and how it is started.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ExecConfig {
@@ -180,6 +219,18 @@ pub struct ExecConfig {
     pub account: Option<Account>,
     /// What it writes.
     pub output: Output,
+}
+
+/// A command that is kept running.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PoolConfig {
+    /// The command. What it writes are answers of CGI.
+    pub exec: ExecConfig,
+    /// How many processes of it; `None` is one per core for workers, one for fork servers.
+    pub processes: Option<NonZeroUsize>,
+    /// When a process is replaced.
+    pub recycling: Recycling,
 }
 
 /// What a callback writes to its stdout.
@@ -197,6 +248,8 @@ pub enum Output {
 pub struct ValidateConfig {
     /// What decides.
     pub backend: ValidateBackend,
+    /// Further CGI variables.
+    pub params: BTreeMap<String, String>,
     /// Time that one decision may take.
     pub timeout: Duration,
     /// Decisions at once.
@@ -209,8 +262,10 @@ pub struct ValidateConfig {
 pub enum ValidateBackend {
     /// Nobody: the user id is the session id.
     None,
-    /// A command, once per client.
-    Exec(ExecConfig),
+    /// The application, as it is asked for messages.
+    Application,
+    /// A callback of its own.
+    Callback(CallbackBackend),
 }
 
 /// `[app]`: what answers messages.
@@ -219,6 +274,8 @@ pub enum ValidateBackend {
 pub struct AppConfig {
     /// What answers.
     pub backend: AppBackend,
+    /// Further CGI variables.
+    pub params: BTreeMap<String, String>,
     /// Time that one message may take.
     pub timeout: Duration,
     /// Messages answered at once in the whole server.
@@ -243,6 +300,8 @@ pub struct AppConfig {
     pub ping: bool,
     /// Whether the server refuses to start as root without an account to run the command as.
     pub require_user: bool,
+    /// Children that fork servers keep ready.
+    pub spare: usize,
 }
 
 /// What answers messages.
@@ -253,8 +312,19 @@ pub enum AppBackend {
     Demo,
     /// The message itself, in the server.
     Echo,
-    /// A command, once per message.
-    Exec(ExecConfig),
+    /// A callback, for each message.
+    Callback(CallbackBackend),
+}
+
+impl AppBackend {
+    /// Returns the name as written in the configuration.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Demo => "demo",
+            Self::Echo => "echo",
+            Self::Callback(backend) => backend.name(),
+        }
+    }
 }
 
 /// What is cut off a plain answer.

@@ -19,10 +19,7 @@ fn echo_server() -> Shared {
     raw.set("app.backend", "echo");
     raw.set("compression.enabled", true);
     let config = Config::from_raw(&raw, "/".as_ref()).unwrap();
-    let helpers = Helpers {
-        spawners: None,
-        fork_server: None,
-    };
+    let helpers = Helpers::default();
     let (_, draining) = watch::channel(false);
     assembly::share(config, Box::default(), None, &helpers, draining).unwrap()
 }

@@ -1,0 +1,218 @@
+//! The settings that `[app]` and `[validate]` share: how a callback is run.
+
+use std::num::NonZeroU64;
+
+use ws_ipc::{Address, Recycling};
+
+use super::account::{self, Account};
+use super::build::{DAY, SHORTEST};
+use super::fault::Problem;
+use super::reader::{self, Reader};
+use super::typed::{CallbackBackend, ExecConfig, Output, PoolConfig};
+
+/// The backends that run a callback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CallbackKind {
+    Exec,
+    Fork,
+    Worker,
+    Scgi,
+    FastCgi,
+}
+
+impl CallbackKind {
+    const NAMES: [(&'static str, Self); 5] = [
+        ("exec", Self::Exec),
+        ("fork", Self::Fork),
+        ("worker", Self::Worker),
+        ("scgi", Self::Scgi),
+        ("fastcgi", Self::FastCgi),
+    ];
+
+    /// What is said of a setting that it lacks.
+    fn needs(self) -> &'static str {
+        match self {
+            Self::Exec => "is needed by backend = \"exec\"",
+            Self::Fork => "is needed by backend = \"fork\"",
+            Self::Worker => "is needed by backend = \"worker\"",
+            Self::Scgi => "is needed by backend = \"scgi\"",
+            Self::FastCgi => "is needed by backend = \"fastcgi\"",
+        }
+    }
+
+    /// Whether this server starts it.
+    fn has_command(self) -> bool {
+        !self.has_address()
+    }
+
+    /// Whether it is there already.
+    fn has_address(self) -> bool {
+        matches!(self, Self::Scgi | Self::FastCgi)
+    }
+
+    /// Whether this server keeps it running.
+    fn is_kept(self) -> bool {
+        matches!(self, Self::Fork | Self::Worker)
+    }
+}
+
+/// The paths of one section's settings.
+pub(super) struct Keys {
+    pub(super) backend: &'static str,
+    pub(super) command: &'static str,
+    pub(super) params: &'static str,
+    env: &'static str,
+    user: &'static str,
+    group: &'static str,
+    output: &'static str,
+    address: &'static str,
+    processes: &'static str,
+    max_requests: &'static str,
+    max_memory: &'static str,
+    max_age: &'static str,
+}
+
+macro_rules! keys {
+    ($section:literal) => {
+        Keys {
+            backend: concat!($section, ".backend"),
+            command: concat!($section, ".command"),
+            params: concat!($section, ".params"),
+            env: concat!($section, ".env"),
+            user: concat!($section, ".user"),
+            group: concat!($section, ".group"),
+            output: concat!($section, ".output"),
+            address: concat!($section, ".address"),
+            processes: concat!($section, ".processes"),
+            max_requests: concat!($section, ".max_requests"),
+            max_memory: concat!($section, ".max_memory"),
+            max_age: concat!($section, ".max_age"),
+        }
+    };
+}
+
+pub(super) const APP: Keys = keys!("app");
+pub(super) const VALIDATE: Keys = keys!("validate");
+
+/// Reads which backend was chosen, among the callbacks and these.
+pub(super) fn choose<T: Copy + From<CallbackKind>>(
+    reader: &mut Reader<'_>,
+    keys: &Keys,
+    others: &[(&'static str, T)],
+) -> Option<T> {
+    let callbacks = CallbackKind::NAMES.map(|(name, kind)| (name, T::from(kind)));
+    let choices: Vec<_> = others.iter().copied().chain(callbacks).collect();
+    reader.read_optional(keys.backend, |value| reader::choice(value, &choices))
+}
+
+/// Reads what the chosen callback needs; `None` if none was chosen. All settings are checked, also
+/// those of the others.
+pub(super) fn read(
+    reader: &mut Reader<'_>,
+    chosen: Option<CallbackKind>,
+    keys: &Keys,
+) -> Option<CallbackBackend> {
+    let exec = exec(reader, keys);
+    let address = reader.read_optional(keys.address, |value| {
+        let text = reader::text(value)?;
+        text.parse::<Address>().map_err(|_| Problem::Malformed {
+            given: text,
+            expected: "an address like \"/run/php/php-fpm.sock\" or \"127.0.0.1:9000\"".to_owned(),
+        })
+    });
+    let pool = PoolConfig {
+        exec: ExecConfig {
+            output: Output::Cgi,
+            ..exec.clone()
+        },
+        processes: reader
+            .read_optional(keys.processes, |value| reader::number(value, 1, 1024))
+            .and_then(std::num::NonZeroUsize::new),
+        recycling: recycling(reader, keys),
+    };
+    check_use(reader, chosen, keys);
+    let kind = chosen?;
+    let address = match (kind.has_address(), address) {
+        (true, None) => {
+            if !reader.is_given(keys.address) {
+                reader.conflict(keys.address, kind.needs());
+            }
+            return None;
+        }
+        (_, address) => address,
+    };
+    Some(match (kind, address) {
+        (CallbackKind::Scgi, Some(address)) => CallbackBackend::Scgi(address),
+        (CallbackKind::FastCgi, Some(address)) => CallbackBackend::FastCgi(address),
+        (CallbackKind::Fork, _) => CallbackBackend::Fork(pool),
+        (CallbackKind::Worker, _) => CallbackBackend::Worker(pool),
+        _ => CallbackBackend::Exec(exec),
+    })
+}
+
+fn exec(reader: &mut Reader<'_>, keys: &Keys) -> ExecConfig {
+    let command = reader.command(keys.command);
+    let user = reader.read_optional(keys.user, account::user);
+    let group = reader.read_optional(keys.group, account::group);
+    let exec = ExecConfig {
+        command: command.unwrap_or_default(),
+        env: reader.read(keys.env, reader::environment),
+        output: reader.choice(
+            keys.output,
+            &[("plain", Output::Plain), ("cgi", Output::Cgi)],
+        ),
+        account: match (user, user.and_then(|(_, primary)| group.or(primary))) {
+            (Some((uid, _)), Some(gid)) => Some(Account::new(uid, gid)),
+            _ => None,
+        },
+    };
+    if reader.is_given(keys.group) && !reader.is_given(keys.user) {
+        reader.conflict(keys.group, "has no effect without a user");
+    } else if user.is_some() && exec.account.is_none() && !reader.is_given(keys.group) {
+        reader.conflict(keys.user, "is unknown to this host, so a group is needed");
+    }
+    exec
+}
+
+fn recycling(reader: &mut Reader<'_>, keys: &Keys) -> Recycling {
+    Recycling {
+        max_requests: reader.read(keys.max_requests, |value| {
+            let number = reader::number(value, 0, 1_000_000_000)?;
+            Ok(NonZeroU64::new(number as u64))
+        }),
+        max_memory: reader
+            .read_optional(keys.max_memory, |value| {
+                reader::size(value, 1 << 20, 1 << 40)
+            })
+            .map(|bytes| bytes as u64),
+        max_age: reader.read_optional(keys.max_age, |value| {
+            reader::duration(value, SHORTEST, 365 * DAY)
+        }),
+    }
+}
+
+/// Notes the settings that the chosen backend would pass over, and the one that it lacks.
+fn check_use(reader: &mut Reader<'_>, chosen: Option<CallbackKind>, keys: &Keys) {
+    let is = |holds: fn(CallbackKind) -> bool| chosen.is_some_and(holds);
+    if let Some(kind) = chosen.filter(|kind| kind.has_command())
+        && !reader.is_given(keys.command)
+    {
+        reader.conflict(keys.command, kind.needs());
+    }
+    let uses: [(&str, fn(CallbackKind) -> bool); 7] = [
+        (keys.command, CallbackKind::has_command),
+        (keys.address, CallbackKind::has_address),
+        (keys.processes, CallbackKind::is_kept),
+        (keys.max_requests, CallbackKind::is_kept),
+        (keys.max_memory, CallbackKind::is_kept),
+        (keys.max_age, CallbackKind::is_kept),
+        (keys.params, |_| true),
+    ];
+    for (path, holds) in uses {
+        // Environment, user and output may stand in a file that another backend is chosen for now
+        // and then; a command that is not run is a mistake.
+        if reader.is_changed(path) && !is(holds) {
+            reader.conflict(path, "has no effect with this backend");
+        }
+    }
+}
