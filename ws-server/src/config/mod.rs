@@ -70,12 +70,15 @@ impl Config {
         let mut reader = Reader::new(raw, base_dir);
         let server = build::server(&mut reader);
         let fifo = build::fifo(&mut reader, &server.state_dir);
+        let (origin, limits) = (build::origin(&mut reader), build::limits(&mut reader));
+        let compression = build::compression(&mut reader);
+        let identity = build::identity(&mut reader);
         let app = build::app(&mut reader);
         let config = Self {
-            origin: build::origin(&mut reader),
-            limits: build::limits(&mut reader),
-            compression: build::compression(&mut reader),
-            identity: build::identity(&mut reader),
+            origin,
+            limits,
+            compression,
+            identity,
             validate: build::validate(&mut reader, &app.backend),
             app,
             control: build::control(&mut reader),
