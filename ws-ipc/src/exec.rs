@@ -2,20 +2,19 @@
 //! answer.
 
 use std::ffi::OsString;
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitStatus;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
-use tokio::net::UnixStream;
-use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::stderr::Lines;
-use crate::{Child, Failure, Identity, Job, Signal, Spawners, socketpair};
+use crate::channel::Channel;
+use crate::stderr::Errors;
+use crate::{Child, Failure, Identity, Job, LineTooLong, Signal, Spawners};
 
 /// One run of a program.
 #[derive(Clone, Debug)]
@@ -54,11 +53,34 @@ const TERM_GRACE: Duration = Duration::from_secs(2);
 /// How long descendants may hold the output open after the program has ended.
 const LINGER: Duration = Duration::from_millis(100);
 
-/// What a pipe holds unless it is told otherwise (pipe(7)).
-const DEFAULT_PIPE_SIZE: usize = 64 * 1024;
+/// Bytes that a [`Sink`] is handed at a time.
+const CHUNK_SIZE: usize = 16 * 1024;
 
-/// How many bytes of standard error are handed out per run.
-const MAX_STDERR_SIZE: usize = 64 * 1024;
+/// Whoever takes a program's output while it runs.
+pub trait Sink {
+    /// Ready when it takes more. Until then the program is not read, and waits in its write.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Takes what the program has written.
+    ///
+    /// # Errors
+    ///
+    /// [`LineTooLong`]: the program is killed.
+    fn take(&mut self, output: &[u8]) -> Result<(), LineTooLong>;
+}
+
+/// The sink of a run whose answer is wanted whole.
+enum Nobody {}
+
+impl Sink for Nobody {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        match *self {}
+    }
+
+    fn take(&mut self, _: &[u8]) -> Result<(), LineTooLong> {
+        match *self {}
+    }
+}
 
 /// Runs a program once and returns all that it wrote to its standard output.
 ///
@@ -85,12 +107,42 @@ pub async fn run(
     exec: Exec,
     stderr: &mut (dyn FnMut(&str) + Send),
 ) -> Result<Vec<u8>, Failure> {
+    start_and_drive(spawners, exec, None::<&mut Nobody>, stderr).await
+}
+
+/// The same, but what the program writes to its standard output goes to `sink` while it runs.
+///
+/// What the sink has taken by then it keeps, however the program ends. `max_output` is passed over:
+/// the sink says what is too much.
+///
+/// # Errors
+///
+/// As [`run`]; [`Failure::OutputTooLong`] if the sink refuses a line.
+///
+/// # Cancel safety
+///
+/// Dropping the future kills the program with all its descendants.
+pub async fn run_into(
+    spawners: &Spawners,
+    exec: Exec,
+    sink: &mut dyn Sink,
+    stderr: &mut (dyn FnMut(&str) + Send),
+) -> Result<(), Failure> {
+    let whole = start_and_drive(spawners, exec, Some(sink), stderr).await;
+    whole.map(drop)
+}
+
+async fn start_and_drive<S: Sink + ?Sized>(
+    spawners: &Spawners,
+    exec: Exec,
+    sink: Option<&mut S>,
+    stderr: &mut (dyn FnMut(&str) + Send),
+) -> Result<Vec<u8>, Failure> {
     let deadline = Instant::now() + exec.timeout;
     let open = |error| Failure::cannot_start("pipes", &error);
     let (channel, stdin, stdout) = Channel::new(exec.answer).map_err(open)?;
     let written = channel.fill(&exec.payload);
-    let (errors, stderr_end) = socketpair::pipe().map_err(open)?;
-    let errors = pipe::Receiver::from_owned_fd(errors).map_err(open)?;
+    let (errors, stderr_end) = Errors::new().map_err(open)?;
     let Exec {
         argv,
         env,
@@ -120,26 +172,20 @@ pub async fn run(
         payload,
         answer: Vec::new(),
         max_output,
-        errors: Some(errors),
-        lines: Lines::new(MAX_STDERR_SIZE),
+        sink,
+        errors,
     };
     let ended = run.drive(deadline, stderr).await;
     // Kills what is left of the group before anybody hears of the end.
     drop(run.child.take());
-    run.lines.finish(stderr);
+    run.errors.finish(stderr);
     let status = ended?;
-    match (
-        status.code(),
-        std::os::unix::process::ExitStatusExt::signal(&status),
-    ) {
-        (Some(0), _) => Ok(run.answer),
-        (Some(code), _) => Err(Failure::Exited(code)),
-        (None, signal) => Err(Failure::Signaled(signal.unwrap_or(0))),
-    }
+    Failure::of_status(status)?;
+    Ok(run.answer)
 }
 
 /// A run under way.
-struct Run {
+struct Run<'a, S: ?Sized> {
     /// `None` once it is released.
     child: Option<Child>,
     channel: Channel,
@@ -147,8 +193,9 @@ struct Run {
     payload: Bytes,
     answer: Vec<u8>,
     max_output: usize,
-    errors: Option<pipe::Receiver>,
-    lines: Lines,
+    /// Takes the answer as it is written.
+    sink: Option<&'a mut S>,
+    errors: Errors,
 }
 
 /// What the run's clock says next.
@@ -164,7 +211,7 @@ enum Timer {
     GiveUp(Instant),
 }
 
-impl Run {
+impl<S: Sink + ?Sized> Run<'_, S> {
     /// Carries bytes until the program and its output have ended.
     async fn drive(
         &mut self,
@@ -177,7 +224,7 @@ impl Run {
         loop {
             if let Some(status) = status
                 && !self.channel.is_reading()
-                && self.errors.is_none()
+                && !self.errors.is_open()
             {
                 return Ok(status);
             }
@@ -185,8 +232,8 @@ impl Run {
                 timer;
             tokio::select! {
                 () = self.channel.writable() => self.write(),
-                () = self.channel.readable() => self.read()?,
-                () = readable(self.errors.as_ref()) => self.read_errors(stderr),
+                () = readable(&self.channel, &mut self.sink) => self.read()?,
+                () = self.errors.readable() => self.errors.read(stderr),
                 ended = ends(self.child.as_mut()), if status.is_none() => {
                     status = Some(ended?);
                     if matches!(timer, Timer::Kill(_)) {
@@ -209,7 +256,7 @@ impl Run {
                     }
                     Timer::GiveUp(_) => {
                         self.channel.close_output();
-                        self.errors = None;
+                        self.errors.close();
                     }
                 },
             }
@@ -235,6 +282,9 @@ impl Run {
     }
 
     fn read(&mut self) -> Result<(), Failure> {
+        if self.sink.is_some() {
+            return self.read_into_sink();
+        }
         if self.answer.len() == self.answer.capacity() {
             self.answer
                 .reserve(self.answer.len().clamp(4 * 1024, 256 * 1024));
@@ -259,179 +309,28 @@ impl Run {
         Ok(())
     }
 
-    fn read_errors(&mut self, stderr: &mut (dyn FnMut(&str) + Send)) {
-        let mut buffer = [0; 4 * 1024];
-        match self
-            .errors
-            .as_ref()
-            .map(|errors| errors.try_read(&mut buffer))
-        {
-            Some(Ok(len @ 1..)) => self.lines.feed(&buffer[..len], stderr),
-            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
-            _ => self.errors = None,
-        }
-    }
-}
-
-/// Our ends of what the program has as standard input and output.
-enum Channel {
-    Pipes {
-        input: Option<pipe::Sender>,
-        output: Option<pipe::Receiver>,
-    },
-    Socketpair {
-        stream: UnixStream,
-        is_writing: bool,
-        is_reading: bool,
-    },
-}
-
-impl Channel {
-    /// Our ends, the program's standard input and its standard output.
-    fn new(kind: AnswerChannel) -> io::Result<(Self, OwnedFd, OwnedFd)> {
-        match kind {
-            AnswerChannel::Pipe => {
-                let (stdin, input) = socketpair::pipe()?;
-                let (output, stdout) = socketpair::pipe()?;
-                let channel = Self::Pipes {
-                    input: Some(pipe::Sender::from_owned_fd(input)?),
-                    output: Some(pipe::Receiver::from_owned_fd(output)?),
-                };
-                Ok((channel, stdin, stdout))
-            }
-            AnswerChannel::Socketpair => {
-                let (ours, stdin) = socketpair::stream()?;
-                let stream = std::os::unix::net::UnixStream::from(ours);
-                stream.set_nonblocking(true)?;
-                let stream = UnixStream::from_std(stream)?;
-                let stdout = stdin.try_clone()?;
-                Ok((
-                    Self::Socketpair {
-                        stream,
-                        is_writing: true,
-                        is_reading: true,
-                    },
-                    stdin,
-                    stdout,
-                ))
-            }
-        }
-    }
-
-    /// Writes what fits at once, before the program is started, and says how much that was.
-    ///
-    /// A program whose run is given up while it starts then finds its whole payload nevertheless;
-    /// it must not take the beginning, or nothing, for the message.
-    fn fill(&self, payload: &[u8]) -> usize {
-        let Self::Pipes {
-            input: Some(input), ..
-        } = self
-        else {
-            return 0;
-        };
-        if payload.len() > DEFAULT_PIPE_SIZE {
-            // Beyond what the system allows, the rest is written while the program reads.
-            let _ = rustix::pipe::fcntl_setpipe_size(input, payload.len());
-        }
-        // The runtime has not seen yet that the pipe is writable; the kernel knows.
-        rustix::io::write(input, payload).unwrap_or(0)
-    }
-
-    fn is_reading(&self) -> bool {
-        match self {
-            Self::Pipes { output, .. } => output.is_some(),
-            Self::Socketpair { is_reading, .. } => *is_reading,
-        }
-    }
-
-    /// Waits until something may be written; for ever once the input is closed.
-    async fn writable(&self) {
-        // An error shows again, and is handled, in the attempt that follows.
-        let _ = match self {
-            Self::Pipes {
-                input: Some(input), ..
-            } => input.writable().await,
-            Self::Socketpair {
-                stream,
-                is_writing: true,
-                ..
-            } => stream.writable().await,
-            _ => pending().await,
-        };
-    }
-
-    /// Waits until something may be read; for ever once the output is closed.
-    async fn readable(&self) {
-        let _ = match self {
-            Self::Pipes {
-                output: Some(output),
-                ..
-            } => output.readable().await,
-            Self::Socketpair {
-                stream,
-                is_reading: true,
-                ..
-            } => stream.readable().await,
-            _ => pending().await,
-        };
-    }
-
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Pipes {
-                input: Some(input), ..
-            } => input.try_write(bytes),
-            Self::Socketpair {
-                stream,
-                is_writing: true,
-                ..
-            } => stream.try_write(bytes),
-            _ => Err(io::ErrorKind::BrokenPipe.into()),
-        }
-    }
-
-    fn try_read_buf(&self, buffer: &mut impl BufMut) -> io::Result<usize> {
-        match self {
-            Self::Pipes {
-                output: Some(output),
-                ..
-            } => output.try_read_buf(buffer),
-            Self::Socketpair {
-                stream,
-                is_reading: true,
-                ..
-            } => stream.try_read_buf(buffer),
-            _ => Ok(0),
-        }
-    }
-
-    fn close_input(&mut self) {
-        match self {
-            Self::Pipes { input, .. } => *input = None,
-            Self::Socketpair {
-                stream, is_writing, ..
-            } => {
-                if std::mem::take(is_writing) {
-                    // It fails only if the program has closed its side before.
-                    let _ = rustix::net::shutdown(&*stream, rustix::net::Shutdown::Write);
+    fn read_into_sink(&mut self) -> Result<(), Failure> {
+        let mut buffer = [0; CHUNK_SIZE];
+        match self.channel.try_read_buf(&mut &mut buffer[..]) {
+            Ok(0) => self.channel.close_output(),
+            Ok(len) => {
+                if let Some(sink) = &mut self.sink {
+                    sink.take(&buffer[..len])?;
                 }
             }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => self.channel.close_output(),
         }
-    }
-
-    fn close_output(&mut self) {
-        match self {
-            Self::Pipes { output, .. } => *output = None,
-            Self::Socketpair { is_reading, .. } => *is_reading = false,
-        }
+        Ok(())
     }
 }
 
-async fn readable(errors: Option<&pipe::Receiver>) {
-    match errors {
-        Some(errors) => drop(errors.readable().await),
-        None => pending().await,
+/// Waits until something may be read and there is somebody to take it.
+async fn readable<S: Sink + ?Sized>(channel: &Channel, sink: &mut Option<&mut S>) {
+    if let Some(sink) = sink {
+        poll_fn(|cx| sink.poll_ready(cx)).await;
     }
+    channel.readable().await;
 }
 
 async fn ends(child: Option<&mut Child>) -> Result<ExitStatus, Failure> {

@@ -1,7 +1,10 @@
 //! Why a run of an application's program gave no answer.
 
 use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 
+use crate::LineTooLong;
 use crate::cgi::CgiError;
 use crate::fastcgi::FastCgiError;
 
@@ -78,6 +81,15 @@ impl Failure {
         }
     }
 
+    /// What the end of a program says, if nobody has asked it to end.
+    pub(crate) fn of_status(status: ExitStatus) -> Result<(), Self> {
+        match (status.code(), status.signal()) {
+            (Some(0), _) => Ok(()),
+            (Some(code), _) => Err(Self::Exited(code)),
+            (None, signal) => Err(Self::Signaled(signal.unwrap_or(0))),
+        }
+    }
+
     /// A start that failed with an I/O error.
     pub(crate) fn cannot_start(what: impl Into<String>, error: &io::Error) -> Self {
         // An error without a number is one of std's own about its arguments (a NUL byte).
@@ -86,6 +98,12 @@ impl Failure {
             what: what.into(),
             errno,
         }
+    }
+}
+
+impl From<LineTooLong> for Failure {
+    fn from(LineTooLong { max }: LineTooLong) -> Self {
+        Self::OutputTooLong { max }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Other processes: starting and supervising them, and the ways to talk with them.
 //!
 //! - [`Spawners`] start programs, so that the server itself never forks. [`exec::run`] runs one for
-//!   one message; a [`Service`] keeps one running, and [`scgi_call`] asks it; a [`Pool`] keeps several.
+//!   one message, [`stream::run`] one for a whole conversation; a [`Service`] keeps one running, and [`scgi_call`] asks it; a [`Pool`] keeps several.
 //! - [`forkserver::run`] makes a program a fork server: a closure answers each message in a process
 //!   of its own; [`worker::run`] makes it one that answers them all.
 //! - [`fastcgi::FastCgi`] and [`scgi::ScgiServer`] ask servers that others run, at an [`Address`].
@@ -56,6 +56,7 @@
 
 mod address;
 pub mod cgi;
+mod channel;
 mod children;
 mod connector;
 mod environment;
@@ -64,6 +65,7 @@ mod failure;
 pub mod fastcgi;
 pub mod fifo;
 pub mod forkserver;
+mod lines;
 mod pool;
 pub mod record;
 pub mod scgi;
@@ -71,6 +73,7 @@ mod service;
 mod socketpair;
 pub mod spawner;
 mod stderr;
+pub mod stream;
 mod supervisor;
 mod sys;
 mod unix_path;
@@ -80,6 +83,7 @@ pub use address::{Address, InvalidAddress};
 pub use environment::{Environment, EnvironmentError};
 pub use failure::Failure;
 pub use fifo::{Fifo, FifoDirectory, FifoError, FifoOptions, encode_name, encode_name_carbonphp};
+pub use lines::{LineDecoder, LineTooLong};
 pub use pool::{Pool, PoolConfig, PoolKind, PoolStats, Recycling};
 pub use record::{Framing, InvalidRecord, Record, RecordDecoder};
 pub use service::{Service, ServiceCommand, scgi_call};

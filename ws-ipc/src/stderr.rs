@@ -1,7 +1,101 @@
 //! What a program writes to its standard error, cut into lines for the log.
 
+use std::future::pending;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::unix::pipe;
+
+use crate::socketpair;
+
+/// How many bytes of standard error are handed out per run.
+pub(crate) const MAX_STDERR_SIZE: usize = 64 * 1024;
+
+/// Bytes taken at a time.
+const READ_SIZE: usize = 4 * 1024;
+
 /// A longer line is cut here.
 const MAX_LINE_SIZE: usize = 4 * 1024;
+
+/// Our end of a program's standard error.
+#[derive(Debug)]
+pub(crate) struct Errors {
+    /// `None` once it has ended.
+    pipe: Option<pipe::Receiver>,
+    lines: Lines,
+}
+
+impl Errors {
+    /// Our end and the program's.
+    pub(crate) fn new() -> io::Result<(Self, OwnedFd)> {
+        let (ours, stderr) = socketpair::pipe()?;
+        let errors = Self {
+            pipe: Some(pipe::Receiver::from_owned_fd(ours)?),
+            lines: Lines::new(MAX_STDERR_SIZE),
+        };
+        Ok((errors, stderr))
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.pipe.is_some()
+    }
+
+    /// Waits until something may be read; for ever once it has ended.
+    pub(crate) async fn readable(&self) {
+        match &self.pipe {
+            Some(pipe) => drop(pipe.readable().await),
+            None => pending().await,
+        }
+    }
+
+    /// Hands out the lines that have come.
+    pub(crate) fn read(&mut self, each: &mut dyn FnMut(&str)) {
+        let mut buffer = [0; READ_SIZE];
+        match self.pipe.as_ref().map(|pipe| pipe.try_read(&mut buffer)) {
+            Some(Ok(len @ 1..)) => self.lines.feed(&buffer[..len], each),
+            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+            _ => self.pipe = None,
+        }
+    }
+
+    /// The same, or has the task woken when there is something. Ready once something has come, or
+    /// the end.
+    pub(crate) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        each: &mut dyn FnMut(&str),
+    ) -> Poll<()> {
+        let Some(pipe) = &mut self.pipe else {
+            return Poll::Pending;
+        };
+        let mut buffer = [0; READ_SIZE];
+        let mut buffer = ReadBuf::new(&mut buffer);
+        match ready!(Pin::new(pipe).poll_read(cx, &mut buffer)) {
+            Ok(()) if !buffer.filled().is_empty() => self.lines.feed(buffer.filled(), each),
+            Ok(()) | Err(_) => self.pipe = None,
+        }
+        Poll::Ready(())
+    }
+
+    /// Hands out as many bytes as in the beginning, after a note of what was dropped.
+    pub(crate) fn renew(&mut self, each: &mut dyn FnMut(&str)) {
+        self.lines.note_dropped(each);
+        self.lines.left = MAX_STDERR_SIZE;
+    }
+
+    /// Lets go of a pipe that others hold open.
+    pub(crate) fn close(&mut self) {
+        self.pipe = None;
+    }
+
+    /// Hands out a last line without a newline, and a note of what was dropped.
+    pub(crate) fn finish(&mut self, each: &mut dyn FnMut(&str)) {
+        self.lines.finish(each);
+    }
+}
 
 /// Cuts a stream of bytes into lines, within limits.
 ///
@@ -38,6 +132,10 @@ impl Lines {
     /// Hands out a last line without a newline, and a note of what was dropped.
     pub(crate) fn finish(&mut self, each: &mut dyn FnMut(&str)) {
         self.hand_out(each);
+        self.note_dropped(each);
+    }
+
+    fn note_dropped(&mut self, each: &mut dyn FnMut(&str)) {
         if self.dropped > 0 {
             each(&format!("[{} more bytes]", self.dropped));
             self.dropped = 0;

@@ -1,10 +1,13 @@
 //! The server's side: a handle to the spawners, and one to each child.
 
+use std::future::poll_fn;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
+use std::pin::Pin;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -335,16 +338,22 @@ impl Child {
     ///
     /// May be dropped and called again, also after it has returned.
     pub async fn wait(&mut self) -> Result<ExitStatus, Failure> {
-        if self.ended.is_none() {
-            let end = (&mut self.exit).await.map_err(|_| Failure::Lost);
-            self.ended = Some(end);
-        }
-        match self.ended.clone().expect("it was just set") {
+        poll_fn(|cx| self.poll_wait(cx)).await
+    }
+
+    pub(crate) fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Result<ExitStatus, Failure>> {
+        let end = match &self.ended {
+            Some(end) => end.clone(),
+            None => {
+                let end = ready!(Pin::new(&mut self.exit).poll(cx));
+                self.ended.insert(end.map_err(|_| Failure::Lost)).clone()
+            }
+        };
+        Poll::Ready(end.map(|end| match end {
             // The layout of a wait status: the exit code in the second byte, the signal in the first.
-            Ok(End::Code(code)) => Ok(ExitStatus::from_raw((code & 0xff) << 8)),
-            Ok(End::Signal(signal)) => Ok(ExitStatus::from_raw(signal & 0x7f)),
-            Err(failure) => Err(failure),
-        }
+            End::Code(code) => ExitStatus::from_raw((code & 0xff) << 8),
+            End::Signal(signal) => ExitStatus::from_raw(signal & 0x7f),
+        }))
     }
 
     /// Sends a signal to the program's process group.

@@ -10,4 +10,5 @@ mod pool;
 mod record;
 mod service;
 mod spawner;
+mod stream;
 mod support;
