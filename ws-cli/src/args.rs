@@ -89,6 +89,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, requires = "command", conflicts_with = "fork")]
     pub(crate) worker: bool,
 
+    /// The command runs once for each connection: lines in, lines out, as under websocketd
+    #[arg(long, requires = "command", conflicts_with_all = ["fork", "worker"])]
+    pub(crate) stream: bool,
+
     /// Answer each message with the output of this command; a single string is split like shell
     /// words, no shell runs
     #[arg(last = true, value_name = "CMD")]

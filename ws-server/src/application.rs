@@ -9,15 +9,17 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use tracing::info;
-use ws_ipc::exec::{self, AnswerChannel, Exec};
+use ws_ipc::exec::{self, AnswerChannel, Exec, Sink};
 use ws_ipc::fastcgi::FastCgi;
 use ws_ipc::scgi::ScgiServer;
+use ws_ipc::stream::{self, Host, StreamCommand};
 use ws_ipc::{
-    Environment, Failure, Identity as ProcessIdentity, Pool, Service, Spawners, scgi_call,
+    Environment, EnvironmentError, Failure, Identity as ProcessIdentity, Pool, Service, Spawners,
+    scgi_call,
 };
 use ws_proto::MessageKind;
 
-use crate::config::{Account, Output, Trim};
+use crate::config::{Account, Output, StreamOutput, Trim};
 use crate::core::answer::{self, Answer, Reply, Verdict};
 use crate::core::failure::RunFailure;
 use crate::core::question::Question;
@@ -37,6 +39,8 @@ pub(crate) enum Backend {
     Scgi(ScgiServer),
     /// The same.
     FastCgi(FastCgi),
+    /// The command, once for each connection.
+    Stream(Program),
 }
 
 /// A program with its arguments, and whom it runs as.
@@ -84,20 +88,29 @@ impl Callback {
         turn.map_err(|_| Failure::Cancelled)
     }
 
+    /// Adds the variables that the configuration adds.
+    fn add_to(&self, env: &mut Environment) -> Result<(), EnvironmentError> {
+        self.added
+            .iter()
+            .try_for_each(|(name, value)| env.set_configured(name, value))
+    }
+
     async fn run(
         &self,
         mut env: Environment,
         payload: Bytes,
-        answer: AnswerChannel,
+        to: Destination<'_>,
         stderr: &mut (dyn FnMut(&str) + Send),
     ) -> Result<Vec<u8>, RunFailure> {
-        for (name, value) in &self.added {
-            env.set_configured(name, value)?;
-        }
+        self.add_to(&mut env)?;
         let _permit = self.turn().await?;
         let (timeout, max_output) = (self.timeout, self.max_output);
         let answer = match &*self.backend {
-            Backend::Exec(program) => {
+            Backend::Exec(program) | Backend::Stream(program) => {
+                let answer = match to {
+                    Destination::Socketpair => AnswerChannel::Socketpair,
+                    Destination::Pipe | Destination::Sink(_) => AnswerChannel::Pipe,
+                };
                 let exec = Exec {
                     argv: program.argv.clone(),
                     env: env.to_os(),
@@ -108,7 +121,13 @@ impl Callback {
                     dir: None,
                     answer,
                 };
-                exec::run(&program.spawners, exec, stderr).await
+                match to {
+                    Destination::Sink(sink) => {
+                        let run = exec::run_into(&program.spawners, exec, sink, stderr);
+                        run.await.map(|()| Vec::new())
+                    }
+                    _ => exec::run(&program.spawners, exec, stderr).await,
+                }
             }
             Backend::ForkServer(service) => {
                 scgi_call(service, &env, &payload, timeout, max_output).await
@@ -124,10 +143,27 @@ impl Callback {
     }
 }
 
+/// Where the output of a run goes.
+enum Destination<'a> {
+    /// To the end of the run, through a pipe or a socketpair.
+    Pipe,
+    Socketpair,
+    /// On, as it is written. Only a command's does.
+    Sink(&'a mut dyn Sink),
+}
+
+/// The settings of a program that runs as long as a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StreamSettings {
+    pub(crate) output: StreamOutput,
+    pub(crate) grace: Duration,
+}
+
 /// The application behind the server.
 #[derive(Debug)]
 pub(crate) struct Application {
     pub(crate) callback: Callback,
+    pub(crate) stream: StreamSettings,
     pub(crate) trimming: Trim,
     pub(crate) empty_reply: Option<Bytes>,
     pub(crate) error_reply: Option<Bytes>,
@@ -152,16 +188,81 @@ impl Application {
         let payload = question.payload.clone();
         let output = self
             .callback
-            .run(env, payload, AnswerChannel::Pipe, &mut stderr)
+            .run(env, payload, Destination::Pipe, &mut stderr)
             .await?;
         let mut answer = match self.callback.output {
-            Output::Plain => answer::plain(output, self.trimming),
+            Output::Plain | Output::Lines => answer::plain(output, self.trimming),
             Output::Cgi => answer::cgi(&output, self.trimming)?,
         };
         if answer.reply.is_none() {
             answer.reply = self.empty_reply.clone().map(text);
         }
         Ok(answer)
+    }
+
+    /// Whether the answers are lines, which leave as they are written.
+    pub(crate) fn answers_in_lines(&self) -> bool {
+        self.callback.output == Output::Lines
+    }
+
+    /// Runs the callback for one message, and hands on what it writes. Nothing else is the answer.
+    ///
+    /// # Errors
+    ///
+    /// How the callback failed; what it has written by then is with the sink.
+    pub(crate) async fn answer_into(
+        &self,
+        visitor: &Visitor,
+        id: MessageId,
+        question: &Question,
+        sink: &mut dyn Sink,
+    ) -> Result<(), RunFailure> {
+        let env = visitor.message_environment(&self.callback.common, id, question)?;
+        let mut stderr = |line: &str| {
+            info!(conn.id = %visitor.connection, message.id = id, line, "stderr");
+        };
+        let payload = question.payload.clone();
+        let to = Destination::Sink(sink);
+        self.callback.run(env, payload, to, &mut stderr).await?;
+        Ok(())
+    }
+
+    /// Whether each connection has a program of its own.
+    pub(crate) fn is_stream(&self) -> bool {
+        matches!(*self.callback.backend, Backend::Stream(_))
+    }
+
+    /// Runs the program of one connection until it has ended.
+    ///
+    /// # Errors
+    ///
+    /// How it failed, unless it was asked to end.
+    pub(crate) async fn converse(
+        &self,
+        visitor: &Visitor,
+        host: &mut dyn Host,
+    ) -> Result<(), RunFailure> {
+        let Backend::Stream(program) = &*self.callback.backend else {
+            return Ok(());
+        };
+        let mut env = visitor.stream_environment(&self.callback.common)?;
+        self.callback.add_to(&mut env)?;
+        let command = StreamCommand {
+            argv: program.argv.clone(),
+            env: env.to_os(),
+            dir: None,
+            identity: program.identity,
+            grace: self.stream.grace,
+        };
+        Ok(stream::run(&program.spawners, command, host).await?)
+    }
+
+    /// What the browser gets for an answer without anything in it, if anything.
+    pub(crate) fn empty_answer(&self) -> Answer {
+        Answer {
+            reply: self.empty_reply.clone().map(text),
+            close: None,
+        }
     }
 
     /// What the browser gets for a failed callback, if anything.
@@ -188,13 +289,13 @@ impl Validation {
         let end = match visitor.validation_environment(&self.callback.common) {
             Ok(env) => {
                 self.callback
-                    .run(env, Bytes::new(), AnswerChannel::Socketpair, &mut stderr)
+                    .run(env, Bytes::new(), Destination::Socketpair, &mut stderr)
                     .await
             }
             Err(error) => Err(error.into()),
         };
         match self.callback.output {
-            Output::Plain => answer::plain_verdict(end),
+            Output::Plain | Output::Lines => answer::plain_verdict(end),
             Output::Cgi => answer::cgi_verdict(end),
         }
     }

@@ -13,9 +13,11 @@ use ws_ipc::scgi::ScgiServer;
 use ws_ipc::{Environment, FifoDirectory, Pool};
 use ws_session::{SessionConfig, Sessions};
 
-use crate::application::{Application, Backend, Callback, Program, Validation, process_identity};
+use crate::application::{
+    Application, Backend, Callback, Program, StreamSettings, Validation, process_identity,
+};
 use crate::command::Command;
-use crate::config::{AppBackend, CallbackBackend, Config, Output, ValidateBackend};
+use crate::config::{AppBackend, CallbackBackend, Config, ExecConfig, Output, ValidateBackend};
 use crate::counters::Counters;
 use crate::doors::{FifoWatch, GLOBAL_FIFO};
 use crate::error::ServeError;
@@ -118,6 +120,10 @@ fn application(
             common: common.clone(),
             added: added(env, &app.params),
         },
+        stream: StreamSettings {
+            output: app.stream,
+            grace: app.stream_grace,
+        },
         trimming: app.trim,
         empty_reply: app.empty_reply.clone().map(Into::into),
         error_reply: app.error_reply.clone().map(Into::into),
@@ -171,12 +177,12 @@ fn callback(
     let none = BTreeMap::new();
     Ok(match backend {
         CallbackBackend::Exec(exec) => {
-            let program = Program {
-                argv: exec.command.iter().map(OsString::from).collect(),
-                identity: exec.account.map(process_identity),
-                spawners: helpers.spawners.clone().ok_or_else(not_started)?,
-            };
-            (Backend::Exec(program), exec.output, exec.env.clone())
+            let program = Backend::Exec(program(exec, helpers)?);
+            (program, exec.output, exec.env.clone())
+        }
+        CallbackBackend::Stream(exec) => {
+            let program = Backend::Stream(program(exec, helpers)?);
+            (program, Output::Plain, exec.env.clone())
         }
         CallbackBackend::Fork(_) | CallbackBackend::Worker(_) => {
             let pool = pool.cloned().ok_or_else(not_started)?;
@@ -190,6 +196,14 @@ fn callback(
             let server = FastCgi::new(address.clone(), FastCgiConfig::default());
             (Backend::FastCgi(server), Output::Cgi, none)
         }
+    })
+}
+
+fn program(exec: &ExecConfig, helpers: &Helpers) -> Result<Program, ServeError> {
+    Ok(Program {
+        argv: exec.command.iter().map(OsString::from).collect(),
+        identity: exec.account.map(process_identity),
+        spawners: helpers.spawners.clone().ok_or_else(not_started)?,
     })
 }
 

@@ -6,9 +6,12 @@
 //! worker thread, so its state is in a `RefCell` that is never borrowed over an await.
 
 mod frames;
+mod lines;
 mod output;
+mod program;
 mod publication;
 mod state;
+mod work;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
@@ -26,6 +29,7 @@ use ws_proto::{CloseCode, CloseFrame, DeflateParams, Event};
 use ws_session::{ConnectionId, Outbound};
 use ws_transport::Stream;
 
+use crate::application::Application;
 use crate::bell::Bell;
 use crate::command::Receipt;
 use crate::config::OnDisconnect;
@@ -36,12 +40,15 @@ use crate::core::turns::{MessageId, TurnLimits, Turns};
 use crate::counters::{CloseCause, Counters};
 use crate::places::Place;
 use crate::shard::Shard;
+use crate::shared::Shared;
 use crate::visitor::Visitor;
 
 pub(crate) use self::frames::Frames;
+use self::lines::AnswerLines;
 use self::output::Output;
 pub(crate) use self::publication::Publication;
 use self::state::{Inner, Phase, Wait};
+use self::work::Work;
 
 /// Bytes taken from a socket at a time while too much waits in the whole server: nobody's answers
 /// are held back before there are any, so a crowd of such reads must not add up to much.
@@ -112,10 +119,18 @@ impl Connection {
             .push_control(Bytes::from(consent.response))
             .expect("a new queue is not finished");
         let app = server.config.app();
-        let turns = Turns::new(TurnLimits {
-            running: app.per_connection.get(),
-            waiting: app.queue.get(),
-            unordered: app.unordered,
+        let turns = Turns::new(match &server.application {
+            // They all wait for the one program to take them.
+            Some(application) if application.is_stream() => TurnLimits {
+                running: app.queue.get(),
+                waiting: 0,
+                unordered: true,
+            },
+            _ => TurnLimits {
+                running: app.per_connection.get(),
+                waiting: app.queue.get(),
+                unordered: app.unordered,
+            },
         });
         let protocol = ws_proto::Connection::server(Arc::clone(&server.protocol), now)
             .with_deflate(consent.deflate);
@@ -131,7 +146,7 @@ impl Connection {
                 protocol,
                 is_compressed: consent.deflate.is_some(),
                 turns,
-                runs: Vec::new(),
+                work: Work::default(),
                 unread: Vec::new(),
                 spent: 0,
                 phase: Phase::Open,
@@ -159,6 +174,7 @@ impl Connection {
 
     /// Serves the connection until it has ended and every accepted message is done with.
     pub(crate) async fn drive(self: Rc<Self>, shard: Rc<Shard>) {
+        self.start_program(&shard);
         let mut now = self.opened;
         while let Some(wait) = self.settle(&shard, now) {
             if wait.is_others_turn {
@@ -237,7 +253,7 @@ impl Connection {
     pub(crate) fn stop(&self) {
         self.end(CloseCause::Stopped);
         let mut state = self.state.borrow_mut();
-        state.abort_runs();
+        state.work.abort();
         self.changed.ring();
     }
 
@@ -350,6 +366,7 @@ impl Connection {
         let state = &mut *state;
         let write_timeout = shard.server.config.limits().write_timeout;
         if state.is_quiet() && self.waiting_runs() == 0 {
+            state.wake_work();
             return state.wait(write_timeout, now);
         }
         state.settle_throttle(now);
@@ -379,6 +396,7 @@ impl Connection {
         if !state.is_open() {
             self.tell_ended();
         }
+        state.wake_work();
         state.wait(write_timeout, now)
     }
 
@@ -387,21 +405,29 @@ impl Connection {
     fn take_turns(self: &Rc<Self>, state: &mut Inner, shard: &Rc<Shard>, now: Instant) {
         let counters = &shard.server.hub.counters;
         loop {
-            while let Some((id, answer)) = state.turns.next_answer() {
+            loop {
+                if let Some(part) = state.turns.next_part() {
+                    state.reply(&part, counters);
+                    continue;
+                }
+                let Some((id, answer)) = state.turns.next_answer() else {
+                    break;
+                };
                 if let Some(reply) = &answer.reply {
                     state.reply(reply, counters);
                 }
                 if let Some(frame) = answer.close {
                     state.close(CloseCause::Application, frame);
                 }
-                state.forget_run(id);
+                state.work.forget(id);
             }
-            while !state.is_held_back() {
+            // The task of a program fetches them itself.
+            while !state.is_held_back() && state.work.program().is_none() {
                 let Some((id, question)) = state.turns.start() else {
                     break;
                 };
                 let run = self.start_run(shard, id, question);
-                state.runs.push((id, run));
+                state.work.begin(id, run);
             }
             // When both wait for room, the client and the doors take turns.
             let door_waits = state.turns.has_room() && self.waiting_runs() > 0;
@@ -431,11 +457,16 @@ impl Connection {
         let turn = *state
             .drain_turn
             .get_or_insert_with(|| shard.server.hub.drain_turn(now));
-        if turn <= now {
-            state.close(
+        if turn > now {
+            return;
+        }
+        match state.work.program() {
+            // The connection is closed when that has ended.
+            Some(program) if !program.has_ended => program.is_dismissed = true,
+            _ => state.close(
                 CloseCause::Drain,
                 CloseFrame::new(CloseCode::AWAY, "server is going down"),
-            );
+            ),
         }
     }
 
@@ -513,6 +544,11 @@ impl Connection {
         };
         shard.spawn(async move {
             let end = match &server.application {
+                Some(application) if application.answers_in_lines() => {
+                    connection
+                        .answer_in_lines(&server, application, id, &question)
+                        .await
+                }
                 Some(application) => application.answer(&connection.visitor, id, &question).await,
                 None => Ok(Answer::default()),
             };
@@ -521,12 +557,26 @@ impl Connection {
         })
     }
 
-    fn finish_run(
-        &self,
-        server: &crate::shared::Shared,
+    /// Sends what the callback writes, line by line; what is left to be said is returned.
+    async fn answer_in_lines(
+        self: &Rc<Self>,
+        server: &Arc<Shared>,
+        application: &Application,
         id: MessageId,
-        end: Result<Answer, RunFailure>,
-    ) {
+        question: &Question,
+    ) -> Result<Answer, RunFailure> {
+        let mut lines = AnswerLines::new(Rc::clone(self), Arc::clone(server), id);
+        let run = application.answer_into(&self.visitor, id, question, &mut lines);
+        let end = run.await;
+        lines.finish();
+        end?;
+        Ok(match lines.has_lines {
+            true => Answer::default(),
+            false => application.empty_answer(),
+        })
+    }
+
+    fn finish_run(&self, server: &Shared, id: MessageId, end: Result<Answer, RunFailure>) {
         let counters = &server.hub.counters;
         let answer = match end {
             Ok(answer) => {
@@ -555,7 +605,7 @@ impl Connection {
     fn leave(&self, shard: &Shard) {
         let server = &shard.server;
         let mut state = self.state.borrow_mut();
-        if state.turns.is_idle() {
+        if state.turns.is_idle() && !state.work.has_program() {
             state.place = None;
         }
         server.hub.remove(self.id());
@@ -575,8 +625,9 @@ impl Connection {
         };
         counters.closed(cause);
         if server.config.app().on_disconnect == OnDisconnect::Cancel {
-            state.abort_runs();
+            state.work.abort_runs();
         }
+        state.wake_work();
         info!(
             parent: &self.visitor.span(),
             path = self.visitor.path(),
@@ -594,6 +645,10 @@ impl Connection {
 
     /// Runs what was accepted before the end; there is nobody left to answer.
     async fn finish_turns(self: &Rc<Self>, shard: &Rc<Shard>) {
+        // A program takes what was accepted, and ends behind that.
+        while self.state.borrow().work.has_program() {
+            self.changed.rung().await;
+        }
         let counters = &shard.server.hub.counters;
         let cancels = shard.server.config.app().on_disconnect == OnDisconnect::Cancel;
         loop {
@@ -604,13 +659,20 @@ impl Connection {
                     counters.callbacks_cancelled.add(waiting);
                     return;
                 }
-                while let Some((id, answer)) = state.turns.next_answer() {
+                loop {
+                    if state.turns.next_part().is_some() {
+                        counters.replies_dropped.increment();
+                        continue;
+                    }
+                    let Some((id, answer)) = state.turns.next_answer() else {
+                        break;
+                    };
                     counters.replies_dropped.add(answer.reply.is_some().into());
-                    state.forget_run(id);
+                    state.work.forget(id);
                 }
                 while let Some((id, question)) = state.turns.start() {
                     let run = self.start_run(shard, id, question);
-                    state.runs.push((id, run));
+                    state.work.begin(id, run);
                 }
                 if state.turns.is_idle() {
                     return;
@@ -643,7 +705,7 @@ impl Drop for WaitingRun<'_> {
 
 /// Counts a run that is aborted: it has no other end.
 struct RunGuard {
-    server: Arc<crate::shared::Shared>,
+    server: Arc<Shared>,
     is_counted: bool,
 }
 

@@ -126,6 +126,10 @@ reasons! {
         MessageRate = "message_rate",
         /// The application asked for it.
         Application = "application",
+        /// Its program has ended, and well.
+        ProgramEnded = "program_ended",
+        /// Its program has failed.
+        ProgramFailed = "program_failed",
         /// The server is going down.
         Drain = "drain",
         /// The server went down before the closing handshake was complete.
@@ -169,6 +173,7 @@ reasons! {
 /// Laws that hold whenever nothing is under way, and that the tests check:
 /// `accepted = opened + refused + pages`, `opened = closed + connections`,
 /// `callbacks.accepted = finished + failed + cancelled before the start`,
+/// `programs.started = ended + failed`,
 /// `messages.queued = sent + dropped`, `pushes.targets = written + queued + dropped`.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -207,6 +212,11 @@ pub(crate) struct Counters {
     pub(crate) callbacks_cancelled: Counter,
     pub(crate) replies_dropped: Counter,
     failures: Tally<{ CallbackFailure::NAMES.len() }>,
+    /// Programs that run as long as a connection.
+    pub(crate) programs_started: Counter,
+    /// Of these, those that ended with 0, or because their connection did.
+    pub(crate) programs_ended: Counter,
+    program_failures: Tally<{ CallbackFailure::NAMES.len() }>,
     pub(crate) validations_started: Counter,
     /// Of these, those that named a user.
     pub(crate) validations_accepted: Counter,
@@ -248,6 +258,10 @@ impl Counters {
 
     pub(crate) fn callback_failed(&self, failure: CallbackFailure) {
         self.failures.0[failure as usize].increment();
+    }
+
+    pub(crate) fn program_failed(&self, failure: CallbackFailure) {
+        self.program_failures.0[failure as usize].increment();
     }
 
     pub(crate) fn record_refused(&self, refusal: RecordRefusal) {
@@ -308,6 +322,12 @@ impl Counters {
                 "replies_dropped": self.replies_dropped.get(),
                 "validations": self.validations_started.get(),
                 "validations_accepted": self.validations_accepted.get(),
+            },
+            "programs": {
+                "started": self.programs_started.get(),
+                "ended": self.programs_ended.get(),
+                "failed": self.program_failures.total(),
+                "failed_by": self.program_failures.to_json(CallbackFailure::NAMES),
             },
             "pushes": {
                 "accepted": self.pushes.get(),

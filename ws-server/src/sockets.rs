@@ -7,11 +7,13 @@ use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::Notify;
 use tracing::info;
 
-use crate::config::{AppBackend, Config, ValidateBackend};
+use crate::config::{AppBackend, CallbackBackend, Config, ValidateBackend};
 use crate::core::descriptors::{DescriptorDemand, DescriptorShares};
 
 /// Pipes to and from one callback, with the ends that it gets.
 const PER_CALLBACK: usize = 6;
+/// Our ends of the pipes of a program that runs as long as a connection.
+const PER_PROGRAM: usize = 3;
 /// What the runtime of one worker opens.
 const PER_WORKER: usize = 4;
 
@@ -21,8 +23,12 @@ pub(crate) fn shares(config: &Config, workers: usize) -> DescriptorShares {
     let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
     let limits = config.limits();
     let application = match config.app().backend {
-        AppBackend::Echo => 0,
+        AppBackend::Echo | AppBackend::Callback(CallbackBackend::Stream(_)) => 0,
         AppBackend::Demo | AppBackend::Callback(_) => config.app().concurrency.get(),
+    };
+    let program = match config.app().backend {
+        AppBackend::Callback(CallbackBackend::Stream(_)) => PER_PROGRAM,
+        _ => 0,
     };
     let validations = match config.validate().backend {
         ValidateBackend::None => 0,
@@ -36,7 +42,7 @@ pub(crate) fn shares(config: &Config, workers: usize) -> DescriptorShares {
         open: open + workers * PER_WORKER,
         reserved: limits.reserved_descriptors,
         callbacks: (application + validations) * PER_CALLBACK,
-        per_connection: 1 + usize::from(fifo.enabled && fifo.user_fifos),
+        per_connection: 1 + usize::from(fifo.enabled && fifo.user_fifos) + program,
     });
     if shares.connections < limits.max_connections.get() {
         info!(

@@ -209,6 +209,34 @@ impl Visitor {
         Ok(env)
     }
 
+    /// The variables of a program that runs as long as the connection: those that websocketd's
+    /// programs know among them.
+    ///
+    /// # Errors
+    ///
+    /// If they are too large.
+    pub(crate) fn stream_environment(
+        &self,
+        common: &Environment,
+    ) -> Result<Environment, EnvironmentError> {
+        let mut env = self.environment(common)?;
+        let uri = Uri::parse(self.target.as_bytes());
+        set_request(&mut env, uri, &self.target)?;
+        env.set("WS_EVENT", "stream")?;
+        env.set("REQUEST_METHOD", "GET")?;
+        env.set("UNIQUE_ID", self.connection.to_string())?;
+        for (copy, name) in [
+            ("REMOTE_HOST", "REMOTE_ADDR"),
+            ("PATH_TRANSLATED", "PATH_INFO"),
+        ] {
+            if let Some(value) = env.get(name).map(<[u8]>::to_vec) {
+                env.set(copy, value)?;
+            }
+        }
+        set_trace(&mut env)?;
+        Ok(env)
+    }
+
     /// The variables of the callback for one message.
     ///
     /// # Errors

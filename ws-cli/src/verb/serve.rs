@@ -92,6 +92,7 @@ fn flags(args: &ServeArgs, surroundings: &Surroundings) -> Layer {
         let (backend, flag) = match args {
             ServeArgs { fork: true, .. } => ("fork", "--fork"),
             ServeArgs { worker: true, .. } => ("worker", "--worker"),
+            ServeArgs { stream: true, .. } => ("stream", "--stream"),
             _ => ("exec", "the command line"),
         };
         set(&["app", "backend"], backend.into(), flag);
@@ -187,6 +188,7 @@ mod tests {
             ("-- cat", "exec"),
             ("--fork -- cat", "fork"),
             ("--worker -- cat", "worker"),
+            ("--stream -- cat", "stream"),
         ] {
             assert_eq!(backend(line).name(), name);
         }

@@ -19,7 +19,7 @@ use super::trusted::TrustedPeers;
 use super::typed::{
     AppBackend, AppConfig, CompressionConfig, Console, ControlConfig, FifoConfig, FifoFraming,
     IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, OnDisconnect, OriginConfig,
-    ServerConfig, Tls, Trim, ValidateBackend, ValidateConfig,
+    ServerConfig, StreamOutput, Tls, Trim, ValidateBackend, ValidateConfig,
 };
 
 /// Smallest allowed timeout. Below it everything fails.
@@ -234,13 +234,23 @@ pub(super) fn app(reader: &mut Reader<'_>) -> AppConfig {
     let chosen = callback::choose(
         reader,
         keys,
-        &[("demo", Chosen::Demo), ("echo", Chosen::Echo)],
+        &[
+            ("demo", Chosen::Demo),
+            ("echo", Chosen::Echo),
+            ("stream", Chosen::Callback(CallbackKind::Stream)),
+        ],
     );
     let backend = chosen.unwrap_or_else(|| match reader.is_given(keys.command) {
         true => Chosen::Callback(CallbackKind::Exec),
         false => Chosen::Demo,
     });
     let callback = callback::read(reader, backend.callback(), keys);
+    let is_stream = backend == Chosen::Callback(CallbackKind::Stream);
+    for path in ["app.stream", "app.stream_grace"] {
+        if reader.is_changed(path) && !is_stream {
+            reader.conflict(path, "has no effect with this backend");
+        }
+    }
     AppConfig {
         timeout: reader.duration("app.timeout", SHORTEST, DAY),
         concurrency: reader.count("app.concurrency", 10_000),
@@ -267,9 +277,17 @@ pub(super) fn app(reader: &mut Reader<'_>) -> AppConfig {
         ),
         ping: reader
             .read_optional("app.ping", reader::flag)
-            .unwrap_or(backend != Chosen::Echo),
+            .unwrap_or(backend != Chosen::Echo && !is_stream),
         require_user: reader.flag("app.require_user"),
         spare: reader.read("app.spare", |value| reader::number(value, 0, 64)),
+        stream: reader.choice(
+            "app.stream",
+            &[
+                ("text", StreamOutput::Text),
+                ("binary", StreamOutput::Binary),
+            ],
+        ),
+        stream_grace: reader.duration("app.stream_grace", SHORTEST, HOUR),
         params: reader.read(keys.params, reader::environment),
         backend: match (backend, callback) {
             (Chosen::Echo, _) => AppBackend::Echo,

@@ -18,6 +18,8 @@ pub(super) enum CallbackKind {
     Worker,
     Scgi,
     FastCgi,
+    /// Of the application only.
+    Stream,
 }
 
 impl CallbackKind {
@@ -37,6 +39,7 @@ impl CallbackKind {
             Self::Worker => "is needed by backend = \"worker\"",
             Self::Scgi => "is needed by backend = \"scgi\"",
             Self::FastCgi => "is needed by backend = \"fastcgi\"",
+            Self::Stream => "is needed by backend = \"stream\"",
         }
     }
 
@@ -70,10 +73,11 @@ pub(super) struct Keys {
     max_requests: &'static str,
     max_memory: &'static str,
     max_age: &'static str,
+    outputs: &'static [(&'static str, Output)],
 }
 
 macro_rules! keys {
-    ($section:literal) => {
+    ($section:literal, $outputs:expr) => {
         Keys {
             backend: concat!($section, ".backend"),
             command: concat!($section, ".command"),
@@ -87,12 +91,23 @@ macro_rules! keys {
             max_requests: concat!($section, ".max_requests"),
             max_memory: concat!($section, ".max_memory"),
             max_age: concat!($section, ".max_age"),
+            outputs: $outputs,
         }
     };
 }
 
-pub(super) const APP: Keys = keys!("app");
-pub(super) const VALIDATE: Keys = keys!("validate");
+pub(super) const APP: Keys = keys!(
+    "app",
+    &[
+        ("plain", Output::Plain),
+        ("cgi", Output::Cgi),
+        ("lines", Output::Lines),
+    ]
+);
+pub(super) const VALIDATE: Keys = keys!(
+    "validate",
+    &[("plain", Output::Plain), ("cgi", Output::Cgi)]
+);
 
 /// Reads which backend was chosen, among the callbacks and these.
 pub(super) fn choose<T: Copy + From<CallbackKind>>(
@@ -146,6 +161,7 @@ pub(super) fn read(
         (CallbackKind::FastCgi, Some(address)) => CallbackBackend::FastCgi(address),
         (CallbackKind::Fork, _) => CallbackBackend::Fork(pool),
         (CallbackKind::Worker, _) => CallbackBackend::Worker(pool),
+        (CallbackKind::Stream, _) => CallbackBackend::Stream(exec),
         _ => CallbackBackend::Exec(exec),
     })
 }
@@ -157,10 +173,7 @@ fn exec(reader: &mut Reader<'_>, keys: &Keys) -> ExecConfig {
     let exec = ExecConfig {
         command: command.unwrap_or_default(),
         env: reader.read(keys.env, reader::environment),
-        output: reader.choice(
-            keys.output,
-            &[("plain", Output::Plain), ("cgi", Output::Cgi)],
-        ),
+        output: reader.choice(keys.output, keys.outputs),
         account: match (user, user.and_then(|(_, primary)| group.or(primary))) {
             (Some((uid, _)), Some(gid)) => Some(Account::new(uid, gid)),
             _ => None,
@@ -193,13 +206,14 @@ fn recycling(reader: &mut Reader<'_>, keys: &Keys) -> Recycling {
 
 /// Notes the settings that the chosen backend would pass over, and the one that it lacks.
 fn check_use(reader: &mut Reader<'_>, chosen: Option<CallbackKind>, keys: &Keys) {
-    let is = |holds: fn(CallbackKind) -> bool| chosen.is_some_and(holds);
+    type Holds = fn(CallbackKind) -> bool;
+    let is = |holds: Holds| chosen.is_some_and(holds);
     if let Some(kind) = chosen.filter(|kind| kind.has_command())
         && !reader.is_given(keys.command)
     {
         reader.conflict(keys.command, kind.needs());
     }
-    let uses: [(&str, fn(CallbackKind) -> bool); 7] = [
+    let uses: [(&str, Holds); 7] = [
         (keys.command, CallbackKind::has_command),
         (keys.address, CallbackKind::has_address),
         (keys.processes, CallbackKind::is_kept),

@@ -35,8 +35,8 @@ pub use trusted::{InvalidTrustedPeer, TrustedPeer, TrustedPeers};
 pub use typed::{
     AppBackend, AppConfig, CallbackBackend, CompressionConfig, Console, ControlConfig, ExecConfig,
     FifoConfig, FifoFraming, IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel,
-    OnDisconnect, OriginConfig, Output, PoolConfig, ServerConfig, Tls, Trim, ValidateBackend,
-    ValidateConfig,
+    OnDisconnect, OriginConfig, Output, PoolConfig, ServerConfig, StreamOutput, Tls, Trim,
+    ValidateBackend, ValidateConfig,
 };
 pub use units::{parse_duration, parse_size};
 

@@ -483,8 +483,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         doc: "What answers messages: \"demo\" and \"echo\" (built in); \"exec\" (the command, once per message);\n\
               \"fork\" (the command once, it forks per message) and \"worker\" (the command several times, each\n\
               answers one message after another), which are asked in SCGI over a socket that is their\n\
-              descriptor 0; \"scgi\" and \"fastcgi\" (a server at app.address). Default: \"exec\" if there is a\n\
-              command, else \"demo\".",
+              descriptor 0; \"scgi\" and \"fastcgi\" (a server at app.address); \"stream\" (the command, once\n\
+              per connection). Default: \"exec\" if there is a command, else \"demo\".",
     },
     Setting {
         path: "app.command",
@@ -533,14 +533,29 @@ pub(super) const SETTINGS: &[Setting] = &[
               For the demo and programs in Rust; others find it in WS_SPARE.",
     },
     Setting {
+        path: "app.stream",
+        default: DefaultValue::Text("text"),
+        doc: "With backend \"stream\", what the program writes: \"text\" (each line is a message) or \"binary\"\n\
+              (each piece that is read, at most 64KiB, is a binary message). Whatever it is, it reads a text\n\
+              message as a line, a binary one as it is.",
+    },
+    Setting {
+        path: "app.stream_grace",
+        default: DefaultValue::Text("250ms"),
+        doc: "With backend \"stream\": time that the program has when its connection has ended, 10ms to 1h,\n\
+              from the end of its input to SIGTERM, and again to SIGKILL. The place of the connection is\n\
+              taken so long.",
+    },
+    Setting {
         path: "app.timeout",
         default: DefaultValue::Text("30s"),
-        doc: "Time that one message may take, 10ms to 1d; then its process group is ended.",
+        doc: "Time that one message may take, 10ms to 1d; then its process group is ended. No limit of stream.",
     },
     Setting {
         path: "app.concurrency",
         default: DefaultValue::Number(64),
-        doc: "Processes at once in the whole server, 1 to 10000; further messages wait. The host pays for each.",
+        doc: "Processes at once in the whole server, 1 to 10000; further messages wait. The host pays for each.\n\
+              Those of stream are as many as there are connections: see limits.max_connections.",
     },
     Setting {
         path: "app.per_connection",
@@ -561,12 +576,14 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         path: "app.max_output",
         default: DefaultValue::Text("1MiB"),
-        doc: "Size of an answer, 1 to 1GiB; a process that writes more is killed. Each process may pin this much.",
+        doc: "Size of an answer, 1 to 1GiB; a process that writes more is killed. Each process may pin this much.\n\
+              Of lines and stream it is the size of one line.",
     },
     Setting {
         path: "app.output",
         default: DefaultValue::Text("plain"),
-        doc: "What it writes: \"plain\" (the reply) or \"cgi\" (header lines, an empty line, the reply).",
+        doc: "What it writes: \"plain\" (the reply), \"cgi\" (header lines, an empty line, the reply), or with\n\
+              exec \"lines\": each line is a message, sent as soon as it is written.",
     },
     Setting {
         path: "app.trim",
@@ -592,7 +609,8 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         path: "app.ping",
         default: DefaultValue::Absent("true"),
-        doc: "Answer the text message ping with pong, without the application. Default: true, but for echo.",
+        doc: "Answer the text message ping with pong, without the application. Default: true, but\n\
+              for echo and stream.",
     },
     Setting {
         path: "app.env",

@@ -183,6 +183,8 @@ pub enum CallbackBackend {
     Scgi(Address),
     /// A server that speaks FastCGI.
     FastCgi(Address),
+    /// A command, once for each connection; the application only.
+    Stream(ExecConfig),
 }
 
 impl CallbackBackend {
@@ -194,13 +196,14 @@ impl CallbackBackend {
             Self::Worker(_) => "worker",
             Self::Scgi(_) => "scgi",
             Self::FastCgi(_) => "fastcgi",
+            Self::Stream(_) => "stream",
         }
     }
 
     /// Returns the command that is started, unless somebody else has started it.
     pub fn exec(&self) -> Option<&ExecConfig> {
         match self {
-            Self::Exec(exec) => Some(exec),
+            Self::Exec(exec) | Self::Stream(exec) => Some(exec),
             Self::Fork(pool) | Self::Worker(pool) => Some(&pool.exec),
             Self::Scgi(_) | Self::FastCgi(_) => None,
         }
@@ -240,6 +243,17 @@ pub enum Output {
     Plain,
     /// Header lines, an empty line, the answer.
     Cgi,
+    /// Messages, one in each line.
+    Lines,
+}
+
+/// What a program that runs as long as a connection writes to its stdout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamOutput {
+    /// Messages, one in each line.
+    Text,
+    /// Bytes: each piece that is read is a binary message.
+    Binary,
 }
 
 /// `[validate]`: who a client is.
@@ -302,6 +316,10 @@ pub struct AppConfig {
     pub require_user: bool,
     /// Children that fork servers keep ready.
     pub spare: usize,
+    /// What the program of a connection writes.
+    pub stream: StreamOutput,
+    /// How long it may go on after its input has ended, and again after `SIGTERM`.
+    pub stream_grace: Duration,
 }
 
 /// What answers messages.

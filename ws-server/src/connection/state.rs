@@ -3,19 +3,19 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::task::AbortHandle;
 use ws_proto::{CloseCode, CloseFrame, EncodedMessage, Event, Input, MessageKind, State, frame};
 
 use crate::core::answer::{Answer, Reply};
 use crate::core::question::{Question, Source};
 use crate::core::rate::Throttle;
-use crate::core::turns::{MessageId, Turns};
+use crate::core::turns::Turns;
 use crate::counters::{CloseCause, Counters};
 use crate::places::Place;
 use crate::shared::Shared;
 
 use super::frames::{Frames, LEND_LEN};
 use super::output::{Broken, Output};
+use super::work::Work;
 
 /// Bytes that a connection may have processed before the worker's others get their turn: a peer
 /// that sends without a pause would hold them up otherwise.
@@ -30,9 +30,8 @@ pub(super) struct Inner {
     pub(super) protocol: ws_proto::Connection,
     /// Whether the handshake agreed to compression.
     pub(super) is_compressed: bool,
-    pub(super) turns: Turns<Question, Answer>,
-    /// The callbacks that run: a few at most.
-    pub(super) runs: Vec<(MessageId, AbortHandle)>,
+    pub(super) turns: Turns<Question, Answer, Reply>,
+    pub(super) work: Work,
     /// Read, but not processed for want of room, or because it is the others' turn.
     pub(super) unread: Vec<u8>,
     /// Bytes processed since the worker's others had their turn.
@@ -310,7 +309,7 @@ impl Inner {
 
     /// Appends the frame of a message for an open connection. It must be sent before any other, or
     /// none after it: with context takeover later ones refer to it.
-    fn encode(
+    pub(super) fn encode(
         &mut self,
         kind: MessageKind,
         payload: &[u8],
@@ -450,17 +449,19 @@ impl Inner {
         };
     }
 
-    /// Notes that a callback has ended.
-    pub(super) fn forget_run(&mut self, id: MessageId) {
-        self.runs.retain(|(run, _)| *run != id);
-        if self.runs.is_empty() {
-            self.runs = Vec::new();
-        }
-    }
-
-    pub(super) fn abort_runs(&mut self) {
-        for (_, run) in self.runs.drain(..) {
-            run.abort();
+    /// Wakes what works for the connection, if there is something new for it.
+    pub(super) fn wake_work(&mut self) {
+        let is_open = self.is_open();
+        let has_room = !self.is_held_back();
+        let has_waiting = self.turns.has_waiting();
+        match self.work.program() {
+            None => self.work.wake(),
+            Some(program) => {
+                let is_freed = program.is_held_back && has_room;
+                if is_freed || has_waiting || program.is_dismissed || !is_open {
+                    program.bell.ring();
+                }
+            }
         }
     }
 

@@ -183,11 +183,16 @@ fn reply(payload: Bytes, kind: Option<MessageKind>) -> Option<Reply> {
     if payload.is_empty() {
         return None;
     }
-    let kind = kind.unwrap_or_else(|| match std::str::from_utf8(&payload) {
+    let kind = kind.unwrap_or_else(|| kind_of(&payload));
+    Some(Reply { kind, payload })
+}
+
+/// What a message is whose kind nobody says: text if it can be.
+pub(crate) fn kind_of(payload: &[u8]) -> MessageKind {
+    match std::str::from_utf8(payload) {
         Ok(_) => MessageKind::Text,
         Err(_) => MessageKind::Binary,
-    });
-    Some(Reply { kind, payload })
+    }
 }
 
 fn trim(payload: Bytes, trimming: Trim) -> Bytes {

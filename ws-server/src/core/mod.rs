@@ -7,6 +7,7 @@ pub(crate) mod answer;
 pub(crate) mod cookie;
 pub(crate) mod descriptors;
 pub(crate) mod failure;
+pub(crate) mod feed;
 pub(crate) mod forwarded;
 pub(crate) mod handshakes;
 pub(crate) mod ledger;

@@ -15,6 +15,7 @@ use ws_ipc::{Fifo, FifoDirectory, Framing, Record, RecordDecoder};
 use ws_proto::{EncodedMessage, MessageKind};
 use ws_session::Target;
 
+use crate::application::Application;
 use crate::config::FifoFraming;
 use crate::connection::Connection;
 use crate::core::question::{Question, Source};
@@ -89,7 +90,12 @@ pub(crate) async fn serve_connection(shard: Rc<Shard>, connection: Rc<Connection
                 None => break,
             },
         };
-        if Uri::parse(&record).is_none() {
+        // The program of a connection reads whatever line it is.
+        let is_line = server
+            .application
+            .as_ref()
+            .is_some_and(Application::is_stream);
+        if !is_line && Uri::parse(&record).is_none() {
             let refusal = RecordRefusal::NotUri;
             warn!(
                 conn.id = %connection.id(), reason = refusal.as_str(), size = record.len(),

@@ -42,7 +42,7 @@ fn connection(server: &Shared, deflate: Option<DeflateParams>, now: Instant) -> 
             waiting: 1,
             unordered: false,
         }),
-        runs: Vec::new(),
+        work: Work::default(),
         unread: Vec::new(),
         spent: 0,
         phase: Phase::Open,
