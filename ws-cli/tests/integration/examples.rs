@@ -190,6 +190,49 @@ async fn headers_sh_decides_about_type_close_and_failure() {
 }
 
 #[tokio::test]
+async fn sum_py_remembers_as_long_as_the_connection() {
+    if !has("python3") {
+        return;
+    }
+    let setup = with_tokens(Setup::new()).arg("--stream");
+    let server = application(setup, "sum.py").start();
+    let mut alice = connect_as(&server, "token=a-token").await;
+    let mut bob = connect_as(&server, "token=b-token").await;
+    assert!(hear(&mut alice).await.starts_with("Hello alice, "));
+    assert!(hear(&mut bob).await.starts_with("Hello bob, "));
+    for (number, total) in [
+        ("1", "1"),
+        ("2", "3"),
+        ("x", "That is no number."),
+        ("-4", "-1"),
+    ] {
+        assert_eq!(ask(&mut alice, number).await, total);
+    }
+    assert_eq!(ask(&mut bob, "7").await, "7");
+    assert_eq!(ask(&mut alice, "").await, "Good bye.");
+    assert_eq!(close_code(&mut alice).await, 1000);
+    bye(bob).await;
+    let log = server.finish();
+    for total in ["the total was -1", "the total was 7"] {
+        assert!(log.contains(total), "{total}");
+    }
+}
+
+#[tokio::test]
+async fn steps_sh_tells_how_far_it_is() {
+    let setup = Setup::new().set("app.output", "lines");
+    let server = application(setup, "steps.sh").start();
+    let mut client = server.connect().await;
+    assert_eq!(ask(&mut client, "x").await, "How many steps?");
+    say(&mut client, "2").await;
+    for line in ["step 1 of 2", "step 2 of 2", "done"] {
+        assert_eq!(hear(&mut client).await, line);
+    }
+    bye(client).await;
+    server.finish();
+}
+
+#[tokio::test]
 async fn validate_sh_knows_users_by_their_token_alone() {
     let server = application(with_tokens(Setup::new()), "echo.sh").start();
     assert_eq!(user(&server, "token=a-token").await, "alice");

@@ -29,6 +29,7 @@ mod places;
 mod proxied;
 mod sockets;
 mod stalled;
+mod stream;
 mod throttled;
 mod tls;
 mod validation;

@@ -418,7 +418,10 @@ impl Server {
             let get = |path| figure(status, path);
             let done =
                 get("callbacks.finished") + get("callbacks.failed") + get("callbacks.cancelled");
-            get("callbacks.accepted") == done && self.running_callbacks() == 0
+            let ended = get("programs.ended") + get("programs.failed");
+            get("callbacks.accepted") == done
+                && get("programs.started") == ended
+                && self.running_callbacks() == 0
         };
         eventually("every accepted message has its end", || {
             is_settled(&self.status())
@@ -436,6 +439,8 @@ impl Server {
             get("connections.closed"),
             "INV-10: {status:#}"
         );
+        let ended = get("programs.ended") + get("programs.failed");
+        assert_eq!(get("programs.started"), ended, "INV-18: {status:#}");
         let sent = get("messages.sent") + get("messages.dropped");
         assert_eq!(get("messages.queued"), sent, "INV-03: {status:#}");
         let pushed = get("pushes.written") + get("pushes.queued") + get("pushes.dropped");

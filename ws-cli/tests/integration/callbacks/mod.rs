@@ -6,6 +6,7 @@ mod contract;
 mod disconnects;
 mod failures;
 mod isolation;
+mod lines;
 mod order;
 
 use std::path::{Path, PathBuf};
