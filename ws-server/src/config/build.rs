@@ -186,7 +186,8 @@ pub(super) fn validate(reader: &mut Reader<'_>, app: &AppBackend) -> ValidateCon
         false => Chosen::None,
     });
     let callback = callback::read(reader, backend.callback(), keys);
-    if backend == Chosen::App && !matches!(app, AppBackend::Callback(_)) {
+    let has_callback = matches!(app, AppBackend::Callback(_)) || reader.is_faulty("app");
+    if backend == Chosen::App && !has_callback {
         reader.conflict(
             keys.backend,
             "asks the application, which no callback answers for",

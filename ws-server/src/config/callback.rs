@@ -2,11 +2,10 @@
 
 use std::num::NonZeroU64;
 
-use ws_ipc::{Address, Recycling};
+use ws_ipc::Recycling;
 
 use super::account::{self, Account};
 use super::build::{DAY, SHORTEST};
-use super::fault::Problem;
 use super::reader::{self, Reader};
 use super::typed::{CallbackBackend, ExecConfig, Output, PoolConfig};
 
@@ -113,13 +112,7 @@ pub(super) fn read(
     keys: &Keys,
 ) -> Option<CallbackBackend> {
     let exec = exec(reader, keys);
-    let address = reader.read_optional(keys.address, |value| {
-        let text = reader::text(value)?;
-        text.parse::<Address>().map_err(|_| Problem::Malformed {
-            given: text,
-            expected: "an address like \"/run/php/php-fpm.sock\" or \"127.0.0.1:9000\"".to_owned(),
-        })
-    });
+    let address = reader.address(keys.address);
     let pool = PoolConfig {
         exec: ExecConfig {
             output: Output::Cgi,

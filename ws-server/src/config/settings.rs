@@ -415,8 +415,8 @@ pub(super) const SETTINGS: &[Setting] = &[
     },
     Setting {
         path: "validate.address",
-        default: DefaultValue::Absent("\"/run/php/php-fpm.sock\""),
-        doc: "With backend \"scgi\" or \"fastcgi\": where that server listens, a path or HOST:PORT.",
+        default: DefaultValue::Absent("\"unix:/run/php/php-fpm.sock\""),
+        doc: "With backend \"scgi\" or \"fastcgi\": where that server listens, unix:PATH or HOST:PORT.",
     },
     Setting {
         path: "validate.params",
@@ -494,8 +494,8 @@ pub(super) const SETTINGS: &[Setting] = &[
     },
     Setting {
         path: "app.address",
-        default: DefaultValue::Absent("\"/run/php/php-fpm.sock\""),
-        doc: "With backend \"scgi\" or \"fastcgi\": where that server listens, a path or HOST:PORT.",
+        default: DefaultValue::Absent("\"unix:/run/php/php-fpm.sock\""),
+        doc: "With backend \"scgi\" or \"fastcgi\": where that server listens, unix:PATH or HOST:PORT.",
     },
     Setting {
         path: "app.params",
