@@ -21,6 +21,7 @@ use crate::config::{Account, Output, Trim};
 use crate::core::answer::{self, Answer, Reply, Verdict};
 use crate::core::failure::RunFailure;
 use crate::core::question::Question;
+use crate::core::trace::Trace;
 use crate::core::turns::MessageId;
 use crate::visitor::Visitor;
 
@@ -134,7 +135,7 @@ pub(crate) struct Application {
 }
 
 impl Application {
-    /// Answers one message of one connection.
+    /// Answers one message of one connection, or what it has to say to another event.
     ///
     /// # Errors
     ///
@@ -144,10 +145,15 @@ impl Application {
         visitor: &Visitor,
         id: MessageId,
         question: &Question,
+        trace: Option<Trace>,
     ) -> Result<Answer, RunFailure> {
-        let env = visitor.message_environment(&self.callback.common, id, question)?;
+        let env = visitor.message_environment(&self.callback.common, id, question, trace)?;
         let mut stderr = |line: &str| {
-            info!(conn.id = %visitor.connection, message.id = id, line, "stderr");
+            info!(
+                conn.id = %visitor.connection, message.id = id,
+                trace.id = trace.map(|trace| tracing::field::display(trace.id())),
+                line, "stderr"
+            );
         };
         let payload = question.payload.clone();
         let output = self
@@ -158,7 +164,7 @@ impl Application {
             Output::Plain => answer::plain(output, self.trimming),
             Output::Cgi => answer::cgi(&output, self.trimming)?,
         };
-        if answer.reply.is_none() {
+        if answer.reply.is_none() && question.event.is_message() {
             answer.reply = self.empty_reply.clone().map(text);
         }
         Ok(answer)
@@ -185,7 +191,8 @@ impl Validation {
         let mut stderr = |line: &str| {
             info!(conn.id = %visitor.connection, line, "stderr of validation");
         };
-        let end = match visitor.validation_environment(&self.callback.common) {
+        let trace = visitor.begin_trace();
+        let end = match visitor.validation_environment(&self.callback.common, trace) {
             Ok(env) => {
                 self.callback
                     .run(env, Bytes::new(), AnswerChannel::Socketpair, &mut stderr)

@@ -21,8 +21,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-use tracing::{info, warn};
-use ws_proto::{CloseCode, CloseFrame, DeflateParams, Event};
+use tracing::{debug, info, warn};
+use ws_proto::{CloseCode, CloseFrame, DeflateParams};
 use ws_session::{ConnectionId, Outbound};
 use ws_transport::Stream;
 
@@ -31,7 +31,8 @@ use crate::command::Receipt;
 use crate::config::OnDisconnect;
 use crate::core::answer::Answer;
 use crate::core::failure::RunFailure;
-use crate::core::question::Question;
+use crate::core::question::{Occasion, Question, Standing};
+use crate::core::trace::Trace;
 use crate::core::turns::{MessageId, TurnLimits, Turns};
 use crate::counters::{CloseCause, Counters};
 use crate::places::Place;
@@ -46,6 +47,8 @@ use self::state::{Inner, Phase, Wait};
 /// Bytes taken from a socket at a time while too much waits in the whole server: nobody's answers
 /// are held back before there are any, so a crowd of such reads must not add up to much.
 const SQUEEZED_READ_SIZE: usize = 16 * 1024;
+/// The number of the run that hears of the connection's end; no message has it.
+const CLOSE_ID: MessageId = MessageId::MAX;
 /// What a turn counts for besides its bytes.
 const TURN_COST: usize = 4 * 1024;
 
@@ -153,6 +156,14 @@ impl Connection {
         }
     }
 
+    /// Has the application hear of the connection before its first message.
+    pub(crate) fn greet(&self, standing: Standing, counters: &Counters) {
+        counters.callbacks_accepted.increment();
+        let question = Question::of_event(Occasion::Open(standing));
+        self.state.borrow_mut().turns.begin_with(question);
+        self.changed.ring();
+    }
+
     pub(crate) fn id(&self) -> ConnectionId {
         self.visitor.connection
     }
@@ -187,8 +198,13 @@ impl Connection {
                 Wake::Broken => self.end(CloseCause::Vanished),
             }
         }
-        self.leave(&shard);
+        let closed = self.leave(&shard);
         self.finish_turns(&shard).await;
+        if let Some(event) = closed {
+            // Nothing is left that it could meet, and its answer goes nowhere.
+            shard.server.hub.counters.callbacks_accepted.increment();
+            self.start_run(&shard, CLOSE_ID, Question::of_event(event));
+        }
         self.state.borrow_mut().place = None;
     }
 
@@ -231,6 +247,19 @@ impl Connection {
     pub(crate) fn drain(&self) {
         self.state.borrow_mut().is_draining = true;
         self.changed.ring();
+    }
+
+    /// Closes the connection behind what is queued for it.
+    pub(crate) fn close(&self, cause: CloseCause, frame: CloseFrame) {
+        let mut state = self.state.borrow_mut();
+        if state.is_open() {
+            state.close(cause, frame);
+        }
+        self.changed.ring();
+    }
+
+    pub(crate) fn visitor(&self) -> &Visitor {
+        &self.visitor
     }
 
     /// Ends the connection now, and its callbacks.
@@ -477,7 +506,7 @@ impl Connection {
             state.phase = Phase::Ended;
         }
         while state.protocol.poll_timeout().is_some_and(|at| at <= now) {
-            if let Some(Event::Failed(error)) = state.protocol.handle_timeout(now) {
+            if let Some(ws_proto::Event::Failed(error)) = state.protocol.handle_timeout(now) {
                 let cause = match error {
                     ws_proto::ProtocolError::PongTimeout => CloseCause::PongTimeout,
                     ws_proto::ProtocolError::CloseTimeout => {
@@ -512,12 +541,16 @@ impl Connection {
             is_counted: false,
         };
         shard.spawn(async move {
+            let trace = connection.visitor.begin_trace();
             let end = match &server.application {
-                Some(application) => application.answer(&connection.visitor, id, &question).await,
+                Some(application) => {
+                    let visitor = &connection.visitor;
+                    application.answer(visitor, id, &question, trace).await
+                }
                 None => Ok(Answer::default()),
             };
             guard.ended();
-            connection.finish_run(&server, id, end);
+            connection.finish_run(&server, id, question.event, trace, end);
         })
     }
 
@@ -525,12 +558,22 @@ impl Connection {
         &self,
         server: &crate::shared::Shared,
         id: MessageId,
+        event: Occasion,
+        trace: Option<Trace>,
         end: Result<Answer, RunFailure>,
     ) {
         let counters = &server.hub.counters;
+        let trace_id = trace.map(|trace| tracing::field::display(trace.id()));
+        let message_id = event.is_message().then_some(id);
         let answer = match end {
             Ok(answer) => {
                 counters.callbacks_finished.increment();
+                debug!(
+                    conn.id = %self.id(), event = event.as_str(), message.id = message_id,
+                    trace.id = trace_id,
+                    payload.len = answer.reply.as_ref().map_or(0, |reply| reply.payload.len()),
+                    "callback finished"
+                );
                 answer
             }
             Err(failure) => {
@@ -538,11 +581,12 @@ impl Connection {
                 counters.callback_failed(cause);
                 warn!(
                     parent: &self.visitor.span(),
-                    message.id = id, cause = cause.as_str(), error = %failure, "callback failed"
+                    event = event.as_str(), message.id = message_id, trace.id = trace_id,
+                    cause = cause.as_str(), error = %failure, "callback failed"
                 );
-                server
-                    .application
-                    .as_ref()
+                let application = server.application.as_ref();
+                application
+                    .filter(|_| event.is_message())
                     .map(|app| app.error_answer())
                     .unwrap_or_default()
             }
@@ -551,14 +595,15 @@ impl Connection {
         self.changed.ring();
     }
 
-    /// Takes the connection out of everything and writes its one record.
-    fn leave(&self, shard: &Shard) {
+    /// Takes the connection out of everything and writes its one record. Returns what the
+    /// application is to hear of it.
+    fn leave(&self, shard: &Shard) -> Option<Occasion> {
         let server = &shard.server;
         let mut state = self.state.borrow_mut();
         if state.turns.is_idle() {
             state.place = None;
         }
-        server.hub.remove(self.id());
+        let standing = server.hub.remove(self.id());
         shard.remove(self.id(), self.alarm.take());
         let counters = &server.hub.counters;
         state.phase = Phase::Ended;
@@ -573,6 +618,7 @@ impl Connection {
         } else {
             1006
         };
+        let code = state.close_code.map_or(no_code, CloseCode::as_u16);
         counters.closed(cause);
         if server.config.app().on_disconnect == OnDisconnect::Cancel {
             state.abort_runs();
@@ -581,7 +627,7 @@ impl Connection {
             parent: &self.visitor.span(),
             path = self.visitor.path(),
             cause = cause.as_str(),
-            close.code = state.close_code.map_or(no_code, CloseCode::as_u16),
+            close.code = code,
             elapsed = ?self.opened.elapsed(),
             received = state.received,
             sent = state.output.sent,
@@ -590,6 +636,14 @@ impl Connection {
         );
         drop(state);
         self.tell_ended();
+        let is_asked = server.config.app().events.close && cause != CloseCause::Stopped;
+        standing
+            .filter(|_| is_asked)
+            .map(|standing| Occasion::Close {
+                standing,
+                code,
+                cause: cause.as_str(),
+            })
     }
 
     /// Runs what was accepted before the end; there is nobody left to answer.

@@ -4,17 +4,18 @@
 //! push takes its targets and its place in every worker's queue under one lock, so that all
 //! receivers see two pushes in the same order; the workers write it to their own connections.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use ws_proto::EncodedMessage;
-use ws_session::{Binding, ConnectionId, ConnectionIds, Registry, Sessions, Target};
+use ws_session::{Binding, ConnectionId, ConnectionIds, Registry, Sessions, Target, UserId};
 
 use crate::command::{Command, Receipt, Recipients};
 use crate::core::pace::Pace;
-use crate::core::question::Source;
+use crate::core::question::{Source, Standing};
 use crate::counters::Counters;
 use crate::places::{PlaceLimits, Places};
 
@@ -52,6 +53,8 @@ pub(crate) struct Hub {
     runs: Semaphore,
     places: Arc<Places>,
     drain_pace: Mutex<Pace>,
+    /// That of the next change in who is connected.
+    generation: AtomicU64,
     pub(crate) counters: Counters,
 }
 
@@ -72,6 +75,7 @@ impl Hub {
             runs: Semaphore::new(MAX_UNDER_WAY),
             places: Places::new(limits),
             drain_pace: Mutex::new(Pace::per_second(DRAIN_RATE)),
+            generation: AtomicU64::new(first_generation(SystemTime::now())),
             counters,
         }
     }
@@ -98,18 +102,31 @@ impl Hub {
     }
 
     /// Makes a connection known: from here on it is reached by pushes.
-    pub(crate) fn insert(&self, id: ConnectionId, binding: Binding, entry: Entry) {
+    pub(crate) fn insert(&self, id: ConnectionId, binding: Binding, entry: Entry) -> Standing {
         self.sessions().hold(binding.session);
-        let inserted = self.registry().insert_unique(id, binding, entry);
+        let user = binding.user.clone();
+        let mut registry = self.registry();
+        let inserted = registry.insert_unique(id, binding, entry);
         debug_assert!(inserted.is_ok(), "connection ids are never repeated");
         self.counters.connections_opened.increment();
+        self.standing(&registry, &user)
     }
 
     /// Forgets a connection.
-    pub(crate) fn remove(&self, id: ConnectionId) {
-        let removed = self.registry().remove(id);
-        if let Some((binding, _)) = removed {
-            self.sessions().release(binding.session, Instant::now());
+    pub(crate) fn remove(&self, id: ConnectionId) -> Option<Standing> {
+        let mut registry = self.registry();
+        let (binding, _) = registry.remove(id)?;
+        let standing = self.standing(&registry, &binding.user);
+        drop(registry);
+        self.sessions().release(binding.session, Instant::now());
+        Some(standing)
+    }
+
+    /// How a user stands now; under the registry's lock, so that generations are in its order.
+    fn standing(&self, registry: &Registry<Entry>, user: &UserId) -> Standing {
+        Standing {
+            generation: self.generation.fetch_add(1, Ordering::Relaxed),
+            connections: registry.user(user).len(),
         }
     }
 
@@ -209,6 +226,13 @@ impl Hub {
         }
         Ok(receipt)
     }
+}
+
+/// Above every generation of a server that ended before: there is less than one change in a
+/// microsecond.
+fn first_generation(now: SystemTime) -> u64 {
+    let since = now.duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(1, |since| u64::try_from(since.as_micros()).unwrap_or(1))
 }
 
 fn recipients_by_shard(

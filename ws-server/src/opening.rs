@@ -26,6 +26,7 @@ use crate::doors;
 use crate::gate::Newcomer;
 use crate::hub::Entry;
 use crate::places::{Full, Place, Visit};
+use crate::revalidation;
 use crate::shard::Shard;
 use crate::visitor::{Arrival, Visitor};
 
@@ -54,6 +55,8 @@ struct Admitted {
     fifo: Option<Fifo>,
     consent: Consent,
     place: Place,
+    /// When the validation is asked again.
+    ttl: Option<Duration>,
 }
 
 /// What a socket turned out to want.
@@ -167,6 +170,7 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted, peer: Option<S
         fifo,
         consent,
         place,
+        ttl,
     } = admitted;
     let id = visitor.connection;
     debug!(parent: &visitor.span(), path = visitor.path(), "connection opened");
@@ -184,15 +188,25 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted, peer: Option<S
     let connection = Rc::new(Connection::new(shard, stream, visitor, consent, place, now));
     // The 101 is queued already, so a push that comes from here on stands behind it.
     shard.insert(Rc::clone(&connection));
-    shard
+    let standing = shard
         .server
         .hub
         .insert(id, Binding { user, session }, entry);
+    if shard.server.config.app().events.open {
+        connection.greet(standing, &shard.server.hub.counters);
+    }
     if let Some(fifo) = fifo {
         shard.spawn(doors::serve_connection(
             Rc::clone(shard),
             Rc::clone(&connection),
             fifo,
+        ));
+    }
+    if let Some(ttl) = ttl {
+        shard.spawn(revalidation::run(
+            Rc::clone(shard),
+            Rc::clone(&connection),
+            ttl,
         ));
     }
     // A task of its own, and a small one: that of the handshake ends here, and a connection is
@@ -404,21 +418,25 @@ impl Opening<'_> {
             (None, None) => Visitor::without_variables(&arrival),
             _ => Visitor::new(&arrival)?,
         };
-        let Identity { user, cookies } = match &server.validation {
+        let identity = match &server.validation {
             Some(validation) => self.validate(validation, &visitor).await?,
-            None => Identity {
-                user: UserId::from(*session),
-                cookies: Vec::new(),
-            },
+            None => Identity::of(UserId::from(*session)),
         };
+        let Identity {
+            user,
+            session: named,
+            ttl,
+            cookies,
+        } = identity;
+        let session = named.unwrap_or(*session);
         // Whoever is only being validated has no place, and may find all of them taken now.
         let place = visit.settle(&user)?;
         let fifo = self.make_fifo(&user, forwarded.addr)?;
         let fifo_path = fifo
             .as_ref()
             .map(|fifo| fifo.path().to_string_lossy().into_owned());
-        visitor.identify(&user, fifo_path.as_deref())?;
-        if server.application.is_none() {
+        visitor.identify(&user, session, fifo_path.as_deref())?;
+        if server.application.is_none() && ttl.is_none() {
             visitor.forget_variables();
         }
         let own_cookie = issued
@@ -438,11 +456,12 @@ impl Opening<'_> {
         Ok(Admitted {
             visitor,
             user,
-            session: *session,
+            session,
             addr: forwarded.addr,
             fifo,
             consent: Consent { response, deflate },
             place,
+            ttl,
         })
     }
 

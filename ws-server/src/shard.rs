@@ -28,7 +28,7 @@ use crate::bell::Bell;
 use crate::command::{Adoption, Command, Receipt, Recipients};
 use crate::connection::{Connection, Frames, Publication};
 use crate::core::alarms::Alarms;
-use crate::core::question::{Question, Source};
+use crate::core::question::{Occasion, Question, Source};
 use crate::gate::Gate;
 use crate::opening;
 use crate::shared::Shared;
@@ -306,6 +306,7 @@ impl Shard {
             Recipients::Some(ids) => self.missing(ids),
         };
         let question = Question {
+            event: Occasion::Message,
             source,
             kind: ws_proto::MessageKind::Text,
             payload: uri.clone(),

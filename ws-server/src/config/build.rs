@@ -17,9 +17,9 @@ use super::reader::{self, Reader};
 use super::tls::tls;
 use super::trusted::TrustedPeers;
 use super::typed::{
-    AppBackend, AppConfig, CompressionConfig, Console, ControlConfig, FifoConfig, FifoFraming,
-    IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, OnDisconnect, OriginConfig,
-    ServerConfig, Tls, Trim, ValidateBackend, ValidateConfig,
+    AppBackend, AppConfig, CompressionConfig, Console, ControlConfig, Events, FifoConfig,
+    FifoFraming, IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, OnDisconnect,
+    OriginConfig, ServerConfig, Tls, Trim, ValidateBackend, ValidateConfig,
 };
 
 /// Smallest allowed timeout. Below it everything fails.
@@ -269,6 +269,7 @@ pub(super) fn app(reader: &mut Reader<'_>) -> AppConfig {
         ping: reader
             .read_optional("app.ping", reader::flag)
             .unwrap_or(backend != Chosen::Echo),
+        events: events(reader, backend == Chosen::Echo),
         require_user: reader.flag("app.require_user"),
         spare: reader.read("app.spare", |value| reader::number(value, 0, 64)),
         params: reader.read(keys.params, reader::environment),
@@ -277,6 +278,24 @@ pub(super) fn app(reader: &mut Reader<'_>) -> AppConfig {
             (_, Some(callback)) => AppBackend::Callback(callback),
             (_, None) => AppBackend::Demo,
         },
+    }
+}
+
+fn events(reader: &mut Reader<'_>, is_echo: bool) -> Events {
+    let names = reader.list("app.events", |name, _| match name {
+        "open" | "close" => Ok(name.to_owned()),
+        _ => Err(Problem::Malformed {
+            given: name.to_owned(),
+            expected: "\"open\" or \"close\"".to_owned(),
+        }),
+    });
+    if is_echo && !names.is_empty() {
+        reader.conflict("app.events", "has no effect with this backend");
+    }
+    let has = |name: &str| names.iter().any(|other| other == name);
+    Events {
+        open: has("open"),
+        close: has("close"),
     }
 }
 

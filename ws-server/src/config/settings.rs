@@ -590,6 +590,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         doc: "Accepted messages of a client that is gone: \"finish\" or \"cancel\".",
     },
     Setting {
+        path: "app.events",
+        default: DefaultValue::List(&[]),
+        doc: "What the application is run for besides messages: \"open\" and \"close\" of a connection, as\n\
+              WS_EVENT says. Messages wait for the end of open; close comes after the last of them.",
+    },
+    Setting {
         path: "app.ping",
         default: DefaultValue::Absent("true"),
         doc: "Answer the text message ping with pong, without the application. Default: true, but for echo.",

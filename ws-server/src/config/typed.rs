@@ -298,6 +298,8 @@ pub struct AppConfig {
     pub on_disconnect: OnDisconnect,
     /// Whether the text message `ping` is answered here.
     pub ping: bool,
+    /// Which events the application hears of besides messages.
+    pub events: Events,
     /// Whether the server refuses to start as root without an account to run the command as.
     pub require_user: bool,
     /// Children that fork servers keep ready.
@@ -325,6 +327,15 @@ impl AppBackend {
             Self::Callback(backend) => backend.name(),
         }
     }
+}
+
+/// Which events the application hears of besides messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Events {
+    /// That a connection opened.
+    pub open: bool,
+    /// That one closed.
+    pub close: bool,
 }
 
 /// What is cut off a plain answer.

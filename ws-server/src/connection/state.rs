@@ -7,7 +7,7 @@ use tokio::task::AbortHandle;
 use ws_proto::{CloseCode, CloseFrame, EncodedMessage, Event, Input, MessageKind, State, frame};
 
 use crate::core::answer::{Answer, Reply};
-use crate::core::question::{Question, Source};
+use crate::core::question::{Occasion, Question, Source};
 use crate::core::rate::Throttle;
 use crate::core::turns::{MessageId, Turns};
 use crate::counters::{CloseCause, Counters};
@@ -258,6 +258,7 @@ impl Inner {
                         counters.callbacks_accepted.increment();
                         self.was_door = false;
                         self.turns.accept(Question {
+                            event: Occasion::Message,
                             source: Source::Client,
                             kind: message.kind,
                             payload: Bytes::copy_from_slice(message.payload),

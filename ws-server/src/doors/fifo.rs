@@ -17,7 +17,7 @@ use ws_session::Target;
 
 use crate::config::FifoFraming;
 use crate::connection::Connection;
-use crate::core::question::{Question, Source};
+use crate::core::question::{Occasion, Question, Source};
 use crate::core::uri::Uri;
 use crate::counters::{Counters, RecordRefusal};
 use crate::shard::Shard;
@@ -99,6 +99,7 @@ pub(crate) async fn serve_connection(shard: Rc<Shard>, connection: Rc<Connection
             continue;
         }
         let question = Question {
+            event: Occasion::Message,
             source: Source::Fifo,
             kind: MessageKind::Text,
             payload: record,

@@ -4,6 +4,7 @@
 mod answers;
 mod contract;
 mod disconnects;
+mod events;
 mod failures;
 mod isolation;
 mod order;
