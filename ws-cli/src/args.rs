@@ -89,6 +89,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, requires = "command", conflicts_with = "fork")]
     pub(crate) worker: bool,
 
+    /// With --fork or --worker: load the application anew when a file beside it changes
+    #[arg(long)]
+    pub(crate) watch: bool,
+
     /// Answer each message with the output of this command; a single string is split like shell
     /// words, no shell runs
     #[arg(last = true, value_name = "CMD")]

@@ -44,6 +44,14 @@ pub enum ServeError {
         /// Why it does not.
         failure: ws_ipc::Failure,
     },
+    /// What `app.watch` names cannot be watched.
+    #[error("app.watch: cannot watch {}: {reason}", path.display())]
+    Watch {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
     /// Threads, event queues or signal handlers are not to be had.
     #[error("cannot set up the server: {0}")]
     System(#[source] io::Error),
@@ -81,6 +89,7 @@ impl ServeError {
                 ),
                 _ => ServeErrorKind::Failure,
             },
+            Self::Watch { .. } => ServeErrorKind::Configuration,
             Self::Bind(_) | Self::Fifo(_) => ServeErrorKind::CannotCreate,
             Self::StateDir { source, .. } => of_io(source, ServeErrorKind::CannotCreate),
             Self::Tls(TlsError::Unreadable { error, .. }) => {

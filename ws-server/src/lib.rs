@@ -33,6 +33,7 @@ mod opening;
 mod page;
 mod places;
 mod rates;
+mod reload;
 mod revalidation;
 mod server;
 mod shard;

@@ -21,6 +21,7 @@ use crate::config::{AppBackend, Config};
 use crate::doors::{self, GLOBAL_FIFO};
 use crate::error::ServeError;
 use crate::helpers::{HelperProgram, Helpers};
+use crate::reload::Watch;
 use crate::shard;
 use crate::shared::Shared;
 use crate::signals::{Signals, log_counters};
@@ -91,6 +92,7 @@ async fn serve(
     let listeners = bind(&config, tls.clone())?;
     let fifos = open_fifos(&config)?;
     let control = bind_control(&config)?;
+    let watch = Watch::new(&config.app().watch, &config.server().state_dir)?;
     let helpers = Helpers::start(&config, &helper).await?;
     raise_descriptor_limit();
 
@@ -123,6 +125,7 @@ async fn serve(
     let certificates = tls
         .clone()
         .map(|tls| tokio::spawn(certificates::watch(Arc::clone(&server), tls)));
+    let reloads = watch.map(|watch| tokio::spawn(watch.run(Arc::clone(&server))));
     let control = tokio::spawn(doors::serve_control(
         control,
         Arc::clone(&server),
@@ -162,7 +165,7 @@ async fn serve(
         server.hub.command_all(|| Command::Stop);
         let _ = timeout(STOP_TIMEOUT, workers.ended()).await;
     }
-    for task in [Some(control), Some(watcher), certificates]
+    for task in [Some(control), Some(watcher), certificates, reloads]
         .into_iter()
         .flatten()
     {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use ws_ipc::FifoDirectory;
 
-use crate::application::{Application, Validation};
+use crate::application::{Application, Backend, Validation};
 use crate::config::Config;
 use crate::doors::FifoWatch;
 use crate::hub::Hub;
@@ -32,4 +32,24 @@ pub(crate) struct Shared {
     pub(crate) page: Option<Page>,
     /// Becomes true when nothing new is accepted any more.
     pub(crate) draining: watch::Receiver<bool>,
+}
+
+impl Shared {
+    /// Has what is kept running for callbacks replaced by fresh processes, in good order.
+    pub(crate) fn reload_application(&self) {
+        let application = self.application.as_ref().map(|app| &app.callback);
+        let validation = self
+            .validation
+            .as_ref()
+            .map(|validation| &validation.callback);
+        let mut reloaded: Vec<*const Backend> = Vec::new();
+        for callback in [application, validation].into_iter().flatten() {
+            // Both may be the same.
+            let backend = Arc::as_ptr(&callback.backend);
+            if !reloaded.contains(&backend) {
+                callback.backend.reload();
+                reloaded.push(backend);
+            }
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! From raw settings to checked sections.
 
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ws_proto::{DeflateLevel, WindowBits};
@@ -271,6 +271,7 @@ pub(super) fn app(reader: &mut Reader<'_>) -> AppConfig {
             .unwrap_or(backend != Chosen::Echo),
         events: events(reader, backend == Chosen::Echo),
         require_user: reader.flag("app.require_user"),
+        watch: watch(reader, backend),
         spare: reader.read("app.spare", |value| reader::number(value, 0, 64)),
         params: reader.read(keys.params, reader::environment),
         backend: match (backend, callback) {
@@ -279,6 +280,14 @@ pub(super) fn app(reader: &mut Reader<'_>) -> AppConfig {
             (_, None) => AppBackend::Demo,
         },
     }
+}
+
+fn watch(reader: &mut Reader<'_>, backend: Chosen) -> Vec<PathBuf> {
+    let paths = reader.list("app.watch", |path, base| Ok(base.join(path)));
+    if !paths.is_empty() && !backend.callback().is_some_and(CallbackKind::is_kept) {
+        reader.conflict("app.watch", "has no effect with this backend");
+    }
+    paths
 }
 
 fn events(reader: &mut Reader<'_>, is_echo: bool) -> Events {

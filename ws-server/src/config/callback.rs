@@ -50,7 +50,7 @@ impl CallbackKind {
     }
 
     /// Whether this server keeps it running.
-    fn is_kept(self) -> bool {
+    pub(super) fn is_kept(self) -> bool {
         matches!(self, Self::Fork | Self::Worker)
     }
 }

@@ -527,6 +527,12 @@ pub(super) const SETTINGS: &[Setting] = &[
               Default: never.",
     },
     Setting {
+        path: "app.watch",
+        default: DefaultValue::List(&[]),
+        doc: "Files and directories: when one changes, the processes of fork and worker are replaced by fresh\n\
+              ones; what they have in hand is finished. For development; SIGHUP does the same once.",
+    },
+    Setting {
         path: "app.spare",
         default: DefaultValue::Number(2),
         doc: "Children that a fork server keeps ready, 0 to 64: the fork is then no part of the answer's time.\n\

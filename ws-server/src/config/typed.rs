@@ -302,6 +302,8 @@ pub struct AppConfig {
     pub events: Events,
     /// Whether the server refuses to start as root without an account to run the command as.
     pub require_user: bool,
+    /// What has the kept processes replaced when it changes.
+    pub watch: Vec<PathBuf>,
     /// Children that fork servers keep ready.
     pub spare: usize,
 }
