@@ -40,15 +40,6 @@ pub(crate) enum Backend {
     FastCgi(FastCgi),
 }
 
-impl Backend {
-    /// Has what is kept running replaced; what is started for each run is new anyway.
-    pub(crate) fn reload(&self) {
-        if let Self::Pool(pool) = self {
-            pool.reload();
-        }
-    }
-}
-
 /// A program with its arguments, and whom it runs as.
 #[derive(Debug)]
 pub(crate) struct Program {

@@ -1,5 +1,6 @@
 //! The processes beside the server, which are this same program started again.
 
+use std::ffi::OsString;
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -7,14 +8,13 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use tracing::error;
-use ws_ipc::forkserver::{self, Options};
 use ws_ipc::{
     HelperCommand, Pool, PoolConfig, PoolKind, Service, ServiceCommand, Spawners, SpawnersConfig,
 };
 
 use crate::application::process_identity;
 use crate::config::{
-    AppBackend, CallbackBackend, Config, PoolConfig as PoolSettings, ValidateBackend,
+    AppBackend, CallbackBackend, Config, ForkExit, PoolConfig as PoolSettings, ValidateBackend,
 };
 use crate::demo;
 use crate::error::ServeError;
@@ -58,17 +58,7 @@ impl HelperProgram {
 pub fn helper_main(name: &str) -> io::Result<()> {
     match name {
         SPAWNER => ws_ipc::spawner::main(),
-        FORK_SERVER => {
-            let spare = std::env::var(SPARE)
-                .ok()
-                .and_then(|spare| spare.parse().ok());
-            let default = Options::default();
-            let options = Options {
-                spare: spare.unwrap_or(default.spare),
-                ..default
-            };
-            forkserver::run_with(options, demo::answer)
-        }
+        FORK_SERVER => ws_ipc::forkserver::run(demo::answer),
         _ => Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             format!("{name} is no helper"),
@@ -166,7 +156,7 @@ async fn start_demo(
     })
 }
 
-fn spare(config: &Config) -> (std::ffi::OsString, std::ffi::OsString) {
+fn spare(config: &Config) -> (OsString, OsString) {
     (SPARE.into(), config.app().spare.to_string().into())
 }
 
@@ -205,9 +195,16 @@ fn pool_command(config: &Config, settings: &PoolSettings) -> ServiceCommand {
         .env
         .iter()
         .map(|(name, value)| (name.into(), value.into()));
-    let default =
-        |(name, _): &(std::ffi::OsString, _)| !exec.env.contains_key(&*name.to_string_lossy());
-    let defaults = [("PATH".into(), DEFAULT_PATH.into()), spare(config)];
+    let default = |(name, _): &(OsString, _)| !exec.env.contains_key(&*name.to_string_lossy());
+    let fork_exit = match settings.fork_exit {
+        ForkExit::Normal => "normal",
+        ForkExit::Kill => "kill",
+    };
+    let defaults = [
+        ("PATH".into(), DEFAULT_PATH.into()),
+        ("WS_FORK_EXIT".into(), fork_exit.into()),
+        spare(config),
+    ];
     ServiceCommand {
         argv: exec.command.iter().map(Into::into).collect(),
         env: defaults.into_iter().filter(default).chain(own).collect(),
@@ -217,7 +214,7 @@ fn pool_command(config: &Config, settings: &PoolSettings) -> ServiceCommand {
 }
 
 /// How many processes a pool has.
-pub(crate) fn process_count(settings: &PoolSettings, kind: PoolKind) -> NonZeroUsize {
+fn process_count(settings: &PoolSettings, kind: PoolKind) -> NonZeroUsize {
     const TWO: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1);
     let cores = || std::thread::available_parallelism().unwrap_or(TWO);
     settings.processes.unwrap_or_else(|| match kind {

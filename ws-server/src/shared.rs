@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use ws_ipc::FifoDirectory;
+use ws_ipc::{FifoDirectory, Pool};
 
 use crate::application::{Application, Backend, Validation};
 use crate::config::Config;
@@ -37,19 +37,20 @@ pub(crate) struct Shared {
 impl Shared {
     /// Has what is kept running for callbacks replaced by fresh processes, in good order.
     pub(crate) fn reload_application(&self) {
-        let application = self.application.as_ref().map(|app| &app.callback);
-        let validation = self
-            .validation
-            .as_ref()
-            .map(|validation| &validation.callback);
-        let mut reloaded: Vec<*const Backend> = Vec::new();
-        for callback in [application, validation].into_iter().flatten() {
-            // Both may be the same.
-            let backend = Arc::as_ptr(&callback.backend);
-            if !reloaded.contains(&backend) {
-                callback.backend.reload();
-                reloaded.push(backend);
-            }
-        }
+        self.pools().for_each(Pool::reload);
+    }
+
+    /// What is kept running for callbacks.
+    pub(crate) fn pools(&self) -> impl Iterator<Item = &Pool> {
+        let application = self.application.as_ref().map(|app| &app.callback.backend);
+        let validation = self.validation.as_ref().map(|own| &own.callback.backend);
+        // The validation may ask the application.
+        let validation = validation
+            .filter(|own| application.is_none_or(|application| !Arc::ptr_eq(application, own)));
+        let backends = application.into_iter().chain(validation);
+        backends.filter_map(|backend| match &**backend {
+            Backend::Pool(pool) => Some(pool),
+            _ => None,
+        })
     }
 }

@@ -7,7 +7,7 @@ use ws_ipc::Recycling;
 use super::account::{self, Account};
 use super::build::{DAY, SHORTEST};
 use super::reader::{self, Reader};
-use super::typed::{CallbackBackend, ExecConfig, Output, PoolConfig};
+use super::typed::{CallbackBackend, ExecConfig, ForkExit, Output, PoolConfig};
 
 /// The backends that run a callback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +69,7 @@ pub(super) struct Keys {
     max_requests: &'static str,
     max_memory: &'static str,
     max_age: &'static str,
+    fork_exit: &'static str,
 }
 
 macro_rules! keys {
@@ -86,6 +87,7 @@ macro_rules! keys {
             max_requests: concat!($section, ".max_requests"),
             max_memory: concat!($section, ".max_memory"),
             max_age: concat!($section, ".max_age"),
+            fork_exit: concat!($section, ".fork_exit"),
         }
     };
 }
@@ -122,6 +124,10 @@ pub(super) fn read(
             .read_optional(keys.processes, |value| reader::number(value, 1, 1024))
             .and_then(std::num::NonZeroUsize::new),
         recycling: recycling(reader, keys),
+        fork_exit: reader.choice(
+            keys.fork_exit,
+            &[("normal", ForkExit::Normal), ("kill", ForkExit::Kill)],
+        ),
     };
     check_use(reader, chosen, keys);
     let kind = chosen?;
@@ -186,25 +192,26 @@ fn recycling(reader: &mut Reader<'_>, keys: &Keys) -> Recycling {
 
 /// Notes the settings that the chosen backend would pass over, and the one that it lacks.
 fn check_use(reader: &mut Reader<'_>, chosen: Option<CallbackKind>, keys: &Keys) {
-    let is = |holds: fn(CallbackKind) -> bool| chosen.is_some_and(holds);
     if let Some(kind) = chosen.filter(|kind| kind.has_command())
         && !reader.is_given(keys.command)
     {
         reader.conflict(keys.command, kind.needs());
     }
-    let uses: [(&str, fn(CallbackKind) -> bool); 7] = [
-        (keys.command, CallbackKind::has_command),
-        (keys.address, CallbackKind::has_address),
-        (keys.processes, CallbackKind::is_kept),
-        (keys.max_requests, CallbackKind::is_kept),
-        (keys.max_memory, CallbackKind::is_kept),
-        (keys.max_age, CallbackKind::is_kept),
-        (keys.params, |_| true),
-    ];
-    for (path, holds) in uses {
-        // Environment, user and output may stand in a file that another backend is chosen for now
-        // and then; a command that is not run is a mistake.
-        if reader.is_changed(path) && !is(holds) {
+    let is = |holds: fn(CallbackKind) -> bool| chosen.is_some_and(holds);
+    let is_kept = is(CallbackKind::is_kept);
+    // Environment, user and output may stand in a file that another backend is chosen for now and
+    // then; a command that is not run is a mistake.
+    for (path, is_used) in [
+        (keys.command, is(CallbackKind::has_command)),
+        (keys.address, is(CallbackKind::has_address)),
+        (keys.processes, is_kept),
+        (keys.max_requests, is_kept),
+        (keys.max_memory, is_kept),
+        (keys.max_age, is_kept),
+        (keys.fork_exit, chosen == Some(CallbackKind::Fork)),
+        (keys.params, chosen.is_some()),
+    ] {
+        if reader.is_changed(path) && !is_used {
             reader.conflict(path, "has no effect with this backend");
         }
     }

@@ -34,8 +34,8 @@ pub(crate) use tls::ALPN;
 pub use trusted::{InvalidTrustedPeer, TrustedPeer, TrustedPeers};
 pub use typed::{
     AppBackend, AppConfig, CallbackBackend, CompressionConfig, Console, ControlConfig, Events,
-    ExecConfig, FifoConfig, FifoFraming, IdentityConfig, LimitsConfig, LogConfig, LogFormat,
-    LogLevel, OnDisconnect, OriginConfig, Output, PoolConfig, ServerConfig, Tls, Trim,
+    ExecConfig, FifoConfig, FifoFraming, ForkExit, IdentityConfig, LimitsConfig, LogConfig,
+    LogFormat, LogLevel, OnDisconnect, OriginConfig, Output, PoolConfig, ServerConfig, Tls, Trim,
     ValidateBackend, ValidateConfig,
 };
 pub use units::{parse_duration, parse_size};

@@ -448,6 +448,13 @@ pub(super) const SETTINGS: &[Setting] = &[
               Default: never.",
     },
     Setting {
+        path: "validate.fork_exit",
+        default: DefaultValue::Text("normal"),
+        doc: "How the children of a fork server end once they have answered: \"normal\", as programs of their\n\
+              language do, or \"kill\", at once. For PHP the latter is several times faster, but functions\n\
+              registered for the shutdown do not run. Told to the command in WS_FORK_EXIT.",
+    },
+    Setting {
         path: "validate.timeout",
         default: DefaultValue::Text("10s"),
         doc: "Time that it may take, 10ms to 1h; then it is killed and the client is answered 503.",
@@ -537,6 +544,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: DefaultValue::Number(2),
         doc: "Children that a fork server keeps ready, 0 to 64: the fork is then no part of the answer's time.\n\
               For the demo and programs in Rust; others find it in WS_SPARE.",
+    },
+    Setting {
+        path: "app.fork_exit",
+        default: DefaultValue::Text("normal"),
+        doc: "How the children of a fork server end once they have answered: \"normal\", as programs of their\n\
+              language do, or \"kill\", at once. For PHP the latter is several times faster, but functions\n\
+              registered for the shutdown do not run. Told to the command in WS_FORK_EXIT.",
     },
     Setting {
         path: "app.timeout",

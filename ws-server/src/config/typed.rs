@@ -231,6 +231,17 @@ pub struct PoolConfig {
     pub processes: Option<NonZeroUsize>,
     /// When a process is replaced.
     pub recycling: Recycling,
+    /// How the children of a fork server end.
+    pub fork_exit: ForkExit,
+}
+
+/// How the children of a fork server end once they have answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForkExit {
+    /// As programs of their language do.
+    Normal,
+    /// At once.
+    Kill,
 }
 
 /// What a callback writes to its stdout.
