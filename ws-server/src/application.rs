@@ -12,9 +12,7 @@ use tracing::info;
 use ws_ipc::exec::{self, AnswerChannel, Exec};
 use ws_ipc::fastcgi::FastCgi;
 use ws_ipc::scgi::ScgiServer;
-use ws_ipc::{
-    Environment, Failure, Identity as ProcessIdentity, Pool, Service, Spawners, scgi_call,
-};
+use ws_ipc::{Environment, Failure, Identity as ProcessIdentity, Pool, Spawners};
 use ws_proto::MessageKind;
 
 use crate::config::{Account, Output, Trim};
@@ -30,9 +28,7 @@ use crate::visitor::Visitor;
 pub(crate) enum Backend {
     /// The command, once for each.
     Exec(Program),
-    /// Rust closures in the fork server.
-    ForkServer(Service),
-    /// Fork servers or workers of the application's own.
+    /// Fork servers or workers: the application's own, or the demo's.
     Pool(Pool),
     /// A server that others run.
     Scgi(ScgiServer),
@@ -110,9 +106,6 @@ impl Callback {
                     answer,
                 };
                 exec::run(&program.spawners, exec, stderr).await
-            }
-            Backend::ForkServer(service) => {
-                scgi_call(service, &env, &payload, timeout, max_output).await
             }
             Backend::Pool(pool) => pool.call(&env, &payload, timeout, max_output).await,
             Backend::Scgi(server) => server.call(&env, &payload, timeout, max_output).await,

@@ -101,9 +101,8 @@ fn application(
     let (backend, output, env) = match &app.backend {
         AppBackend::Echo => return Ok(None),
         AppBackend::Demo => {
-            let service = helpers.fork_server.clone();
-            let demo = service.map(Backend::ForkServer);
-            (demo.ok_or_else(not_started)?, Output::Cgi, BTreeMap::new())
+            let demo = helpers.app.clone().ok_or_else(not_started)?;
+            (Backend::Pool(demo), Output::Cgi, BTreeMap::new())
         }
         AppBackend::Callback(backend) => callback(backend, helpers, helpers.app.as_ref())?,
     };

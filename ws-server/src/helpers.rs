@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tracing::error;
 use ws_ipc::{
-    HelperCommand, Pool, PoolConfig, PoolKind, Service, ServiceCommand, Spawners, SpawnersConfig,
+    HelperCommand, Pool, PoolConfig, PoolKind, Recycling, ServiceCommand, Spawners, SpawnersConfig,
 };
 
 use crate::application::process_identity;
@@ -25,9 +25,6 @@ pub const HELPERS: [&str; 2] = [SPAWNER, FORK_SERVER];
 
 const SPAWNER: &str = "__spawner";
 const FORK_SERVER: &str = "__forkserver";
-
-/// The variable that tells a fork server how many children to keep ready.
-const SPARE: &str = "WS_SPARE";
 
 /// How long the helpers may take to end when told to: longer than a spawner that hangs is waited for
 /// before it is killed.
@@ -71,8 +68,6 @@ pub fn helper_main(name: &str) -> io::Result<()> {
 pub(crate) struct Helpers {
     /// `None` if nothing is ever started: the echo without validation, servers of others.
     pub(crate) spawners: Option<Spawners>,
-    /// `None` unless the demo answers.
-    pub(crate) fork_server: Option<Service>,
     /// What the application and the validation keep running, each unless it is run otherwise.
     pub(crate) app: Option<Pool>,
     pub(crate) validation: Option<Pool>,
@@ -95,11 +90,10 @@ impl Helpers {
             Spawners::start(command, SpawnersConfig::default()).map_err(ServeError::Helpers)?;
         let [app, validation] = callbacks;
         Ok(Self {
-            fork_server: match is_demo {
+            app: match is_demo {
                 true => Some(start_demo(&spawners, config, helper).await?),
-                false => None,
+                false => start_pool(&spawners, config, app, "app").await?,
             },
-            app: start_pool(&spawners, config, app, "app").await?,
             validation: start_pool(&spawners, config, validation, "validate").await?,
             spawners: Some(spawners),
         })
@@ -109,9 +103,6 @@ impl Helpers {
         let ended = async {
             for pool in [self.app, self.validation].into_iter().flatten() {
                 pool.shutdown().await;
-            }
-            if let Some(service) = self.fork_server {
-                service.shutdown().await;
             }
             if let Some(spawners) = self.spawners {
                 spawners.shutdown().await;
@@ -141,23 +132,27 @@ async fn start_demo(
     spawners: &Spawners,
     config: &Config,
     helper: &HelperProgram,
-) -> Result<Service, ServeError> {
+) -> Result<Pool, ServeError> {
     let command = ServiceCommand {
         argv: vec![helper.0.clone().into(), FORK_SERVER.into()],
-        env: vec![spare(config)],
+        env: Vec::new(),
         dir: None,
         identity: None,
     };
-    let path = config.server().state_dir.join("demo.sock");
-    let service = Service::start(spawners, command, &path).await;
-    service.map_err(|failure| ServeError::Backend {
+    let pool = PoolConfig {
+        command,
+        processes: NonZeroUsize::MIN,
+        kind: PoolKind::ForkServers,
+        ahead: config.app().spare,
+        recycling: Recycling::default(),
+        dir: config.server().state_dir.clone(),
+        name: "demo".to_owned(),
+    };
+    let started = Pool::start(spawners, pool).await;
+    started.map_err(|failure| ServeError::Backend {
         section: "app",
         failure,
     })
-}
-
-fn spare(config: &Config) -> (OsString, OsString) {
-    (SPARE.into(), config.app().spare.to_string().into())
 }
 
 /// Starts what a callback keeps running; the section's name begins those of its sockets.
@@ -175,9 +170,13 @@ async fn start_pool(
     let pool = Pool::start(
         spawners,
         PoolConfig {
-            command: pool_command(config, settings),
+            command: pool_command(settings),
             processes: process_count(settings, kind),
             kind,
+            ahead: match kind {
+                PoolKind::ForkServers => config.app().spare,
+                PoolKind::Workers => 1,
+            },
             recycling: settings.recycling,
             dir: config.server().state_dir.clone(),
             name: section.to_owned(),
@@ -189,7 +188,7 @@ async fn start_pool(
     }
 }
 
-fn pool_command(config: &Config, settings: &PoolSettings) -> ServiceCommand {
+fn pool_command(settings: &PoolSettings) -> ServiceCommand {
     let exec = &settings.exec;
     let own = exec
         .env
@@ -203,7 +202,6 @@ fn pool_command(config: &Config, settings: &PoolSettings) -> ServiceCommand {
     let defaults = [
         ("PATH".into(), DEFAULT_PATH.into()),
         ("WS_FORK_EXIT".into(), fork_exit.into()),
-        spare(config),
     ];
     ServiceCommand {
         argv: exec.command.iter().map(Into::into).collect(),

@@ -45,22 +45,6 @@ impl Default for Options {
     }
 }
 
-impl Options {
-    /// The defaults, with as many spare children as the variable `WS_SPARE` says, if it says a
-    /// number: who starts a fork server tells it so.
-    #[must_use]
-    pub fn from_env() -> Self {
-        let default = Self::default();
-        let spare = std::env::var("WS_SPARE").ok();
-        Self {
-            spare: spare
-                .and_then(|spare| spare.parse().ok())
-                .unwrap_or(default.spare),
-            ..default
-        }
-    }
-}
-
 /// What the closure is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request(scgi::Request);
@@ -150,7 +134,7 @@ impl Answer {
     }
 }
 
-/// Serves requests with `handler`, each in a process of its own, with [`Options::from_env`].
+/// Serves requests with `handler`, each in a process of its own, with default [`Options`].
 ///
 /// Call it early in `main`: the process must have one thread, and its memory is what each child
 /// begins with. Does not return while it can serve.
@@ -160,7 +144,7 @@ impl Answer {
 /// The system's error if descriptor 0 is no listening socket, or if the loop itself fails; `EDEADLK`
 /// if the process has several threads. That a child cannot be forked is no error: connections wait.
 pub fn run(handler: impl Fn(&Request) -> Answer) -> io::Result<()> {
-    run_with(Options::from_env(), handler)
+    run_with(Options::default(), handler)
 }
 
 /// Serves as [`run`] does, with options.

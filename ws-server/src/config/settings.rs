@@ -542,8 +542,9 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         path: "app.spare",
         default: DefaultValue::Number(2),
-        doc: "Children that a fork server keeps ready, 0 to 64: the fork is then no part of the answer's time.\n\
-              For the demo and programs in Rust; others find it in WS_SPARE.",
+        doc: "Connections that are made to each fork server before there are messages for them, 0 to 64: it\n\
+              has forked the child then, and the fork is no part of the answer's time. Each such child waits\n\
+              with the memory that it does not share.",
     },
     Setting {
         path: "app.fork_exit",
