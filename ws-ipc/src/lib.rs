@@ -2,6 +2,7 @@
 //!
 //! - [`Spawners`] start programs, so that the server itself never forks. [`exec::run`] runs one for
 //!   one message; a [`Service`] keeps one running, and [`scgi_call`] asks it.
+//! - [`shims`] make scripts in other languages such services.
 //! - [`forkserver::run`] makes a program a fork server: a closure answers each message in a process
 //!   of its own.
 //! - [`FifoDirectory`] makes named pipes that any program may write to, and [`RecordDecoder`] cuts
@@ -62,6 +63,7 @@ pub mod forkserver;
 pub mod record;
 pub mod scgi;
 mod service;
+pub mod shims;
 mod socketpair;
 pub mod spawner;
 mod stderr;
