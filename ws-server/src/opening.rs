@@ -51,6 +51,7 @@ struct Admitted {
     session: SessionId,
     /// The visitor's own address.
     addr: Option<IpAddr>,
+    port: Option<u16>,
     fifo: Option<Fifo>,
     consent: Consent,
     place: Place,
@@ -108,7 +109,7 @@ pub(crate) async fn serve(shard: Rc<Shard>, adoption: Adoption) {
         }
         Ok(Wish::Connect(mut admitted)) => {
             admitted.place.keep(ticket);
-            connect(&shard, stream, *admitted, peer);
+            connect(&shard, stream, *admitted);
         }
         Err(refused) => {
             counters.refused(refused.refusal);
@@ -158,12 +159,13 @@ async fn open(
     })
 }
 
-fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted, peer: Option<SocketAddr>) {
+fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted) {
     let Admitted {
         visitor,
         user,
         session,
         addr,
+        port,
         fifo,
         consent,
         place,
@@ -173,9 +175,7 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted, peer: Option<S
     let entry = Entry {
         shard: shard.index,
         addr,
-        port: peer
-            .filter(|peer| Some(peer.ip()) == addr)
-            .map(|peer| peer.port()),
+        port,
         uri: Arc::clone(&visitor.target),
         fifo: fifo.as_ref().map(|fifo| fifo.path().into()),
         opened_at: SystemTime::now(),
@@ -284,12 +284,11 @@ impl Opening<'_> {
     /// Who the visitor is, in the words of those who are believed.
     fn look_behind_proxies<'h>(&self, head: &'h RequestHead) -> Forwarded<'h> {
         let server = &self.shard.server;
-        let peer = self.peer.map(|peer| peer.ip());
-        let forwarded = forwarded::visitor(&server.config.server().trusted, peer, head);
+        let forwarded = forwarded::visitor(&server.config.server().trusted, self.peer, head);
         if forwarded.is_garbled {
             server.hub.counters.forwarded_garbled.increment();
             warn!(
-                conn.id = %self.id, peer.addr = peer.map(tracing::field::display),
+                conn.id = %self.id, peer.addr = self.peer.map(tracing::field::display),
                 "a trusted proxy sends addresses that cannot be understood; its own is taken"
             );
         }
@@ -390,11 +389,7 @@ impl Opening<'_> {
             connection: self.id,
             session,
             addr: forwarded.addr,
-            // That of a proxy's connection is not the visitor's.
-            port: self
-                .peer
-                .filter(|peer| Some(peer.ip()) == forwarded.addr)
-                .map(|peer| peer.port()),
+            port: forwarded.port,
             peer: self.peer,
             local: self.local,
             https: is_https,
@@ -440,6 +435,7 @@ impl Opening<'_> {
             user,
             session: *session,
             addr: forwarded.addr,
+            port: forwarded.port,
             fifo,
             consent: Consent { response, deflate },
             place,
