@@ -95,6 +95,31 @@ fn echo_by_time_measures_binary_messages_too() {
 }
 
 #[test]
+fn messages_in_turn_reach_every_connection() {
+    let server = Setup::new().arg("--echo").start();
+    for threads in ["1", "2"] {
+        let (turns, connections) = (5, 60);
+        let report = good(&[
+            &server.url,
+            "--in-turn",
+            "5",
+            "-c",
+            "60",
+            "-d",
+            "200ms",
+            "--warm-up",
+            "50ms",
+            "--threads",
+            threads,
+        ]);
+        assert_eq!(report["in_turn"], turns);
+        assert_eq!(report["connections"]["opened"], connections);
+        assert!(report["messages"].as_u64() > Some(0), "{report:#}");
+    }
+    server.finish();
+}
+
+#[test]
 fn a_reply_that_differs_is_a_failure() {
     let server = Setup::new().command(&["tr", "a-z", "A-Z"]).start();
     let (code, report) = bench(&[&server.url, "-c", "2", "-n", "2"]);
