@@ -138,9 +138,9 @@ impl Programs {
 
     fn pinned(&self, core: &str, program: &Path) -> Command {
         if !self.is_pinned {
-            return Command::new(program);
+            return process::tied(program);
         }
-        let mut command = Command::new("taskset");
+        let mut command = process::tied("taskset");
         command.args(["-c", core]).arg(program);
         command
     }
