@@ -63,15 +63,18 @@ pub(crate) enum Group {
     Idle,
     Handshakes,
     Broadcast,
+    /// The cost of a message where ever more connections are open.
+    Flat,
 }
 
 impl Group {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Echo,
         Self::Tls,
         Self::Idle,
         Self::Handshakes,
         Self::Broadcast,
+        Self::Flat,
     ];
 }
 
@@ -114,22 +117,26 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 fn measure_group(group: Group, scale: Scale, rounds: u32, programs: &Programs) -> Results {
     let mut results = Results::new(group);
     let cells = cell::of(group, scale);
-    for (at, cell) in cells.iter().enumerate() {
-        let contestants = programs.contestants(cell);
+    // What is compared with each other is measured in one round.
+    let compared = cell::compared(group);
+    for (at, cells_at_once) in cells.chunks(compared).enumerate() {
+        let contestants = programs.contestants(&cells_at_once[0]);
         for round in 0..rounds {
             for contestant in order(&contestants, round) {
-                let sample = measure::measure(cell, *contestant, programs, scale);
-                println!(
-                    "{} {}/{} round {}/{rounds}  {cell}  {contestant}: {}",
-                    group
-                        .to_possible_value()
-                        .map_or_else(String::new, |it| it.get_name().into()),
-                    at + 1,
-                    cells.len(),
-                    round + 1,
-                    told(&sample),
-                );
-                results.add(*cell, *contestant, round, sample);
+                for cell in cells_at_once {
+                    let sample = measure::measure(cell, *contestant, programs, scale);
+                    println!(
+                        "{} {}/{} round {}/{rounds}  {cell}  {contestant}: {}",
+                        group
+                            .to_possible_value()
+                            .map_or_else(String::new, |it| it.get_name().into()),
+                        at + 1,
+                        cells.len() / compared,
+                        round + 1,
+                        told(&sample),
+                    );
+                    results.add(*cell, *contestant, round, sample);
+                }
             }
         }
     }

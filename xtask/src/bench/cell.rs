@@ -67,6 +67,11 @@ pub(super) enum Cell {
         connections: u32,
         burst: u32,
     },
+    /// [`IN_TURN`] messages under way, each on another connection than the one before.
+    Flat {
+        connections: u32,
+        size: u32,
+    },
 }
 
 /// What an idle connection is.
@@ -81,6 +86,16 @@ pub(super) enum Idle {
 /// Bytes of the messages.
 const SIZES: [u32; 4] = [20, 1024, 16 * 1024, 64 * 1024];
 pub(super) const BROADCAST_SIZE: u32 = 64;
+/// Messages under way, whatever the number of connections.
+pub(super) const IN_TURN: u32 = 100;
+
+/// How many cells, one after the other, are compared with the first of them.
+pub(super) fn compared(group: Group) -> usize {
+    match group {
+        Group::Flat => 3,
+        Group::Echo | Group::Tls | Group::Idle | Group::Handshakes | Group::Broadcast => 1,
+    }
+}
 
 /// The cells of a group, in the order of its table.
 pub(super) fn of(group: Group, scale: Scale) -> Vec<Cell> {
@@ -122,6 +137,11 @@ pub(super) fn of(group: Group, scale: Scale) -> Vec<Cell> {
             }
             cells
         }
+        Group::Flat => {
+            let counts = [IN_TURN, many(1_000), many(9_000)];
+            let cells = |size| counts.map(|connections| Cell::Flat { connections, size });
+            [20, 1024].map(cells).concat()
+        }
     }
 }
 
@@ -143,6 +163,7 @@ impl fmt::Display for Cell {
                 size,
                 ..
             } => write!(f, "{connections} x {in_flight} x {}", human(size)),
+            Self::Flat { connections, size } => write!(f, "{connections} x {}", human(size)),
             Self::Idle(Idle::Plain) => f.write_str("plain"),
             Self::Idle(Idle::Fifos) => f.write_str("a FIFO each"),
             Self::Idle(Idle::Tls) => f.write_str("TLS"),
@@ -167,12 +188,19 @@ mod tests {
     #[test]
     fn cells_are_those_of_the_design() {
         let count = |group| of(group, Scale::Whole).len();
-        assert_eq!(Group::ALL.map(count), [16, 4, 3, 1, 4]);
+        assert_eq!(Group::ALL.map(count), [16, 4, 3, 1, 4, 6]);
         let last = of(Group::Echo, Scale::Whole).pop().unwrap();
         assert_eq!(last.to_string(), "5000 x 16 x 64 KiB");
         let quick = of(Group::Broadcast, Scale::Quick);
         assert_eq!(quick[3].to_string(), "1800, bursts of 16");
         assert_eq!(quick[0].to_string(), "200, bursts of 1");
+        let flat: Vec<String> = of(Group::Flat, Scale::Whole)
+            .iter()
+            .map(Cell::to_string)
+            .collect();
+        let expected = ["100 x 20 B", "1000 x 20 B", "9000 x 20 B", "100 x 1 KiB"];
+        assert_eq!(flat[..4], expected);
+        assert_eq!(flat.len() % compared(Group::Flat), 0);
         assert_eq!(Scale::Whole.idle_steps(), (1_000, 9_000));
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::cell::{BROADCAST_SIZE, Cell, Scale};
+use super::cell::{BROADCAST_SIZE, Cell, IN_TURN, Scale};
 use super::contestant::{Contestant, Programs, Running};
 use super::result::Sample;
 
@@ -62,6 +62,11 @@ fn arguments(cell: &Cell, scale: Scale) -> Vec<String> {
             ..
         } => format!(
             "echo --connections {connections} --in-flight {in_flight} --size {size} \
+             --duration {duration}ms --warm-up {}",
+            scale.warm_up()
+        ),
+        Cell::Flat { connections, size } => format!(
+            "echo --connections {connections} --in-turn {IN_TURN} --size {size} \
              --duration {duration}ms --warm-up {}",
             scale.warm_up()
         ),
@@ -151,14 +156,18 @@ fn causes(report: &Value) -> String {
 fn sample(cell: &Cell, report: &Value) -> Result<Sample> {
     let units = match cell {
         Cell::Handshakes { .. } => number(report, "/connections/opened")?,
-        Cell::Echo { .. } | Cell::Broadcast { .. } | Cell::Idle(_) => number(report, "/messages")?,
+        Cell::Echo { .. } | Cell::Broadcast { .. } | Cell::Flat { .. } | Cell::Idle(_) => {
+            number(report, "/messages")?
+        }
     };
     if units < 1.0 {
         bail!("nothing was answered in the time");
     }
     let times = match cell {
         Cell::Handshakes { .. } => "/handshake_microseconds",
-        Cell::Echo { .. } | Cell::Broadcast { .. } | Cell::Idle(_) => "/latency_microseconds",
+        Cell::Echo { .. } | Cell::Broadcast { .. } | Cell::Flat { .. } | Cell::Idle(_) => {
+            "/latency_microseconds"
+        }
     };
     let micros = |name: &str| Ok::<_, anyhow::Error>(number(report, name)? * 1e6 / units);
     let time = |name: &str| -> Result<Duration> {
@@ -242,6 +251,12 @@ mod tests {
         let expected = "echo --connections 100 --in-flight 16 --size 20 --duration 1200ms \
                         --warm-up 300ms";
         assert_eq!(line, expected);
+        let flat = Cell::Flat {
+            connections: 9_000,
+            size: 20,
+        };
+        let line = arguments(&flat, Scale::Quick).join(" ");
+        assert!(line.contains("--connections 9000 --in-turn 100 "), "{line}");
         let heavy = Cell::Echo {
             connections: 5_000,
             in_flight: 16,
