@@ -177,19 +177,26 @@ pub(super) fn slowloris(context: &Context, report: &mut Report) -> Result<()> {
     )?;
     let baseline = subject.status()?;
     let witnesses = Witnesses::start(subject.address(), 2, Errand::Arrive, PAUSE)?;
-    let before = witnesses.over(context.size(Duration::from_secs(1), Duration::from_secs(5)))?;
+    let connected = Witnesses::start(subject.address(), 2, Errand::Echo, PAUSE)?;
+    let span = context.size(Duration::from_secs(1), Duration::from_secs(5));
+    let both = || connected.during(|| witnesses.over(span));
+    let (before, mut without) = both()?;
     let memory = subject.memory()?;
     let mut drippers = Vec::new();
     for index in 0..count {
         drippers.push(drip_from(&subject, Slow::ALL[index % 4])?);
     }
     let mut held = 0;
-    let ((), during) = witnesses.during(|| {
-        drip(&mut drippers, limit + Duration::from_secs(5), || {
-            held = held.max(subject.memory()?.saturating_sub(memory));
-            Ok(())
+    let (((), during), with) = connected.during(|| {
+        witnesses.during(|| {
+            drip(&mut drippers, limit + Duration::from_secs(5), || {
+                held = held.max(subject.memory()?.saturating_sub(memory));
+                Ok(())
+            })
         })
     })?;
+    without.extend(both()?.1);
+    connected.stop()?;
     witnesses.stop()?;
     let mut times: BTreeMap<Slow, Vec<Duration>> = BTreeMap::new();
     for dripper in &drippers {
@@ -259,6 +266,7 @@ pub(super) fn slowloris(context: &Context, report: &mut Report) -> Result<()> {
         "ms",
         bound,
     );
+    report.unaffected("echo of the connected", &without, &with);
     subject.finish(report)
 }
 
