@@ -195,6 +195,9 @@ impl Run {
                     if let Some(all) = args.in_turn {
                         echo = echo.in_turn(share(all.get(), count, first));
                     }
+                    if let Some(count) = args.active {
+                        echo = echo.active(count.get());
+                    }
                     crew.add(self, job, echo)?;
                 }
             }

@@ -64,6 +64,10 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "M", conflicts_with_all = ["in_flight", "messages"])]
     pub(super) in_turn: Option<NonZeroU32>,
 
+    /// Have only so many of the connections send, while the others are idle (echo)
+    #[arg(long, value_name = "N", conflicts_with_all = ["in_turn", "messages"])]
+    pub(super) active: Option<NonZeroU32>,
+
     /// Send binary messages instead of text (echo, broadcast by ws:)
     #[arg(long)]
     pub(super) binary: bool,
@@ -176,10 +180,10 @@ impl BenchArgs {
                  which takes {MIN_BROADCAST_SIZE} bytes"
             )));
         }
-        if self.in_turn.is_some_and(|count| count > self.connections) {
-            return Err(usage(
-                "--in-turn: more than there are connections".to_owned(),
-            ));
+        for (flag, count) in [("in-turn", self.in_turn), ("active", self.active)] {
+            if count.is_some_and(|count| count > self.connections) {
+                return Err(usage(format!("--{flag}: more than there are connections")));
+            }
         }
         if self.mode == Mode::Broadcast && self.publish.is_none() {
             return Err(usage("broadcast needs --publish".to_owned()));
@@ -215,7 +219,7 @@ impl BenchArgs {
     /// Refuses flags that would be ignored.
     fn check_modes(&self) -> Result<(), Failure> {
         use Mode::{Broadcast, Echo, Handshakes, Idle};
-        let flags: [(&str, bool, &[Mode]); 12] = [
+        let flags: [(&str, bool, &[Mode]); 13] = [
             (
                 "duration",
                 self.duration.is_some(),
@@ -226,6 +230,7 @@ impl BenchArgs {
             ("size", self.size.is_some(), &[Echo, Broadcast]),
             ("in-flight", self.in_flight.is_some(), &[Echo]),
             ("in-turn", self.in_turn.is_some(), &[Echo]),
+            ("active", self.active.is_some(), &[Echo]),
             ("binary", self.binary, &[Echo, Broadcast]),
             ("publish", self.publish.is_some(), &[Broadcast]),
             ("burst", self.burst.is_some(), &[Broadcast]),
@@ -322,6 +327,7 @@ mod tests {
             "ws://a/ -k 0",
             "ws://a/ -k 2 --in-turn 5",
             "ws://a/ -n 9 --in-turn 5",
+            "ws://a/ --in-turn 5 --active 5",
             "ws://a/ broadcast --publish nowhere",
             "ws://a/ handshakes --rate 0",
             "ws://a/ --insecure --ca x",
@@ -337,6 +343,8 @@ mod tests {
             "ws://a/ idle -n 5",
             "ws://a/ idle --in-turn 5",
             "ws://a/ -c 4 --in-turn 5",
+            "ws://a/ idle --active 5",
+            "ws://a/ -c 4 --active 5",
             "ws://a/ idle --size 1KiB",
             "ws://a/ handshakes -d 5s",
             "ws://a/ echo --rate 5",

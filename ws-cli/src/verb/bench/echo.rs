@@ -37,6 +37,8 @@ pub(super) struct Echo {
     /// the next one.
     in_turn: Option<u32>,
     waiting: u32,
+    /// The connections with a number from this on are idle.
+    active: u32,
     /// Messages that were sent before any reply had come.
     begun: u64,
     is_stopped: bool,
@@ -111,6 +113,7 @@ impl Echo {
             quota,
             in_turn: None,
             waiting: 0,
+            active: u32::MAX,
             begun: 0,
             is_stopped: false,
             scratch: Vec::new(),
@@ -123,6 +126,14 @@ impl Echo {
     pub(super) fn in_turn(self, count: u32) -> Self {
         Self {
             in_turn: Some(count),
+            ..self
+        }
+    }
+
+    /// Has only so many connections send.
+    pub(super) fn active(self, count: u32) -> Self {
+        Self {
+            active: count,
             ..self
         }
     }
@@ -214,6 +225,9 @@ impl Traffic for Echo {
     type Peer = EchoPeer;
 
     fn peer(&self, id: u32) -> EchoPeer {
+        let quota = self
+            .quota
+            .map(|quota| quota.each + u32::from(id < quota.extra));
         EchoPeer {
             id,
             write_at: 0,
@@ -222,9 +236,7 @@ impl Traffic for Echo {
             read_at: 0,
             read_offset: 0,
             sent_at: vec![0; self.in_flight as usize].into(),
-            share: self
-                .quota
-                .map(|quota| quota.each + u32::from(id < quota.extra)),
+            share: if id < self.active { quota } else { Some(0) },
         }
     }
 
@@ -485,6 +497,17 @@ mod tests {
         peers[2].write_at = 1;
         echo.end_of_message(&mut peers[2], 9).unwrap();
         assert_eq!(echo.take_waiting(), 0);
+    }
+
+    #[test]
+    fn connections_beyond_the_active_ones_send_nothing() {
+        let mut echo = Echo::new(0, 2, Opcode::Text, false, KEY, None).active(1);
+        let mut peers = [echo.peer(0), echo.peer(1)];
+        for peer in &mut peers {
+            echo.begin(peer, 0);
+        }
+        assert_eq!(peers.each_ref().map(|peer| peer.end), [2, 0]);
+        assert!(echo.is_settled(&peers[1]) && !echo.is_done(&peers[0]));
     }
 
     proptest! {

@@ -21,6 +21,7 @@ pub(super) struct Report {
     pub(super) payload_size_bytes: usize,
     pub(super) in_flight: u32,
     pub(super) in_turn: Option<NonZeroU32>,
+    pub(super) active: Option<NonZeroU32>,
     pub(super) burst: u32,
     /// Of the time that was measured.
     pub(super) seconds: f64,
@@ -91,6 +92,7 @@ impl Report {
             payload_size_bytes: args.payload_size(),
             in_flight: args.in_flight(),
             in_turn: args.in_turn,
+            active: args.active,
             burst: args.burst(),
             seconds: course.seconds,
             connections: Connections {
@@ -209,6 +211,9 @@ impl Report {
         let mut line = name(self.mode);
         if matches!(self.mode, Mode::Echo | Mode::Broadcast) {
             line += &format!(", {} B", self.payload_size_bytes);
+        }
+        if let Some(count) = self.active {
+            line += &format!(", {count} of the connections active");
         }
         match self.mode {
             Mode::Echo => match self.in_turn {
