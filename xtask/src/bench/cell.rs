@@ -67,11 +67,21 @@ pub(super) enum Cell {
         connections: u32,
         burst: u32,
     },
-    /// [`IN_TURN`] messages under way, each on another connection than the one before.
+    /// [`UNDER_WAY`] messages under way, however many connections there are.
     Flat {
         connections: u32,
         size: u32,
+        speakers: Speakers,
     },
+}
+
+/// Who sends the messages of [`Cell::Flat`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Speakers {
+    /// The same few, while the others are idle.
+    Some,
+    /// All in turn, so that each message comes from a connection that was idle for long.
+    All,
 }
 
 /// What an idle connection is.
@@ -87,7 +97,7 @@ pub(super) enum Idle {
 const SIZES: [u32; 4] = [20, 1024, 16 * 1024, 64 * 1024];
 pub(super) const BROADCAST_SIZE: u32 = 64;
 /// Messages under way, whatever the number of connections.
-pub(super) const IN_TURN: u32 = 100;
+pub(super) const UNDER_WAY: u32 = 100;
 
 /// How many cells, one after the other, are compared with the first of them.
 pub(super) fn compared(group: Group) -> usize {
@@ -138,9 +148,22 @@ pub(super) fn of(group: Group, scale: Scale) -> Vec<Cell> {
             cells
         }
         Group::Flat => {
-            let counts = [IN_TURN, many(1_000), many(9_000)];
-            let cells = |size| counts.map(|connections| Cell::Flat { connections, size });
-            [20, 1024].map(cells).concat()
+            let counts = [UNDER_WAY, many(1_000), many(9_000)];
+            let cells = |(speakers, size)| {
+                counts.map(|connections| Cell::Flat {
+                    connections,
+                    size,
+                    speakers,
+                })
+            };
+            [
+                (Speakers::Some, 20),
+                (Speakers::Some, 1024),
+                (Speakers::All, 20),
+                (Speakers::All, 1024),
+            ]
+            .map(cells)
+            .concat()
         }
     }
 }
@@ -163,7 +186,17 @@ impl fmt::Display for Cell {
                 size,
                 ..
             } => write!(f, "{connections} x {in_flight} x {}", human(size)),
-            Self::Flat { connections, size } => write!(f, "{connections} x {}", human(size)),
+            Self::Flat {
+                connections,
+                size,
+                speakers,
+            } => {
+                let speakers = match speakers {
+                    Speakers::Some => "100 speak",
+                    Speakers::All => "in turn",
+                };
+                write!(f, "{connections} x {}, {speakers}", human(size))
+            }
             Self::Idle(Idle::Plain) => f.write_str("plain"),
             Self::Idle(Idle::Fifos) => f.write_str("a FIFO each"),
             Self::Idle(Idle::Tls) => f.write_str("TLS"),
@@ -188,7 +221,7 @@ mod tests {
     #[test]
     fn cells_are_those_of_the_design() {
         let count = |group| of(group, Scale::Whole).len();
-        assert_eq!(Group::ALL.map(count), [16, 4, 3, 1, 4, 6]);
+        assert_eq!(Group::ALL.map(count), [16, 4, 3, 1, 4, 12]);
         let last = of(Group::Echo, Scale::Whole).pop().unwrap();
         assert_eq!(last.to_string(), "5000 x 16 x 64 KiB");
         let quick = of(Group::Broadcast, Scale::Quick);
@@ -198,8 +231,8 @@ mod tests {
             .iter()
             .map(Cell::to_string)
             .collect();
-        let expected = ["100 x 20 B", "1000 x 20 B", "9000 x 20 B", "100 x 1 KiB"];
-        assert_eq!(flat[..4], expected);
+        assert_eq!(flat[2], "9000 x 20 B, 100 speak");
+        assert_eq!(flat[11], "9000 x 1 KiB, in turn");
         assert_eq!(flat.len() % compared(Group::Flat), 0);
         assert_eq!(Scale::Whole.idle_steps(), (1_000, 9_000));
     }

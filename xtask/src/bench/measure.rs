@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::cell::{BROADCAST_SIZE, Cell, IN_TURN, Scale};
+use super::cell::{BROADCAST_SIZE, Cell, Scale, Speakers, UNDER_WAY};
 use super::contestant::{Contestant, Programs, Running};
 use super::result::Sample;
 
@@ -65,11 +65,21 @@ fn arguments(cell: &Cell, scale: Scale) -> Vec<String> {
              --duration {duration}ms --warm-up {}",
             scale.warm_up()
         ),
-        Cell::Flat { connections, size } => format!(
-            "echo --connections {connections} --in-turn {IN_TURN} --size {size} \
-             --duration {duration}ms --warm-up {}",
-            scale.warm_up()
-        ),
+        Cell::Flat {
+            connections,
+            size,
+            speakers,
+        } => {
+            let flag = match speakers {
+                Speakers::Some => "active",
+                Speakers::All => "in-turn",
+            };
+            format!(
+                "echo --connections {connections} --{flag} {UNDER_WAY} --size {size} \
+                 --duration {duration}ms --warm-up {}",
+                scale.warm_up()
+            )
+        }
         Cell::Idle(_) => "idle".to_owned(),
         Cell::Handshakes { connections } => {
             format!("handshakes --keep --connections {connections}")
@@ -254,6 +264,7 @@ mod tests {
         let flat = Cell::Flat {
             connections: 9_000,
             size: 20,
+            speakers: Speakers::All,
         };
         let line = arguments(&flat, Scale::Quick).join(" ");
         assert!(line.contains("--connections 9000 --in-turn 100 "), "{line}");

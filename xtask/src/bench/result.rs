@@ -401,6 +401,7 @@ mod tests {
         let cell = |connections| Cell::Flat {
             connections,
             size: 20,
+            speakers: cell::Speakers::All,
         };
         for (round, slowness) in [(0, 1.0), (1, 3.0), (2, 1.0)] {
             for (connections, value) in [(100, 10.0), (1_000, 11.0), (9_000, 11.5)] {
@@ -410,9 +411,9 @@ mod tests {
         }
         let table = results.table();
         for row in [
-            "| connections x size | ws, us | to the fewest |",
-            "| 100 x 20 B         |  10.00 |          1.00 |",
-            "| 9000 x 20 B        |  11.50 |          1.15 |",
+            "| connections x size   | ws, us | to the fewest |",
+            "| 100 x 20 B, in turn  |  10.00 |          1.00 |",
+            "| 9000 x 20 B, in turn |  11.50 |          1.15 |",
         ] {
             assert!(table.contains(row), "{table}");
         }
