@@ -29,12 +29,12 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum, value_name = "GROUP")]
     group: Vec<Group>,
 
-    /// Rounds: in each, every contestant runs once, in another order than before [default: 3, with
-    /// --quick 1]
+    /// Rounds: in each, every contestant runs once, in another order than before; memory, and echoes
+    /// with more than a GiB in flight, have one [default: 3, with --quick 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=99))]
     rounds: Option<u32>,
 
-    /// Short runs and fewer connections: some 3 minutes instead of 20, and less to be trusted
+    /// Short runs and fewer connections: some 4 minutes instead of 25, and less to be trusted
     #[arg(long)]
     quick: bool,
 
@@ -121,6 +121,7 @@ fn measure_group(group: Group, scale: Scale, rounds: u32, programs: &Programs) -
     let compared = cell::compared(group);
     for (at, cells_at_once) in cells.chunks(compared).enumerate() {
         let contestants = programs.contestants(&cells_at_once[0]);
+        let rounds = cells_at_once[0].rounds(rounds);
         for round in 0..rounds {
             for contestant in order(&contestants, round) {
                 for cell in cells_at_once {

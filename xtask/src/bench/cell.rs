@@ -24,7 +24,7 @@ impl Scale {
     pub(super) fn duration(self) -> Duration {
         Duration::from_millis(match self {
             Self::Quick => 400,
-            Self::Whole => 1_200,
+            Self::Whole => 1_000,
         })
     }
 
@@ -32,7 +32,7 @@ impl Scale {
     pub(super) fn warm_up(self) -> &'static str {
         match self {
             Self::Quick => "100ms",
-            Self::Whole => "300ms",
+            Self::Whole => "200ms",
         }
     }
 
@@ -168,7 +168,39 @@ pub(super) fn of(group: Group, scale: Scale) -> Vec<Cell> {
     }
 }
 
+/// From so much in flight on, time is spent on bringing it there and back, and once has to do.
+const MUCH_IN_FLIGHT: u64 = 1 << 30;
+
 impl Cell {
+    /// How often it is measured, where others are `rounds` times.
+    pub(super) fn rounds(self, rounds: u32) -> u32 {
+        match self {
+            // Memory does not depend on what else the machine does.
+            Self::Idle(_) => rounds.min(1),
+            Self::Echo { .. } if self.in_flight() >= MUCH_IN_FLIGHT => rounds.min(1),
+            Self::Echo { .. }
+            | Self::Handshakes { .. }
+            | Self::Broadcast { .. }
+            | Self::Flat { .. } => rounds,
+        }
+    }
+
+    /// Bytes of payload under way, of an echo.
+    pub(super) fn in_flight(self) -> u64 {
+        match self {
+            Self::Echo {
+                connections,
+                in_flight,
+                size,
+                ..
+            } => u64::from(connections) * u64::from(in_flight) * u64::from(size),
+            Self::Idle(_)
+            | Self::Handshakes { .. }
+            | Self::Broadcast { .. }
+            | Self::Flat { .. } => 0,
+        }
+    }
+
     pub(super) fn has_tls(self) -> bool {
         matches!(
             self,
@@ -234,6 +266,9 @@ mod tests {
         assert_eq!(flat[2], "9000 x 20 B, 100 speak");
         assert_eq!(flat[11], "9000 x 1 KiB, in turn");
         assert_eq!(flat.len() % compared(Group::Flat), 0);
+        assert_eq!((last.in_flight() >> 20, last.rounds(3)), (5_000, 1));
+        assert_eq!((quick[0].in_flight(), quick[0].rounds(3)), (0, 3));
+        assert_eq!(Cell::Idle(Idle::Plain).rounds(3), 1);
         assert_eq!(Scale::Whole.idle_steps(), (1_000, 9_000));
     }
 }

@@ -38,17 +38,9 @@ pub(super) fn measure(
 /// How long a cell is measured: where much is in flight, long enough that it all comes round twice
 /// at a gigabyte a second.
 fn duration(cell: &Cell, scale: Scale) -> Duration {
-    let Cell::Echo {
-        connections,
-        in_flight,
-        size,
-        ..
-    } = *cell
-    else {
-        return scale.duration();
-    };
-    let in_flight = u64::from(connections) * u64::from(in_flight) * u64::from(size);
-    scale.duration().max(Duration::from_nanos(2 * in_flight))
+    scale
+        .duration()
+        .max(Duration::from_nanos(2 * cell.in_flight()))
 }
 
 /// What `ws bench` is told, besides the URL.
@@ -258,8 +250,8 @@ mod tests {
     #[test]
     fn load_generator_is_told_what_the_cell_is() {
         let line = arguments(&ECHO, Scale::Whole).join(" ");
-        let expected = "echo --connections 100 --in-flight 16 --size 20 --duration 1200ms \
-                        --warm-up 300ms";
+        let expected = "echo --connections 100 --in-flight 16 --size 20 --duration 1000ms \
+                        --warm-up 200ms";
         assert_eq!(line, expected);
         let flat = Cell::Flat {
             connections: 9_000,

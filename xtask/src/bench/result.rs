@@ -430,7 +430,7 @@ mod tests {
     #[test]
     fn memory_is_shown_as_it_is() {
         let mut results = Results::new(Group::Idle);
-        let cell = Cell::Idle(super::super::cell::Idle::Plain);
+        let cell = Cell::Idle(cell::Idle::Plain);
         results.add(cell, Contestant::Ours, 0, Ok(Sample::of_memory(1499.6)));
         let table = results.table();
         assert!(
