@@ -10,8 +10,11 @@ use super::cell::{BROADCAST_SIZE, Cell, Scale, Speakers, UNDER_WAY};
 use super::contestant::{Contestant, Programs, Running};
 use super::result::Sample;
 
-/// No reply takes longer; a server that is stuck costs no more time than this.
-const TIMEOUT: &str = "20s";
+/// No reply takes longer where little is in flight; a server that is stuck costs no more time than
+/// this.
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// And so many nanoseconds longer for each byte in flight: no server is as slow as 100 MB/s.
+const TIMEOUT_PER_BYTE: u64 = 10;
 
 pub(super) fn measure(
     cell: &Cell,
@@ -41,6 +44,11 @@ fn duration(cell: &Cell, scale: Scale) -> Duration {
     scale
         .duration()
         .max(Duration::from_nanos(2 * cell.in_flight()))
+}
+
+/// The longest that a reply may take.
+fn timeout(cell: &Cell) -> Duration {
+    TIMEOUT + Duration::from_nanos(TIMEOUT_PER_BYTE * cell.in_flight())
 }
 
 /// What `ws bench` is told, besides the URL.
@@ -116,7 +124,8 @@ fn command(
     command
         .arg(server.url(cell))
         .args(arguments)
-        .args(["--timeout", TIMEOUT, "--pid", &server.pid().to_string()])
+        .args(["--timeout", &format!("{}s", timeout(cell).as_secs())])
+        .args(["--pid", &server.pid().to_string()])
         .stdin(Stdio::null());
     if contestant == Contestant::Tcp {
         command.arg("--raw");
@@ -268,5 +277,9 @@ mod tests {
         };
         let line = arguments(&heavy, Scale::Whole).join(" ");
         assert!(line.contains("--duration 10485ms"), "{line}");
+        assert_eq!(
+            (timeout(&heavy).as_secs(), timeout(&flat).as_secs()),
+            (72, 20)
+        );
     }
 }
