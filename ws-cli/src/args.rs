@@ -178,11 +178,19 @@ pub(crate) struct ConnectArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     pub(crate) wait: u64,
 
+    /// Accept any certificate (wss://): for development
+    #[arg(long, conflicts_with = "ca")]
+    pub(crate) insecure: bool,
+
+    /// Trust the certificates in this PEM file instead of the system's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+
     /// Print one JSON object per message
     #[arg(long)]
     pub(crate) json: bool,
 
-    /// Where to connect: ws://HOST:PORT/PATH
+    /// Where to connect: ws://HOST:PORT/PATH or wss://HOST/PATH
     #[arg(value_name = "URL")]
     pub(crate) url: String,
 }

@@ -9,3 +9,4 @@ pub(crate) mod run;
 pub(crate) mod send;
 pub(crate) mod serve;
 pub(crate) mod status;
+mod tls;

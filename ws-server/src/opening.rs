@@ -52,6 +52,7 @@ struct Admitted {
     session: SessionId,
     /// The visitor's own address.
     addr: Option<IpAddr>,
+    port: Option<u16>,
     fifo: Option<Fifo>,
     consent: Consent,
     place: Place,
@@ -111,7 +112,7 @@ pub(crate) async fn serve(shard: Rc<Shard>, adoption: Adoption) {
         }
         Ok(Wish::Connect(mut admitted)) => {
             admitted.place.keep(ticket);
-            connect(&shard, stream, *admitted, peer);
+            connect(&shard, stream, *admitted);
         }
         Err(refused) => {
             counters.refused(refused.refusal);
@@ -161,12 +162,13 @@ async fn open(
     })
 }
 
-fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted, peer: Option<SocketAddr>) {
+fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted) {
     let Admitted {
         visitor,
         user,
         session,
         addr,
+        port,
         fifo,
         consent,
         place,
@@ -177,9 +179,7 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted, peer: Option<S
     let entry = Entry {
         shard: shard.index,
         addr,
-        port: peer
-            .filter(|peer| Some(peer.ip()) == addr)
-            .map(|peer| peer.port()),
+        port,
         uri: Arc::clone(&visitor.target),
         fifo: fifo.as_ref().map(|fifo| fifo.path().into()),
         opened_at: SystemTime::now(),
@@ -298,12 +298,11 @@ impl Opening<'_> {
     /// Who the visitor is, in the words of those who are believed.
     fn look_behind_proxies<'h>(&self, head: &'h RequestHead) -> Forwarded<'h> {
         let server = &self.shard.server;
-        let peer = self.peer.map(|peer| peer.ip());
-        let forwarded = forwarded::visitor(&server.config.server().trusted, peer, head);
+        let forwarded = forwarded::visitor(&server.config.server().trusted, self.peer, head);
         if forwarded.is_garbled {
             server.hub.counters.forwarded_garbled.increment();
             warn!(
-                conn.id = %self.id, peer.addr = peer.map(tracing::field::display),
+                conn.id = %self.id, peer.addr = self.peer.map(tracing::field::display),
                 "a trusted proxy sends addresses that cannot be understood; its own is taken"
             );
         }
@@ -404,11 +403,7 @@ impl Opening<'_> {
             connection: self.id,
             session,
             addr: forwarded.addr,
-            // That of a proxy's connection is not the visitor's.
-            port: self
-                .peer
-                .filter(|peer| Some(peer.ip()) == forwarded.addr)
-                .map(|peer| peer.port()),
+            port: forwarded.port,
             peer: self.peer,
             local: self.local,
             https: is_https,
@@ -458,6 +453,7 @@ impl Opening<'_> {
             user,
             session,
             addr: forwarded.addr,
+            port: forwarded.port,
             fifo,
             consent: Consent { response, deflate },
             place,

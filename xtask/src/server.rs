@@ -151,9 +151,9 @@ impl Server {
         certificate: Option<PathBuf>,
     ) -> Result<Self> {
         let mut command = match launch.wrapper {
-            [] => Command::new(ws),
+            [] => process::tied(ws),
             [program, arguments @ ..] => {
-                let mut command = Command::new(program);
+                let mut command = process::tied(program);
                 command.args(arguments).arg(ws);
                 command
             }

@@ -6,12 +6,15 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::cell::{BROADCAST_SIZE, Cell, Scale};
+use super::cell::{BROADCAST_SIZE, Cell, Scale, Speakers, UNDER_WAY};
 use super::contestant::{Contestant, Programs, Running};
 use super::result::Sample;
 
-/// No reply takes longer; a server that is stuck costs no more time than this.
-const TIMEOUT: &str = "20s";
+/// No reply takes longer where little is in flight; a server that is stuck costs no more time than
+/// this.
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// And so many nanoseconds longer for each byte in flight: no server is as slow as 100 MB/s.
+const TIMEOUT_PER_BYTE: u64 = 10;
 
 pub(super) fn measure(
     cell: &Cell,
@@ -38,17 +41,14 @@ pub(super) fn measure(
 /// How long a cell is measured: where much is in flight, long enough that it all comes round twice
 /// at a gigabyte a second.
 fn duration(cell: &Cell, scale: Scale) -> Duration {
-    let Cell::Echo {
-        connections,
-        in_flight,
-        size,
-        ..
-    } = *cell
-    else {
-        return scale.duration();
-    };
-    let in_flight = u64::from(connections) * u64::from(in_flight) * u64::from(size);
-    scale.duration().max(Duration::from_nanos(2 * in_flight))
+    scale
+        .duration()
+        .max(Duration::from_nanos(2 * cell.in_flight()))
+}
+
+/// The longest that a reply may take.
+fn timeout(cell: &Cell) -> Duration {
+    TIMEOUT + Duration::from_nanos(TIMEOUT_PER_BYTE * cell.in_flight())
 }
 
 /// What `ws bench` is told, besides the URL.
@@ -65,6 +65,21 @@ fn arguments(cell: &Cell, scale: Scale) -> Vec<String> {
              --duration {duration}ms --warm-up {}",
             scale.warm_up()
         ),
+        Cell::Flat {
+            connections,
+            size,
+            speakers,
+        } => {
+            let flag = match speakers {
+                Speakers::Some => "active",
+                Speakers::All => "in-turn",
+            };
+            format!(
+                "echo --connections {connections} --{flag} {UNDER_WAY} --size {size} \
+                 --duration {duration}ms --warm-up {}",
+                scale.warm_up()
+            )
+        }
         Cell::Idle(_) => "idle".to_owned(),
         Cell::Handshakes { connections } => {
             format!("handshakes --keep --connections {connections}")
@@ -109,7 +124,8 @@ fn command(
     command
         .arg(server.url(cell))
         .args(arguments)
-        .args(["--timeout", TIMEOUT, "--pid", &server.pid().to_string()])
+        .args(["--timeout", &format!("{}s", timeout(cell).as_secs())])
+        .args(["--pid", &server.pid().to_string()])
         .stdin(Stdio::null());
     if contestant == Contestant::Tcp {
         command.arg("--raw");
@@ -151,14 +167,18 @@ fn causes(report: &Value) -> String {
 fn sample(cell: &Cell, report: &Value) -> Result<Sample> {
     let units = match cell {
         Cell::Handshakes { .. } => number(report, "/connections/opened")?,
-        Cell::Echo { .. } | Cell::Broadcast { .. } | Cell::Idle(_) => number(report, "/messages")?,
+        Cell::Echo { .. } | Cell::Broadcast { .. } | Cell::Flat { .. } | Cell::Idle(_) => {
+            number(report, "/messages")?
+        }
     };
     if units < 1.0 {
         bail!("nothing was answered in the time");
     }
     let times = match cell {
         Cell::Handshakes { .. } => "/handshake_microseconds",
-        Cell::Echo { .. } | Cell::Broadcast { .. } | Cell::Idle(_) => "/latency_microseconds",
+        Cell::Echo { .. } | Cell::Broadcast { .. } | Cell::Flat { .. } | Cell::Idle(_) => {
+            "/latency_microseconds"
+        }
     };
     let micros = |name: &str| Ok::<_, anyhow::Error>(number(report, name)? * 1e6 / units);
     let time = |name: &str| -> Result<Duration> {
@@ -239,9 +259,16 @@ mod tests {
     #[test]
     fn load_generator_is_told_what_the_cell_is() {
         let line = arguments(&ECHO, Scale::Whole).join(" ");
-        let expected = "echo --connections 100 --in-flight 16 --size 20 --duration 1200ms \
-                        --warm-up 300ms";
+        let expected = "echo --connections 100 --in-flight 16 --size 20 --duration 1000ms \
+                        --warm-up 200ms";
         assert_eq!(line, expected);
+        let flat = Cell::Flat {
+            connections: 9_000,
+            size: 20,
+            speakers: Speakers::All,
+        };
+        let line = arguments(&flat, Scale::Quick).join(" ");
+        assert!(line.contains("--connections 9000 --in-turn 100 "), "{line}");
         let heavy = Cell::Echo {
             connections: 5_000,
             in_flight: 16,
@@ -250,5 +277,9 @@ mod tests {
         };
         let line = arguments(&heavy, Scale::Whole).join(" ");
         assert!(line.contains("--duration 10485ms"), "{line}");
+        assert_eq!(
+            (timeout(&heavy).as_secs(), timeout(&flat).as_secs()),
+            (72, 20)
+        );
     }
 }

@@ -72,6 +72,12 @@ pub(super) const ALL: &[Campaign] = &[
         run: crowding::slowloris,
     },
     Campaign {
+        name: "half-shaken",
+        about: "clients that begin a TLS handshake and say nothing more",
+        limits: [minutes(1), minutes(2)],
+        run: crowding::half_shaken,
+    },
+    Campaign {
         name: "half-open",
         about: "clients that vanish without a word, their callbacks running",
         limits: [minutes(1), minutes(2)],
