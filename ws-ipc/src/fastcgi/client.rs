@@ -48,13 +48,15 @@ impl Default for FastCgiConfig {
 /// find that out by sending a request into the void: whether it was run cannot be known then, so
 /// it cannot be repeated, and would be lost.
 ///
-/// So the next request is begun as soon as a response is over, with a record that holds nothing of
-/// it (`FCGI_BEGIN_REQUEST`, §5.1). When there is one, it is sent only if the server has read that
-/// record, which the kernel tells about a Unix socket, and has not closed the connection: then the
-/// server is waiting for this very request. Otherwise the connection is closed, and the request
-/// goes over a new one. About a TCP connection the kernel does not tell, so these are not kept.
+/// So a connection is used again only if its server has read all of the last request, which the
+/// kernel tells about a Unix socket, and has not closed it after that. A process of php-fpm reads
+/// the record that ends the payload when it comes back for the next request, and not before; one
+/// that is about to end, or is still busy behind `fastcgi_finish_request()`, does not. It gets
+/// 10 ms, then the connection is closed and the request goes over a new one. Servers that read
+/// ahead give no such sign, and may lose a request when they end. About a TCP connection the
+/// kernel does not tell, so these are not kept.
 ///
-/// No request of which anything was sent is ever sent again.
+/// A request of which anything was sent is never sent again.
 #[derive(Clone, Debug)]
 pub struct FastCgi {
     connector: Arc<Connector>,
@@ -120,7 +122,7 @@ impl FastCgi {
         let finished = timeout_at(deadline, finish).await;
         lines.finish(stderr);
         let (answer, is_clean) = finished.unwrap_or(Err(Failure::TimedOut))?;
-        if is_clean && self.pool.keeps() && connection.begin_next() {
+        if is_clean && self.pool.keeps() && connection.may_be_kept() {
             self.pool.put(connection);
         }
         Ok(answer)

@@ -12,8 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::codec::{BEGIN_SIZE, Event, FastCgiError, ProtocolStatus, ResponseDecoder};
-use super::{encode_begin, encode_request};
+use super::codec::{Event, FastCgiError, ProtocolStatus, ResponseDecoder};
+use super::encode_request;
 use crate::cgi::{self, AnswerDecoder, CgiError};
 use crate::connector::Stream;
 use crate::{Environment, Failure, sys};
@@ -38,8 +38,6 @@ pub(super) struct Connection {
     /// The id of the request under way. Neighbours have different ones, so that the rest of one
     /// response is never taken for the next.
     id: u16,
-    /// Whether the request has been begun, so that the server may be waiting for the rest.
-    is_begun: bool,
 }
 
 impl Connection {
@@ -49,8 +47,7 @@ impl Connection {
             input: vec![0; INPUT_SIZE],
             output: Vec::new(),
             written: 0,
-            id: 1,
-            is_begun: false,
+            id: 2,
         }
     }
 
@@ -65,12 +62,10 @@ impl Connection {
         payload: &[u8],
         keep: bool,
     ) -> io::Result<()> {
+        self.id = 3 - self.id;
         self.output.clear();
-        if !self.is_begun {
-            encode_begin(&mut self.output, self.id, keep);
-        }
-        encode_request(&mut self.output, self.id, environment, payload);
-        self.is_begun = true;
+        self.output.shrink_to(MAX_KEPT_OUTPUT_SIZE);
+        encode_request(&mut self.output, self.id, keep, environment, payload);
         self.written = match self.stream.try_write(&self.output) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             written => written?,
@@ -122,29 +117,18 @@ impl Connection {
         Ok((answer.into_bytes(), is_clean))
     }
 
-    /// Begins the next request before there is one; returns whether that was possible.
-    ///
-    /// Thus the server shows, by reading it, that it is back from the last request and waits for
-    /// another. See [`FastCgi`](super::FastCgi).
-    pub(super) fn begin_next(&mut self) -> bool {
-        if self.unix().is_none() {
-            return false;
-        }
-        self.id = 3 - self.id;
-        self.output.clear();
-        self.output.shrink_to(MAX_KEPT_OUTPUT_SIZE);
-        encode_begin(&mut self.output, self.id, true);
-        self.is_begun = matches!(self.stream.try_write(&self.output), Ok(BEGIN_SIZE));
-        self.is_begun
+    /// Whether a request may follow on this connection, if the server lets it.
+    pub(super) fn may_be_kept(&self) -> bool {
+        self.unix().is_some()
     }
 
-    /// Whether the server has read the beginning of the next request.
-    pub(super) fn is_awaited(&self) -> bool {
+    /// Whether the server has read all of the last request.
+    pub(super) fn has_been_read(&self) -> bool {
         self.unix().is_some_and(has_been_read)
     }
 
-    /// Waits until the server has read the beginning of the next request; returns whether it has,
-    /// soon, and has not closed the connection.
+    /// Waits until the server has read all of the last request; returns whether it has, soon, and
+    /// has not closed the connection. See [`FastCgi`](super::FastCgi).
     pub(super) async fn becomes_ready(&self) -> bool {
         let Some(stream) = self.unix() else {
             return false;
@@ -159,7 +143,7 @@ impl Connection {
                 return false;
             }
         }
-        // Asked last: php-fpm reads and discards, too, what reaches a connection that it closes.
+        // Asked last: php-fpm reads and discards, too, what is left on a connection that it closes.
         self.is_open()
     }
 

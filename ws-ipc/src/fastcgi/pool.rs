@@ -10,7 +10,7 @@ use super::connection::Connection;
 /// How often the connections that wait are looked after.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Connections on which the next request has been begun and nothing of it been sent.
+/// Connections whose last response is whole.
 #[derive(Debug)]
 pub(super) struct Pool {
     max_idle: usize,
@@ -45,7 +45,7 @@ impl Pool {
         self.max_idle > 0
     }
 
-    /// Keeps a connection on which the next request has been begun; closes it if there are enough.
+    /// Keeps a connection, or closes it if there are enough.
     pub(super) fn put(self: &Arc<Self>, connection: Connection) {
         let mut state = self.state();
         if state.idle.len() >= self.max_idle {
@@ -60,15 +60,15 @@ impl Pool {
         }
     }
 
-    /// Takes a connection whose server waits for the request, which is the case once it has read
-    /// the beginning: the one that was used last, so that the others become too old.
+    /// Takes a connection whose server waits for a request: the one that was used last, so that the
+    /// others become too old.
     pub(super) async fn take(&self) -> Option<Connection> {
         let connection = {
             let mut state = self.state();
             let ready = state
                 .idle
                 .iter()
-                .rposition(|idle| idle.connection.is_awaited());
+                .rposition(|idle| idle.connection.has_been_read());
             match ready {
                 Some(at) => Some(state.idle.remove(at).connection),
                 None => state.idle.pop().map(|idle| idle.connection),
