@@ -2,6 +2,9 @@
 
 use crate::Environment;
 
+/// The size of a request's beginning, which holds nothing of the request yet.
+pub(super) const BEGIN_SIZE: usize = 2 * HEADER_SIZE;
+
 /// Appends a request for a responder: its beginning (`FCGI_BEGIN_REQUEST`, §5.1), the variables
 /// (`FCGI_PARAMS`, §5.2) and the payload (`FCGI_STDIN`, §5.3), with the empty records that end the
 /// two streams. With `keep` the server may leave the connection open after the response

@@ -5,8 +5,10 @@
 mod codecs;
 mod cut;
 mod exec;
+mod fastcgi;
 mod fifo;
 mod record;
+mod scgi;
 mod service;
 mod spawner;
 mod support;
