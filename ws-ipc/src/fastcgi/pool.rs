@@ -1,42 +1,51 @@
 //! Connections that wait for their next request.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::connection::Connection;
 
 /// How often the connections that wait are looked after.
-const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Connections on which the next request has been begun and nothing of it been sent.
+/// Connections whose last response is whole.
 #[derive(Debug)]
 pub(super) struct Pool {
     max_idle: usize,
-    idle_timeout: Duration,
+    max_age: Duration,
+    queued: Arc<AtomicUsize>,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     /// The one that waits longest comes first.
-    idle: Vec<Idle>,
+    idle: Vec<Connection>,
     /// Whether the task that closes what nobody needs is there.
     is_swept: bool,
 }
 
+/// A request on a new connection that the server has not begun to read.
 #[derive(Debug)]
-struct Idle {
-    connection: Connection,
-    since: Instant,
+pub(super) struct Queued {
+    count: Arc<AtomicUsize>,
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Pool {
-    pub(super) fn new(max_idle: usize, idle_timeout: Duration) -> Self {
+    pub(super) fn new(max_idle: usize, max_age: Duration) -> Self {
         Self {
             max_idle,
-            idle_timeout,
+            max_age,
+            queued: Arc::default(),
             state: Mutex::default(),
         }
     }
@@ -45,46 +54,49 @@ impl Pool {
         self.max_idle > 0
     }
 
-    /// Keeps a connection on which the next request has been begun; closes it if there are enough.
+    /// Takes note of a request that waits for the server, as long as the result lives.
+    pub(super) fn queue(&self) -> Queued {
+        self.queued.fetch_add(1, Ordering::Relaxed);
+        Queued {
+            count: Arc::clone(&self.queued),
+        }
+    }
+
+    /// Keeps a connection, or closes it: if it is too old, if there are enough, and if requests
+    /// wait on others, which come before those that would use it.
     pub(super) fn put(self: &Arc<Self>, connection: Connection) {
+        let is_wanted = self.queued.load(Ordering::Relaxed) > 0;
         let mut state = self.state();
-        if state.idle.len() >= self.max_idle {
+        if is_wanted || state.idle.len() >= self.max_idle || connection.age() >= self.max_age {
             return;
         }
-        state.idle.push(Idle {
-            connection,
-            since: Instant::now(),
-        });
+        state.idle.push(connection);
         if !std::mem::replace(&mut state.is_swept, true) {
             tokio::spawn(sweep(Arc::downgrade(self)));
         }
     }
 
-    /// Takes a connection whose server waits for the request, which is the case once it has read
-    /// the beginning: the one that was used last, so that the others become too old.
+    /// Takes a connection whose server waits for a request: the one that was used last, so that the
+    /// others become too old.
     pub(super) async fn take(&self) -> Option<Connection> {
-        let connection = {
+        let (connection, has_been_read) = {
             let mut state = self.state();
-            let ready = state
-                .idle
-                .iter()
-                .rposition(|idle| idle.connection.is_awaited());
-            match ready {
-                Some(at) => Some(state.idle.remove(at).connection),
-                None => state.idle.pop().map(|idle| idle.connection),
-            }
-        }?;
-        connection.becomes_ready().await.then_some(connection)
+            let ready = state.idle.iter().rposition(Connection::has_been_read);
+            let newest = state.idle.len().checked_sub(1);
+            (state.idle.remove(ready.or(newest)?), ready.is_some())
+        };
+        let is_back = has_been_read || connection.is_read_soon().await;
+        // Asked last: php-fpm reads and discards, too, what is left on a connection that it closes.
+        (is_back && connection.is_open()).then_some(connection)
     }
 
     /// Closes connections that are too old, or that their servers have closed; returns whether any
     /// is left.
     fn sweep(&self) -> bool {
         let mut state = self.state();
-        let idle_timeout = self.idle_timeout;
         state
             .idle
-            .retain(|idle| idle.since.elapsed() < idle_timeout && idle.connection.is_open());
+            .retain(|connection| connection.age() < self.max_age && connection.is_open());
         state.is_swept = !state.idle.is_empty();
         state.is_swept
     }

@@ -5,9 +5,11 @@
 mod codecs;
 mod cut;
 mod exec;
+mod fastcgi;
 mod fifo;
 mod pool;
 mod record;
+mod scgi;
 mod service;
 mod spawner;
 mod support;
