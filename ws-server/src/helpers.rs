@@ -1,15 +1,16 @@
 //! The processes beside the server, which are this same program started again.
 
-use std::ffi::OsString;
+use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::timeout;
 use tracing::error;
 use ws_ipc::{
     HelperCommand, Pool, PoolConfig, PoolKind, Recycling, ServiceCommand, Spawners, SpawnersConfig,
+    shims,
 };
 
 use crate::application::process_identity;
@@ -170,7 +171,7 @@ async fn start_pool(
     let pool = Pool::start(
         spawners,
         PoolConfig {
-            command: pool_command(settings),
+            command: pool_command(settings, kind),
             processes: process_count(settings, kind),
             kind,
             ahead: match kind {
@@ -188,24 +189,33 @@ async fn start_pool(
     }
 }
 
-fn pool_command(settings: &PoolSettings) -> ServiceCommand {
+fn pool_command(settings: &PoolSettings, kind: PoolKind) -> ServiceCommand {
     let exec = &settings.exec;
-    let own = exec
-        .env
-        .iter()
-        .map(|(name, value)| (name.into(), value.into()));
-    let default = |(name, _): &(OsString, _)| !exec.env.contains_key(&*name.to_string_lossy());
     let fork_exit = match settings.fork_exit {
         ForkExit::Normal => "normal",
         ForkExit::Kill => "kill",
     };
-    let defaults = [
-        ("PATH".into(), DEFAULT_PATH.into()),
-        ("WS_FORK_EXIT".into(), fork_exit.into()),
-    ];
+    let mut env = BTreeMap::from([("PATH", DEFAULT_PATH), ("WS_FORK_EXIT", fork_exit)]);
+    if kind == PoolKind::ForkServers {
+        let names = exec
+            .command
+            .iter()
+            .filter_map(|word| Path::new(word).file_name());
+        let shim = names
+            .filter_map(|name| shims::by_name(name.to_str()?))
+            .next();
+        env.extend(
+            shim.iter()
+                .flat_map(|shim| shim.fork_environment().iter().copied()),
+        );
+    }
+    env.extend(exec.env.iter().map(|(name, value)| (&**name, &**value)));
     ServiceCommand {
         argv: exec.command.iter().map(Into::into).collect(),
-        env: defaults.into_iter().filter(default).chain(own).collect(),
+        env: env
+            .into_iter()
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect(),
         dir: None,
         identity: exec.account.map(process_identity),
     }

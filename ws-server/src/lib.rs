@@ -46,5 +46,7 @@ mod visitor;
 pub use error::{ServeError, ServeErrorKind};
 pub use helpers::{HELPERS, HelperProgram, helper_main};
 pub use server::run;
+/// Programs that run scripts as fork servers and workers.
+pub use ws_ipc::shims;
 /// Certificates for development.
 pub use ws_transport::{SelfSigned, TlsError};

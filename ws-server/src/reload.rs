@@ -1,5 +1,6 @@
 //! The application's files: when they change, its processes are replaced (`app.watch`).
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +28,8 @@ pub(crate) struct Watch {
 impl Watch {
     /// Begins to watch; `None` if there is nothing to.
     ///
-    /// What is in the state directory is passed over, and what lies in a hidden directory.
+    /// What is in the state directory is passed over, what is hidden, what Python compiles, and the
+    /// file that the log goes to: all of these change because the application was loaded.
     ///
     /// # Errors
     ///
@@ -54,6 +56,7 @@ impl Watch {
         let judge = Judge {
             state_dir,
             roots: roots.clone(),
+            own_output: [1, 2].map(|fd| file_of(format!("/proc/self/fd/{fd}").as_ref())),
         };
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             // Lost events are changes, too.
@@ -89,6 +92,8 @@ impl Watch {
 struct Judge {
     state_dir: PathBuf,
     roots: Vec<PathBuf>,
+    /// Device and inode of what this process writes to.
+    own_output: [Option<(u64, u64)>; 2],
 }
 
 impl Judge {
@@ -97,16 +102,23 @@ impl Judge {
     }
 
     fn is_ours(&self, path: &Path) -> bool {
-        let is_hidden = |path: &Path| {
+        let is_no_source = |path: &Path| {
             path.iter()
-                .any(|name| name.as_encoded_bytes().starts_with(b"."))
+                .any(|name| name.as_encoded_bytes().starts_with(b".") || name == "__pycache__")
         };
         let below_root = self
             .roots
             .iter()
             .find_map(|root| path.strip_prefix(root).ok());
-        !path.starts_with(&self.state_dir) && !below_root.is_some_and(is_hidden)
+        let file = file_of(path);
+        let is_own = file.is_some() && self.own_output.contains(&file);
+        !is_own && !path.starts_with(&self.state_dir) && !below_root.is_some_and(is_no_source)
     }
+}
+
+fn file_of(path: &Path) -> Option<(u64, u64)> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 #[cfg(test)]
@@ -118,9 +130,13 @@ mod tests {
 
     #[test]
     fn changes_are_those_of_the_application_and_not_of_the_server() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("server.log");
+        std::fs::write(&log, "").unwrap();
         let judge = Judge {
             state_dir: "/srv/app/tmp".into(),
             roots: vec!["/srv/app".into(), "/srv/.shared".into()],
+            own_output: [None, file_of(&log)],
         };
         let changed = |path: &str| {
             judge.is_change(&Event::new(EventKind::Create(CreateKind::File)).add_path(path.into()))
@@ -132,9 +148,11 @@ mod tests {
             "/srv/app/tmp/fifo/a",
             "/srv/app/.git/index",
             "/srv/app/.a.swp",
+            "/srv/app/__pycache__/a.pyc",
         ] {
             assert!(!changed(path), "{path}");
         }
+        assert!(!changed(log.to_str().unwrap()));
         let read = Event::new(EventKind::Access(AccessKind::Read)).add_path("/srv/app/a".into());
         assert!(!judge.is_change(&read));
     }
