@@ -1,11 +1,13 @@
 //! Connections to servers that others start, stop and restart.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustix::net::SendFlags;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -134,11 +136,16 @@ impl Stream {
         }
     }
 
-    /// Writes what the kernel takes at once.
-    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Unix(stream) => stream.try_write(bytes),
-            Self::Tcp(stream) => stream.try_write(bytes),
+    /// Writes what the kernel takes at once. The kernel itself is asked: the runtime may not have
+    /// heard yet that there is room.
+    pub(crate) fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        let socket = match self {
+            Self::Unix(stream) => stream.as_fd(),
+            Self::Tcp(stream) => stream.as_fd(),
+        };
+        match rustix::net::send(socket, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+            Err(rustix::io::Errno::AGAIN) => Ok(0),
+            written => Ok(written?),
         }
     }
 }

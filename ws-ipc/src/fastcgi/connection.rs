@@ -84,12 +84,9 @@ impl Connection {
         self.written = 0;
         if self.queued.is_some() {
             // A piece by itself, so that it is seen when the server reads it.
-            self.written = self.stream.try_write(&self.output[..BEGIN_SIZE])?;
+            self.written = self.stream.write_now(&self.output[..BEGIN_SIZE])?;
         }
-        self.written += match self.stream.try_write(&self.output[self.written..]) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            written => written?,
-        };
+        self.written += self.stream.write_now(&self.output[self.written..])?;
         if self.queued.is_some() {
             self.unread_size = self.unix().map_or(0, unread_size);
         }
@@ -233,12 +230,12 @@ fn poll_reads(stream: &Stream, unread_before: usize, cx: &mut Context<'_>) -> Po
     let Stream::Unix(stream) = stream else {
         return Poll::Ready(());
     };
-    let check = || match unread_size(stream) < unread_before {
+    // The socket becomes writable anew when its peer has read something, so there must be
+    // something. A closed one stays writable for ever, which is no reason to ask for ever.
+    let check = || match has_been_read(stream) || unread_size(stream) < unread_before {
         true => Ok(()),
         false => Err(io::ErrorKind::WouldBlock.into()),
     };
-    // The socket becomes writable anew when its peer has read something. A closed one stays so for
-    // ever, which is no reason to ask for ever.
     let is_over = ready!(stream.poll_write_ready(cx)).is_err()
         || stream.try_io(Interest::WRITABLE, check).is_ok()
         || stream.poll_write_ready(cx).is_ready();

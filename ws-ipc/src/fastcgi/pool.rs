@@ -1,6 +1,5 @@
 //! Connections that wait for their next request.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -16,7 +15,6 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
 pub(super) struct Pool {
     max_idle: usize,
     max_age: Duration,
-    queued: Arc<AtomicUsize>,
     state: Mutex<State>,
 }
 
@@ -24,6 +22,10 @@ pub(super) struct Pool {
 struct State {
     /// The one that waits longest comes first.
     idle: Vec<Connection>,
+    /// How many requests wait on new connections that the server has not begun to read.
+    queued: usize,
+    /// For how many of them a connection has been closed.
+    provided_for: usize,
     /// Whether the task that closes what nobody needs is there.
     is_swept: bool,
 }
@@ -31,12 +33,14 @@ struct State {
 /// A request on a new connection that the server has not begun to read.
 #[derive(Debug)]
 pub(super) struct Queued {
-    count: Arc<AtomicUsize>,
+    pool: Arc<Pool>,
 }
 
 impl Drop for Queued {
     fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
+        let mut state = self.pool.state();
+        state.queued -= 1;
+        state.provided_for = state.provided_for.min(state.queued);
     }
 }
 
@@ -45,7 +49,6 @@ impl Pool {
         Self {
             max_idle,
             max_age,
-            queued: Arc::default(),
             state: Mutex::default(),
         }
     }
@@ -55,19 +58,22 @@ impl Pool {
     }
 
     /// Takes note of a request that waits for the server, as long as the result lives.
-    pub(super) fn queue(&self) -> Queued {
-        self.queued.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn queue(self: &Arc<Self>) -> Queued {
+        self.state().queued += 1;
         Queued {
-            count: Arc::clone(&self.queued),
+            pool: Arc::clone(self),
         }
     }
 
-    /// Keeps a connection, or closes it: if it is too old, if there are enough, and if requests
-    /// wait on others, which come before those that would use it.
+    /// Keeps a connection, or closes it: if it is too old, if there are enough, and one for each
+    /// request that waits on another, which comes before those that would use it.
     pub(super) fn put(self: &Arc<Self>, connection: Connection) {
-        let is_wanted = self.queued.load(Ordering::Relaxed) > 0;
         let mut state = self.state();
-        if is_wanted || state.idle.len() >= self.max_idle || connection.age() >= self.max_age {
+        if state.provided_for < state.queued {
+            state.provided_for += 1;
+            return;
+        }
+        if state.idle.len() >= self.max_idle || connection.age() >= self.max_age {
             return;
         }
         state.idle.push(connection);
