@@ -142,6 +142,15 @@ fn validation(
             added.extend(validate.params.clone());
             (Arc::clone(&callback.backend), callback.output, added)
         }
+        // Both then share what connections there are, as is fair to whoever waits for one.
+        ValidateBackend::Callback(CallbackBackend::FastCgi(address))
+            if let Some(Backend::FastCgi(server)) =
+                application.map(|application| &*application.callback.backend)
+                && server.address() == address =>
+        {
+            let backend = Arc::new(Backend::FastCgi(server.clone()));
+            (backend, Output::Cgi, validate.params.clone())
+        }
         ValidateBackend::Callback(backend) => {
             let (backend, output, env) = callback(backend, helpers, helpers.validation.as_ref())?;
             (Arc::new(backend), output, added(env, &validate.params))
