@@ -15,7 +15,7 @@ use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::stderr::Lines;
-use crate::{Child, Failure, Identity, Job, Signal, Spawners, socketpair};
+use crate::{Child, Confinement, Failure, Identity, Job, Signal, Spawners, socketpair};
 
 /// One run of a program.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub struct Exec {
     pub dir: Option<PathBuf>,
     /// The user to run as; without one, the server's.
     pub identity: Option<Identity>,
+    /// What it may not do and how much it may use.
+    pub confinement: Confinement,
     /// What the program reads from its standard input, byte for byte.
     pub payload: Bytes,
     /// How the payload and the answer travel.
@@ -96,6 +98,7 @@ pub async fn run(
         env,
         dir,
         identity,
+        confinement,
         mut payload,
         max_output,
         ..
@@ -106,6 +109,7 @@ pub async fn run(
         env,
         dir,
         identity,
+        confinement,
         stdin,
         stdout,
         stderr: stderr_end,

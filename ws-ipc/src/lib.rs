@@ -4,6 +4,8 @@
 //!   one message; a [`Service`] keeps one running, and [`scgi_call`] asks it.
 //! - [`forkserver::run`] makes a program a fork server: a closure answers each message in a process
 //!   of its own.
+//! - [`Confinement`] is what such programs may not do and how much of the host they may use;
+//!   [`cgroup`] finds a place for control groups of their own.
 //! - [`FifoDirectory`] makes named pipes that any program may write to, and [`RecordDecoder`] cuts
 //!   what they write into records.
 //! - [`Environment`], [`cgi`] and [`scgi`] are the contract with the application: pure codecs.
@@ -24,7 +26,7 @@
 //! use std::time::Duration;
 //!
 //! use ws_ipc::exec::{self, AnswerChannel, Exec};
-//! use ws_ipc::{HelperCommand, Spawners, SpawnersConfig};
+//! use ws_ipc::{Confinement, HelperCommand, Spawners, SpawnersConfig};
 //!
 //! # async fn serve() -> Result<(), Box<dyn std::error::Error>> {
 //! if std::env::args().nth(1).as_deref() == Some("__spawner") {
@@ -40,6 +42,7 @@
 //!     env: vec![],
 //!     dir: None,
 //!     identity: None,
+//!     confinement: Confinement::default(),
 //!     payload: "hello".into(),
 //!     answer: AnswerChannel::Pipe,
 //!     timeout: Duration::from_secs(30),
@@ -53,6 +56,7 @@
 //! ```
 
 pub mod cgi;
+pub mod cgroup;
 mod children;
 mod environment;
 pub mod exec;
@@ -75,6 +79,7 @@ pub use fifo::{Fifo, FifoDirectory, FifoError, FifoOptions, encode_name, encode_
 pub use record::{Framing, InvalidRecord, Record, RecordDecoder};
 pub use service::{Service, ServiceCommand, scgi_call};
 pub use spawner::{
-    Child, HelperCommand, Identity, Job, Signal, Spawners, SpawnersConfig, SpawnersStats,
+    Cgroup, Child, Confinement, HelperCommand, Identity, Job, Landlock, Limits, Signal, Spawners,
+    SpawnersConfig, SpawnersStats,
 };
 pub use supervisor::{Backoff, BackoffConfig};

@@ -17,7 +17,9 @@ use crate::cgi::{self, AnswerDecoder, CgiError};
 use crate::stderr::Lines;
 use crate::supervisor::{Backoff, BackoffConfig};
 use crate::unix_path::{self, BoundListener};
-use crate::{Child, Environment, Failure, Identity, Job, Signal, Spawners, scgi, socketpair};
+use crate::{
+    Child, Confinement, Environment, Failure, Identity, Job, Signal, Spawners, scgi, socketpair,
+};
 
 /// A long-running program.
 #[derive(Clone, Debug)]
@@ -30,6 +32,8 @@ pub struct ServiceCommand {
     pub dir: Option<PathBuf>,
     /// The user to run as; without one, the server's.
     pub identity: Option<Identity>,
+    /// What it may not do and how much it may use.
+    pub confinement: Confinement,
 }
 
 /// A program that is kept running and has a listening Unix socket as descriptor 0.
@@ -395,12 +399,14 @@ fn job(shared: &Shared, command: &ServiceCommand) -> io::Result<(Job, pipe::Rece
         env,
         dir,
         identity,
+        confinement,
     } = command.clone();
     let job = Job {
         argv,
         env,
         dir,
         identity,
+        confinement,
         stdin: shared.listener.try_clone()?,
         stdout: stderr.try_clone()?,
         stderr,

@@ -9,7 +9,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use tracing::info;
 use ws_ipc::exec::{self, AnswerChannel, Exec};
-use ws_ipc::{Environment, Failure, Identity as ProcessIdentity, Service, Spawners, scgi_call};
+use ws_ipc::{
+    Confinement, Environment, Failure, Identity as ProcessIdentity, Service, Spawners, scgi_call,
+};
 use ws_proto::MessageKind;
 
 use crate::config::{Output, Trim};
@@ -85,6 +87,7 @@ impl Callback {
                     timeout: self.timeout,
                     max_output: self.max_output,
                     identity: program.identity,
+                    confinement: Confinement::default(),
                     dir: None,
                     answer,
                 };

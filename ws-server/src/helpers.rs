@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use tracing::error;
-use ws_ipc::{HelperCommand, Service, ServiceCommand, Spawners, SpawnersConfig};
+use ws_ipc::{Confinement, HelperCommand, Service, ServiceCommand, Spawners, SpawnersConfig};
 
 use crate::config::{AppBackend, Config, ValidateBackend};
 use crate::demo;
@@ -86,6 +86,7 @@ impl Helpers {
                     env: Vec::new(),
                     dir: None,
                     identity: None,
+                    confinement: Confinement::default(),
                 };
                 let path = config.server().state_dir.join("demo.sock");
                 let service = Service::start(&spawners, command, &path);

@@ -1,8 +1,9 @@
 //! One task per spawner: carries commands to it and notices back, and replaces it when it dies.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -13,9 +14,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::codec::{End, IN_MEMORY, Kind, Notice, Obstacle, Order, Request};
 use super::handle::{Child, Link, Shared};
 use super::helper::{END_TIMEOUT, Helper, Legacy, ends, see_off};
-use super::{MAX_DATAGRAM_SIZE, Signal};
+use super::{EMPTYING_INTERVAL, MAX_DATAGRAM_SIZE, Signal};
 use crate::supervisor::Backoff;
-use crate::{Failure, children, socketpair, sys};
+use crate::{Failure, cgroup, children, socketpair, sys};
 
 /// From the handles to the task.
 #[derive(Debug)]
@@ -134,6 +135,7 @@ async fn drive(
         marks: format!("{}-{instance}.", std::process::id()),
         jobs: HashMap::new(),
         next_job: 1,
+        cgroups: BTreeSet::new(),
         outbox: VecDeque::new(),
     };
     let outcome = driver.run(&control, closing).await;
@@ -167,6 +169,8 @@ async fn drive(
         entries.filter_map(|entry| entry.pid).collect()
     };
     let (leaders, spawners) = (pids(Kind::Run), pids(Kind::Spawner));
+    let cgroups = std::mem::take(&mut driver.cgroups);
+    end_cgroups(cgroups, &driver.marks).await;
     let marks = driver.marks.clone();
     let legacy = Legacy {
         session: pid,
@@ -181,6 +185,22 @@ async fn drive(
     }
 }
 
+/// Kills and removes the control groups that a dead spawner left.
+async fn end_cgroups(mut dirs: BTreeSet<PathBuf>, prefix: &str) {
+    let deadline = Instant::now() + END_TIMEOUT;
+    loop {
+        dirs.retain(|dir| !cgroup::end_all(dir, prefix));
+        if dirs.is_empty() {
+            return;
+        }
+        if Instant::now() > deadline {
+            tracing::error!(?dirs, prefix, "control groups do not end");
+            return;
+        }
+        tokio::time::sleep(EMPTYING_INTERVAL).await;
+    }
+}
+
 /// The state of one spawner's task.
 struct Driver {
     shared: Arc<Shared>,
@@ -190,6 +210,8 @@ struct Driver {
     marks: String,
     jobs: HashMap<u64, Entry>,
     next_job: u64,
+    /// Where its jobs have had control groups.
+    cgroups: BTreeSet<PathBuf>,
     /// Commands that the socket has not taken yet.
     outbox: VecDeque<Command>,
 }
@@ -328,8 +350,15 @@ impl Driver {
             .load
             .fetch_add(1, Ordering::Relaxed);
         let Order {
-            kind, argv, dir, ..
+            kind,
+            argv,
+            dir,
+            confinement,
+            ..
         } = spawn.order;
+        if let Some(cgroup) = confinement.cgroup {
+            self.cgroups.insert(cgroup.dir);
+        }
         self.jobs.insert(
             job,
             Entry {
@@ -360,6 +389,10 @@ impl Driver {
                     let what = match obstacle {
                         Obstacle::Program => std::mem::take(&mut entry.program),
                         Obstacle::Directory => std::mem::take(&mut entry.dir),
+                        Obstacle::Identity => format!("{} as its user", entry.program),
+                        Obstacle::Limits => format!("{} with its limits", entry.program),
+                        Obstacle::Landlock => format!("{} with its Landlock rules", entry.program),
+                        Obstacle::Cgroup => format!("{} in a control group", entry.program),
                     };
                     let failure = Failure::CannotStart { what, errno };
                     if let Some(reply) = entry.reply {

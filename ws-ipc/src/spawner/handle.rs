@@ -1,5 +1,6 @@
 //! The server's side: a handle to the spawners, and one to each child.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -381,6 +382,7 @@ fn order_of(job: &Job, kind: Kind) -> Order {
         env: job.env.clone(),
         dir: job.dir.clone(),
         identity: job.identity,
+        confinement: job.confinement.clone(),
     }
 }
 
@@ -389,5 +391,12 @@ fn order_size(order: &Order) -> usize {
         .argv
         .iter()
         .chain(order.env.iter().flat_map(|(name, value)| [name, value]));
-    strings.map(|string| string.len() + 4).sum::<usize>() + 256
+    let landlock = order.confinement.landlock.iter();
+    let paths = landlock
+        .flat_map(|it| [&it.read, &it.execute, &it.write])
+        .flatten()
+        .map(|path| path.as_os_str());
+    let lengths = strings.map(|string| string.len());
+    let lengths = lengths.chain(paths.map(OsStr::len));
+    lengths.map(|len| len + 4).sum::<usize>() + 256
 }

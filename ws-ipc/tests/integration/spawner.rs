@@ -2,7 +2,9 @@
 
 use std::os::fd::OwnedFd;
 
-use ws_ipc::{Failure, HelperCommand, Identity, Job, Signal, Spawners, SpawnersConfig};
+use ws_ipc::{
+    Confinement, Failure, HelperCommand, Identity, Job, Signal, Spawners, SpawnersConfig,
+};
 
 use crate::support::{
     children_of, command, eventually, exists, kill, processes_with, run, script, spawners, strings,
@@ -23,6 +25,7 @@ fn job(args: &[&str]) -> Job {
         env: vec![("PATH".into(), "/usr/bin:/bin".into())],
         dir: None,
         identity: None,
+        confinement: Confinement::default(),
         stdin: null(),
         stdout: null(),
         stderr: null(),
@@ -298,6 +301,101 @@ async fn leader_stays_a_zombie_until_it_is_released() {
     let pid = child.pid();
     drop(child);
     eventually("reaped", || !exists(pid)).await;
+    spawners.shutdown().await;
+}
+
+#[tokio::test]
+async fn t58_number_goes_to_somebody_else_only_when_nothing_more_is_sent_to_it() {
+    let spawners = spawners();
+    let mut child = spawners
+        .spawn(job(&["/bin/sh", "-c", "exit 7"]))
+        .await
+        .unwrap();
+    child.wait().await.unwrap();
+    let pid = child.pid();
+    match victim_with(pid, 20) {
+        Ok(victim) => assert!(victim.is_none(), "its number is another's"),
+        Err(error) => {
+            eprintln!("skipped: {LAST_PID}: {error}");
+            spawners.shutdown().await;
+            return;
+        }
+    }
+    child.signal_group(Signal::Terminate);
+    child.release();
+    eventually("its number is free", || !exists(pid)).await;
+    // Others start processes too, so it takes some attempts.
+    let Some(mut victim) = victim_with(pid, 5000).unwrap() else {
+        eprintln!("skipped: the number went to somebody else");
+        spawners.shutdown().await;
+        return;
+    };
+    run(&spawners, script("true")).await.unwrap();
+    spawners.shutdown().await;
+    assert!(
+        victim.try_wait().unwrap().is_none(),
+        "the victim was killed"
+    );
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+}
+
+/// What the kernel gave last in this namespace; the next process gets the number after it.
+const LAST_PID: &str = "/proc/sys/kernel/ns_last_pid";
+
+/// Starts a process that has this number, if that succeeds with so many attempts.
+fn victim_with(pid: i32, attempts: usize) -> std::io::Result<Option<std::process::Child>> {
+    for _ in 0..attempts {
+        std::fs::write(LAST_PID, (pid - 1).to_string())?;
+        let mut victim = std::process::Command::new("sleep").arg("600").spawn()?;
+        if i32::try_from(victim.id()) == Ok(pid) {
+            return Ok(Some(victim));
+        }
+        victim.kill()?;
+        victim.wait()?;
+    }
+    Ok(None)
+}
+
+#[tokio::test]
+async fn t55_children_are_clean_and_spawners_live_in_a_storm_of_signals() {
+    let spawners = spawners();
+    // Past their own start, in which a signal still ends them.
+    for _ in 0..4 {
+        run(&spawners, script("true")).await.unwrap();
+    }
+    let pids = spawners.pids();
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let is_over = std::sync::Arc::new(is_over);
+    let storm = {
+        let (is_over, pids) = (std::sync::Arc::clone(&is_over), pids.clone());
+        std::thread::spawn(move || {
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                for &pid in &pids {
+                    let pid = nix::unistd::Pid::from_raw(pid);
+                    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGUSR1);
+                }
+            }
+        })
+    };
+    let mut lanes = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let spawners = spawners.clone();
+        lanes.spawn(async move {
+            for _ in 0..100 {
+                let status = run(&spawners, command(&["cat", "/proc/self/status"]));
+                let status = status.await.unwrap();
+                for field in ["SigBlk", "SigIgn", "SigCgt"] {
+                    assert_eq!(signals(&status, field), 0, "{field}");
+                }
+            }
+        });
+    }
+    let ended = lanes.join_all();
+    ended.await;
+    is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    storm.join().unwrap();
+    assert_eq!(spawners.pids(), pids);
     spawners.shutdown().await;
 }
 
