@@ -12,7 +12,7 @@ use tokio::io::{Interest, Ready};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::codec::{End, IN_MEMORY, Kind, Notice, Obstacle, Order, Request};
-use super::handle::{Child, Link, Shared};
+use super::handle::{Child, Link, Load, Shared};
 use super::helper::{END_TIMEOUT, Helper, Legacy, ends, see_off};
 use super::{EMPTYING_INTERVAL, MAX_DATAGRAM_SIZE, Signal};
 use crate::supervisor::Backoff;
@@ -32,6 +32,8 @@ pub(super) struct Spawn {
     pub(super) order: Order,
     pub(super) stdio: [OwnedFd; 3],
     pub(super) reply: Option<oneshot::Sender<Result<Child, Refusal>>>,
+    /// Its share in the load of the spawner that it is on its way to.
+    pub(super) load: Option<Load>,
 }
 
 /// Why a spawner did not start a job.
@@ -130,7 +132,6 @@ async fn drive(
     let instance = INSTANCES.fetch_add(1, Ordering::Relaxed);
     let mut driver = Driver {
         shared: Arc::clone(shared),
-        index,
         commands,
         marks: format!("{}-{instance}.", std::process::id()),
         jobs: HashMap::new(),
@@ -204,7 +205,6 @@ async fn end_cgroups(mut dirs: BTreeSet<PathBuf>, prefix: &str) {
 /// The state of one spawner's task.
 struct Driver {
     shared: Arc<Shared>,
-    index: usize,
     commands: Inbox,
     /// What the marks of its jobs begin with.
     marks: String,
@@ -225,6 +225,8 @@ struct Entry {
     /// `None` until it is started.
     pid: Option<i32>,
     reply: Option<oneshot::Sender<Result<Child, Refusal>>>,
+    /// The child's, once it is started.
+    load: Option<Load>,
     /// `None` before it is started and after its end was told.
     exit: Option<oneshot::Sender<End>>,
 }
@@ -346,9 +348,6 @@ impl Driver {
             return (Some(Command::Spawn(spawn)), Err(error));
         }
         self.next_job += 1;
-        self.shared.slots[self.index]
-            .load
-            .fetch_add(1, Ordering::Relaxed);
         let Order {
             kind,
             argv,
@@ -369,6 +368,7 @@ impl Driver {
                 dir: dir.map_or_else(String::new, |dir| dir.display().to_string()),
                 pid: None,
                 reply: spawn.reply,
+                load: spawn.load,
                 exit: None,
             },
         );
@@ -425,16 +425,14 @@ impl Driver {
         if let (Some(reply), Some(commands)) = (entry.reply.take(), self.commands.sender.upgrade())
         {
             // If nobody waits any more, the child comes back and is released by being dropped.
-            let _ = reply.send(Ok(Child::new(pid, job, commands, exited)));
+            let child = Child::new(pid, job, commands, exited, entry.load.take());
+            let _ = reply.send(Ok(child));
         }
     }
 
     /// Takes a job off the books.
     fn remove(&mut self, job: u64) -> Option<Entry> {
         let entry = self.jobs.remove(&job)?;
-        self.shared.slots[self.index]
-            .load
-            .fetch_sub(1, Ordering::Relaxed);
         if entry.exit.is_some() {
             self.shared.counters.running.fetch_sub(1, Ordering::Relaxed);
         }
@@ -455,6 +453,7 @@ impl Driver {
             if let Command::Spawn(mut spawn) = command
                 && let Some(reply) = spawn.reply.take()
             {
+                spawn.load = None;
                 let _ = reply.send(Err(Refusal::Unsent(spawn)));
             }
         }

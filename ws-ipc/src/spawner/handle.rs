@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -197,8 +198,28 @@ pub(super) struct Counters {
 #[derive(Debug, Default)]
 pub(super) struct Slot {
     link: Mutex<Option<Link>>,
-    /// Jobs that were given to it and are not released.
-    pub(super) load: AtomicUsize,
+    load: Arc<AtomicUsize>,
+}
+
+/// One job's share in the load of a spawner: from the choice of the spawner until nobody holds on to
+/// the job.
+///
+/// That it ends there, and not when the spawner has been told, sends the next job the same way with
+/// the release of the last: one wake-up for both.
+#[derive(Debug)]
+pub(super) struct Load(Arc<AtomicUsize>);
+
+impl Load {
+    fn new(load: &Arc<AtomicUsize>) -> Self {
+        load.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(load))
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The way to a living spawner.
@@ -221,13 +242,13 @@ impl Slot {
 }
 
 impl Shared {
-    /// The way to the living spawner with the fewest jobs.
-    fn least_loaded(&self) -> Option<Link> {
+    /// The way to the living spawner with the fewest jobs, now one more.
+    fn least_loaded(&self) -> Option<(Link, Load)> {
         self.slots
             .iter()
-            .filter_map(|slot| Some((slot.load.load(Ordering::Relaxed), slot.link().clone()?)))
-            .min_by_key(|(load, _)| *load)
-            .map(|(_, link)| link)
+            .filter_map(|slot| Some((&slot.load, slot.link().clone()?)))
+            .min_by_key(|(load, _)| load.load(Ordering::Relaxed))
+            .map(|(load, link)| (link, Load::new(load)))
     }
 
     /// Clears away what a dead spawner left, except the spawners that it started.
@@ -245,19 +266,17 @@ impl Shared {
     }
 
     pub(super) async fn spawn(&self, job: Job, kind: Kind) -> Result<Child, Failure> {
-        let order = order_of(&job, kind);
-        let what = job
-            .argv
-            .first()
-            .map(|name| name.to_string_lossy().into_owned());
+        let (order, stdio) = order_of(job, kind);
         if order_size(&order) > MAX_ORDER_SIZE {
             let error = io::Error::from_raw_os_error(nix::libc::E2BIG);
+            let what = order.argv.first().map(|name| name.to_string_lossy());
             return Err(Failure::cannot_start(what.unwrap_or_default(), &error));
         }
         let mut command = Box::new(driver::Spawn {
             order,
-            stdio: [job.stdin, job.stdout, job.stderr],
+            stdio,
             reply: None,
+            load: None,
         });
         let mut alive = self.alive.subscribe();
         let mut closing = self.closing.subscribe();
@@ -266,7 +285,7 @@ impl Shared {
                 return Err(Failure::Cancelled);
             }
             alive.mark_unchanged();
-            let Some(link) = self.least_loaded() else {
+            let Some((link, load)) = self.least_loaded() else {
                 tokio::select! {
                     _ = alive.changed() => continue,
                     _ = closing.changed() => continue,
@@ -274,6 +293,7 @@ impl Shared {
             };
             let (reply, answer) = oneshot::channel();
             command.reply = Some(reply);
+            command.load = Some(load);
             command = match link.commands.send(Command::Spawn(command)) {
                 Ok(()) => match answer.await {
                     Ok(Ok(child)) => return Ok(child),
@@ -301,6 +321,7 @@ pub struct Child {
     commands: mpsc::UnboundedSender<Command>,
     exit: oneshot::Receiver<End>,
     ended: Option<Result<End, Failure>>,
+    _load: Option<Load>,
 }
 
 impl Child {
@@ -309,6 +330,7 @@ impl Child {
         job: u64,
         commands: mpsc::UnboundedSender<Command>,
         exit: oneshot::Receiver<End>,
+        load: Option<Load>,
     ) -> Self {
         Self {
             pid,
@@ -316,6 +338,7 @@ impl Child {
             commands,
             exit,
             ended: None,
+            _load: load,
         }
     }
 
@@ -369,8 +392,19 @@ impl Drop for Child {
     }
 }
 
-fn order_of(job: &Job, kind: Kind) -> Order {
-    Order {
+/// What a job is in words, and its descriptors.
+fn order_of(job: Job, kind: Kind) -> (Order, [OwnedFd; 3]) {
+    let Job {
+        argv,
+        env,
+        dir,
+        identity,
+        confinement,
+        stdin,
+        stdout,
+        stderr,
+    } = job;
+    let order = Order {
         // The driver of the spawner that takes it gives number and mark.
         job: 0,
         kind,
@@ -378,12 +412,13 @@ fn order_of(job: &Job, kind: Kind) -> Order {
             Kind::Run => String::new(),
             Kind::Spawner => children::SPAWNER_MARK.to_owned(),
         },
-        argv: job.argv.clone(),
-        env: job.env.clone(),
-        dir: job.dir.clone(),
-        identity: job.identity,
-        confinement: job.confinement.clone(),
-    }
+        argv,
+        env,
+        dir,
+        identity,
+        confinement,
+    };
+    (order, [stdin, stdout, stderr])
 }
 
 fn order_size(order: &Order) -> usize {

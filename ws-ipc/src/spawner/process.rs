@@ -16,7 +16,7 @@ use super::codec::{End, IN_MEMORY, Kind, Notice, Order, Request};
 use super::launch::{Launched, Launcher};
 use super::{EMPTYING_INTERVAL, MAX_DATAGRAM_SIZE, MAX_ORDER_SIZE, Signal};
 use crate::cgroup::JobCgroup;
-use crate::children::{self, SPAWNER_MARK, Suspects};
+use crate::children::{self, OwnChildren, SPAWNER_MARK, Suspects};
 use crate::{socketpair, sys};
 
 /// Runs this process as a spawner, with the control socket as descriptor 0. Never returns.
@@ -79,6 +79,7 @@ const NO_JOB: u64 = 0;
 struct Spawner {
     control: OwnedFd,
     poll: Poll,
+    children: OwnChildren,
     jobs: BTreeMap<u64, Running>,
     job_of_pid: HashMap<i32, u64>,
     orphans: HashMap<i32, Orphan>,
@@ -137,6 +138,7 @@ impl Spawner {
         Ok(Self {
             control,
             poll,
+            children: OwnChildren::open()?,
             jobs: BTreeMap::new(),
             job_of_pid: HashMap::new(),
             orphans: HashMap::new(),
@@ -334,7 +336,7 @@ impl Spawner {
 
     /// Looks for orphans and kills those whose jobs have been released.
     fn sweep(&mut self) -> io::Result<()> {
-        for pid in children::children()? {
+        for pid in self.children.read()? {
             if self.job_of_pid.contains_key(&pid) {
                 continue;
             }
