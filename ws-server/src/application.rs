@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,11 +31,13 @@ pub(crate) enum Backend {
     ForkServer(Service),
 }
 
-/// A program with its arguments, and whom it runs as.
+/// A program with its arguments, whom it runs as, where, and confined to what.
 #[derive(Debug)]
 pub(crate) struct Program {
     pub(crate) argv: Vec<OsString>,
     pub(crate) identity: Option<ProcessIdentity>,
+    pub(crate) dir: Option<PathBuf>,
+    pub(crate) confinement: Box<Confinement>,
 }
 
 /// The settings that the application and the validation share.
@@ -87,8 +90,8 @@ impl Callback {
                     timeout: self.timeout,
                     max_output: self.max_output,
                     identity: program.identity,
-                    confinement: Confinement::default(),
-                    dir: None,
+                    confinement: Confinement::clone(&program.confinement),
+                    dir: program.dir.clone(),
                     answer,
                 };
                 Ok(exec::run(&self.spawners, exec, stderr).await?)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::{Semaphore, mpsc, watch};
-use ws_ipc::{Environment, FifoDirectory, Identity as ProcessIdentity};
+use ws_ipc::{Confinement, Environment, FifoDirectory, Identity as ProcessIdentity};
 use ws_session::{SessionConfig, Sessions};
 
 use crate::application::{Application, Backend, Callback, Program, Validation};
@@ -104,7 +104,7 @@ fn application(config: &Config, helpers: &Helpers, common: &Environment) -> Opti
             Output::Cgi,
             BTreeMap::new(),
         ),
-        AppBackend::Exec(exec) => exec_backend(exec),
+        AppBackend::Exec(exec) => exec_backend(exec, &helpers.confinements.app),
     };
     Some(Application {
         callback: Callback {
@@ -131,7 +131,7 @@ fn validation(config: &Config, helpers: &Helpers, common: &Environment) -> Optio
     let ValidateBackend::Exec(exec) = &validate.backend else {
         return None;
     };
-    let (backend, output, env) = exec_backend(exec);
+    let (backend, output, env) = exec_backend(exec, &helpers.confinements.validate);
     Some(Validation {
         callback: Callback {
             backend,
@@ -147,13 +147,18 @@ fn validation(config: &Config, helpers: &Helpers, common: &Environment) -> Optio
     })
 }
 
-fn exec_backend(exec: &ExecConfig) -> (Backend, Output, BTreeMap<String, String>) {
+fn exec_backend(
+    exec: &ExecConfig,
+    confinement: &Confinement,
+) -> (Backend, Output, BTreeMap<String, String>) {
     let program = Program {
         argv: exec.command.iter().map(OsString::from).collect(),
         identity: exec.account.map(|account| ProcessIdentity {
             uid: account.uid(),
             gid: account.gid(),
         }),
+        dir: exec.sandbox.dir.clone(),
+        confinement: Box::new(confinement.clone()),
     };
     (Backend::Exec(program), exec.output, exec.env.clone())
 }

@@ -9,6 +9,7 @@ use tracing::error;
 use ws_ipc::{Confinement, HelperCommand, Service, ServiceCommand, Spawners, SpawnersConfig};
 
 use crate::config::{AppBackend, Config, ValidateBackend};
+use crate::confinement::Confinements;
 use crate::demo;
 use crate::error::ServeError;
 
@@ -58,6 +59,7 @@ pub fn helper_main(name: &str) -> io::Result<()> {
 /// The processes beside the server.
 #[derive(Debug)]
 pub(crate) struct Helpers {
+    pub(crate) confinements: Confinements,
     /// `None` if nothing is ever started: the echo without validation.
     pub(crate) spawners: Option<Spawners>,
     /// `None` unless the demo answers.
@@ -69,10 +71,12 @@ impl Helpers {
         let is_echo = matches!(config.app().backend, AppBackend::Echo);
         if is_echo && matches!(config.validate().backend, ValidateBackend::None) {
             return Ok(Self {
+                confinements: Confinements::prepare(config)?,
                 spawners: None,
                 fork_server: None,
             });
         }
+        let confinements = Confinements::prepare(config)?;
         let command = HelperCommand {
             program: helper.0.clone(),
             args: vec![SPAWNER.into()],
@@ -99,6 +103,7 @@ impl Helpers {
             AppBackend::Exec(_) | AppBackend::Echo => None,
         };
         Ok(Self {
+            confinements,
             spawners: Some(spawners),
             fork_server,
         })

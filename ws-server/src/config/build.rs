@@ -13,6 +13,7 @@ use super::account::{self, Account};
 use super::fault::Problem;
 use super::raw::RawValue;
 use super::reader::{self, Reader};
+use super::sandbox::{self, SandboxPaths};
 use super::tls::tls;
 use super::trusted::TrustedPeers;
 use super::typed::{
@@ -187,6 +188,7 @@ pub(super) fn validate(reader: &mut Reader<'_>) -> ValidateConfig {
                 user: "validate.user",
                 group: "validate.group",
                 output: "validate.output",
+                sandbox: sandbox::VALIDATE,
             }
         },
     );
@@ -221,6 +223,7 @@ pub(super) fn app(reader: &mut Reader<'_>) -> AppConfig {
             user: "app.user",
             group: "app.group",
             output: "app.output",
+            sandbox: sandbox::APP,
         }
     });
     AppConfig {
@@ -360,6 +363,7 @@ struct ExecPaths {
     user: &'static str,
     group: &'static str,
     output: &'static str,
+    sandbox: SandboxPaths,
 }
 
 /// Reads what `exec` needs; all of it is checked even if another backend is `chosen`.
@@ -378,6 +382,7 @@ fn exec(reader: &mut Reader<'_>, chosen: bool, paths: &ExecPaths) -> Option<Exec
             (Some((uid, _)), Some(gid)) => Some(Account::new(uid, gid)),
             _ => None,
         },
+        sandbox: Box::new(sandbox::sandbox(reader, &paths.sandbox)),
     };
     if reader.is_given(paths.group) && !reader.is_given(paths.user) {
         reader.conflict(paths.group, "has no effect without a user");

@@ -338,7 +338,11 @@ pub(super) fn size(value: &RawValue, min: usize, max: usize) -> Result<usize, Pr
         })
 }
 
-fn duration(value: &RawValue, min: Duration, max: Duration) -> Result<Duration, Problem> {
+pub(super) fn duration(
+    value: &RawValue,
+    min: Duration,
+    max: Duration,
+) -> Result<Duration, Problem> {
     let RawKind::Text(text) = value.kind() else {
         return Err(wrong_type("a duration like \"30s\"", value));
     };

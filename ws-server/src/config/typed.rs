@@ -15,6 +15,7 @@ use crate::rates::RateLimits;
 
 use super::account::Account;
 use super::origin::OriginRule;
+use super::sandbox::Sandbox;
 use super::trusted::TrustedPeers;
 
 /// `[server]`: where to listen and where state lives.
@@ -180,6 +181,8 @@ pub struct ExecConfig {
     pub account: Option<Account>,
     /// What it writes.
     pub output: Output,
+    /// What it may not do and how much it may use.
+    pub sandbox: Box<Sandbox>,
 }
 
 /// What a callback writes to its stdout.

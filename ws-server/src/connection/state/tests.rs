@@ -8,6 +8,7 @@ use ws_session::Outbound;
 use super::*;
 use crate::assembly;
 use crate::config::{Config, RawConfig};
+use crate::confinement::Confinements;
 use crate::core::turns::TurnLimits;
 use crate::helpers::Helpers;
 
@@ -20,6 +21,7 @@ fn echo_server() -> Shared {
     raw.set("compression.enabled", true);
     let config = Config::from_raw(&raw, "/".as_ref()).unwrap();
     let helpers = Helpers {
+        confinements: Confinements::prepare(&config).unwrap(),
         spawners: None,
         fork_server: None,
     };
