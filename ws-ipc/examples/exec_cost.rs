@@ -7,12 +7,17 @@
 //! that alternate.
 //!
 //! ```sh
-//! cargo run --release -p ws-ipc --example exec_cost -- [CALLS] [ROUNDS] [AT_ONCE] [SPAWNERS]
+//! cargo run --release -p ws-ipc --example exec_cost -- [CALLS] [ROUNDS] [AT_ONCE] [SPAWNERS] [BY]...
 //! ```
+//!
+//! `BY` is what the program is confined by, beside the defaults: `user` (65534), `limits`,
+//! `landlock`, `cgroup=DIR`.
 
 use std::error::Error;
 use std::ffi::OsString;
+use std::fs::Permissions;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -23,7 +28,9 @@ use bytes::Bytes;
 use nix::sys::resource::{Usage, UsageWho, getrusage};
 use tokio::task::JoinSet;
 use ws_ipc::exec::{self, AnswerChannel, Exec};
-use ws_ipc::{Confinement, HelperCommand, Spawners, SpawnersConfig};
+use ws_ipc::{
+    Cgroup, Confinement, HelperCommand, Identity, Landlock, Limits, Spawners, SpawnersConfig,
+};
 
 /// First arguments by which this program is started again.
 const SPAWNER: &str = "__spawner";
@@ -47,6 +54,7 @@ fn compare(args: &[String]) -> Outcome<()> {
     let count = number(3, SpawnersConfig::default().count)?;
     let dir = tempfile::tempdir()?;
     let program = no_op(dir.path())?;
+    let (identity, confinement) = confined(args.get(4..).unwrap_or_default(), dir.path())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -60,7 +68,12 @@ fn compare(args: &[String]) -> Outcome<()> {
             ..SpawnersConfig::default()
         };
         let spawners = Spawners::start(helper, config)?;
-        let course = Arc::new(Course { spawners, program });
+        let course = Arc::new(Course {
+            spawners,
+            program,
+            identity,
+            confinement,
+        });
         course.run(calls / 10, at_once).await?;
         let mut pairs = Vec::new();
         for _ in 0..rounds {
@@ -109,6 +122,8 @@ fn report(pairs: &mut [Pair]) -> Outcome<()> {
 struct Course {
     spawners: Spawners,
     program: PathBuf,
+    identity: Option<Identity>,
+    confinement: Confinement,
 }
 
 impl Course {
@@ -157,8 +172,8 @@ impl Course {
             argv: vec![self.program.clone().into()],
             env: environment(),
             dir: None,
-            identity: None,
-            confinement: Confinement::default(),
+            identity: self.identity,
+            confinement: self.confinement.clone(),
             payload: Bytes::from_static(b"hello"),
             answer: AnswerChannel::Pipe,
             timeout: Duration::from_secs(30),
@@ -239,6 +254,52 @@ fn time_of(usage: &Usage) -> Duration {
             + Duration::from_micros(time.tv_usec().unsigned_abs())
     });
     micros[0] + micros[1]
+}
+
+/// Reads what the program is confined by.
+fn confined(words: &[String], dir: &Path) -> Outcome<(Option<Identity>, Confinement)> {
+    let mut identity = None;
+    let mut confinement = Confinement::default();
+    for word in words {
+        match word.split_once('=').unwrap_or((word, "")) {
+            ("user", _) => {
+                // He has to reach the program.
+                std::fs::set_permissions(dir, Permissions::from_mode(0o755))?;
+                identity = Some(Identity {
+                    uid: 65534,
+                    gid: 65534,
+                });
+            }
+            ("limits", _) => {
+                confinement.nice = Some(1);
+                confinement.umask = Some(0o027);
+                confinement.limits = Limits {
+                    processes: Some(10_000),
+                    memory: Some(1 << 30),
+                    file_size: Some(1 << 30),
+                    open_files: Some(256),
+                    cpu_time: Some(10),
+                    core_size: Some(0),
+                };
+            }
+            ("landlock", _) => {
+                confinement.landlock = Some(Landlock {
+                    read: vec!["/etc".into()],
+                    execute: vec!["/usr".into(), dir.into()],
+                    write: vec!["/dev/null".into()],
+                });
+            }
+            ("cgroup", parent) => {
+                confinement.cgroup = Some(Cgroup {
+                    dir: parent.into(),
+                    memory: None,
+                    processes: None,
+                });
+            }
+            _ => return Err(format!("{word} is nothing to be confined by").into()),
+        }
+    }
+    Ok((identity, confinement))
 }
 
 /// Builds a program that ends at once.

@@ -649,14 +649,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: DefaultValue::Absent("\"own\""),
         doc: "A control group (v2) for each run: nothing it starts can leave it, and all of it is killed at\n\
               once. \"own\": beneath the server's, as systemd delegates it (Delegate=memory pids); or a\n\
-              directory that is the server's to use. A start takes some 100 us longer. Default: none; then\n\
+              directory that is the server's to use. A start costs some 150 us more. Default: none; then\n\
               the process group and whatever left it are killed one by one.",
     },
     Setting {
         path: "app.landlock_read",
         default: DefaultValue::List(&[]),
         doc: "Files and directories that it may read, with all that is beneath (Landlock, Linux 5.13). With this\n\
-              or one of the next two it reaches no others. Each path costs a start some microseconds.",
+              or one of the next two it reaches no others. Each path costs a start some 10 us.",
     },
     Setting {
         path: "app.landlock_execute",
