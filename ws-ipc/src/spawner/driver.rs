@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -136,6 +137,8 @@ async fn drive(
         marks: format!("{}-{instance}.", std::process::id()),
         jobs: HashMap::new(),
         next_job: 1,
+        unanswered: 0,
+        waiting_since: None,
         cgroups: BTreeSet::new(),
         outbox: VecDeque::new(),
     };
@@ -210,6 +213,10 @@ struct Driver {
     marks: String,
     jobs: HashMap<u64, Entry>,
     next_job: u64,
+    /// Jobs that were sent and neither started nor refused.
+    unanswered: usize,
+    /// Since when there are any, or since the last of them was answered.
+    waiting_since: Option<Instant>,
     /// Where its jobs have had control groups.
     cgroups: BTreeSet<PathBuf>,
     /// Commands that the socket has not taken yet.
@@ -239,6 +246,8 @@ impl Driver {
     ) -> io::Result<Outcome> {
         let readiness = sys::register(control.as_fd(), Interest::READABLE | Interest::WRITABLE)?;
         let mut buffer = [0; 64];
+        let patience = self.shared.answer_timeout;
+        let mut look = pin!(tokio::time::sleep(patience));
         loop {
             self.flush(control)?;
             let interest = match self.outbox.is_empty() {
@@ -271,6 +280,18 @@ impl Driver {
                     // The link in the slot is a sender, so there is always one.
                     None => return Ok(Outcome::Closed),
                 },
+                () = &mut look => {
+                    if self.waiting_since.is_some_and(|since| since.elapsed() >= patience) {
+                        // If it was us who were late, there is something to be read.
+                        match socketpair::receive(control, &mut buffer, false) {
+                            Ok((0, _)) => return Ok(Outcome::Lost),
+                            Ok((len, _)) => self.handle_notice(&buffer[..len])?,
+                            Err(error) if is_would_block(&error) => return Err(silence()),
+                            Err(error) => return Err(error),
+                        }
+                    }
+                    look.as_mut().reset(tokio::time::Instant::now() + patience);
+                }
                 _ = closing.wait_for(|&closing| closing) => return Ok(Outcome::Closed),
             }
         }
@@ -348,6 +369,8 @@ impl Driver {
             return (Some(Command::Spawn(spawn)), Err(error));
         }
         self.next_job += 1;
+        self.unanswered += 1;
+        self.waiting_since.get_or_insert_with(Instant::now);
         let Order {
             kind,
             argv,
@@ -378,6 +401,10 @@ impl Driver {
     fn handle_notice(&mut self, datagram: &[u8]) -> io::Result<()> {
         let notice = Notice::decode(datagram)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "malformed notice"))?;
+        if !matches!(notice, Notice::Exited { .. }) {
+            self.unanswered -= 1;
+            self.waiting_since = (self.unanswered > 0).then(Instant::now);
+        }
         match notice {
             Notice::Started { job, pid } => self.handle_started(job, pid),
             Notice::Refused {
@@ -496,6 +523,10 @@ impl Packed {
             }
         }
     }
+}
+
+fn silence() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "it does not answer")
 }
 
 fn is_would_block(error: &io::Error) -> bool {

@@ -7,6 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -25,6 +26,11 @@ pub struct SpawnersConfig {
     pub count: usize,
     /// The restart policy of each.
     pub backoff: BackoffConfig,
+    /// How long a spawner that has jobs to start may be silent; then it is killed and replaced.
+    ///
+    /// Until a program is there, its spawner stands still with it: on a file system that does not
+    /// answer, or because another process of the program's user stops all that this user has.
+    pub answer_timeout: Duration,
 }
 
 impl Default for SpawnersConfig {
@@ -32,6 +38,8 @@ impl Default for SpawnersConfig {
         Self {
             count: 2,
             backoff: BackoffConfig::default(),
+            // Many times what a start takes on a host that is loaded, and less than a message has.
+            answer_timeout: Duration::from_secs(10),
         }
     }
 }
@@ -82,6 +90,7 @@ impl Spawners {
         let shared = Arc::new(Shared {
             helper: helper.clone(),
             backoff: config.backoff,
+            answer_timeout: config.answer_timeout,
             slots: (0..count).map(|_| Slot::default()).collect(),
             closing: watch::Sender::new(false),
             alive: watch::Sender::new(0),
@@ -171,6 +180,7 @@ impl Drop for Front {
 pub(super) struct Shared {
     pub(super) helper: HelperCommand,
     pub(super) backoff: BackoffConfig,
+    pub(super) answer_timeout: Duration,
     pub(super) slots: Vec<Slot>,
     pub(super) closing: watch::Sender<bool>,
     /// How many slots have a living spawner.

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use ws_ipc::exec::Exec;
-use ws_ipc::{Cgroup, Failure, Identity, Landlock, Limits};
+use ws_ipc::{Cgroup, Failure, Identity, Landlock, Limits, Spawners, SpawnersConfig};
 
-use crate::support::{command, eventually, kill, processes_with, run, script, spawners};
+use crate::support::{command, eventually, helper, kill, processes_with, run, script, spawners};
 
 /// A user that nobody else is, as the system counts processes by user; `None`, aloud, without the
 /// right to become one.
@@ -149,7 +150,7 @@ async fn t59_fork_bomb_ends_at_its_limit() {
         },
     );
     bomb.identity = Some(bomber);
-    bomb.timeout = std::time::Duration::from_secs(2);
+    bomb.timeout = Duration::from_secs(2);
     let most = AtomicU32::new(0);
     let mut clean = script("echo unharmed");
     clean.identity = Some(other);
@@ -384,5 +385,36 @@ async fn t57_control_groups_of_a_killed_spawner_are_cleared_away() {
         processes_with(&mark).is_empty() && groups.names().is_empty()
     })
     .await;
+    spawners.shutdown().await;
+}
+
+/// A control group that is frozen stops whoever enters it: here the child, before it has become the
+/// program, as a signal from another process of its user might, or a file system that hangs.
+#[tokio::test]
+async fn t61_start_that_never_ends_costs_its_spawner_and_nobody_else() {
+    let Some(groups) = Groups::make("frozen") else {
+        return;
+    };
+    if std::fs::write(groups.0.join("cgroup.freeze"), "1").is_err() {
+        eprintln!("skipped: control groups cannot be frozen here");
+        return;
+    }
+    let config = SpawnersConfig {
+        answer_timeout: Duration::from_millis(500),
+        ..SpawnersConfig::default()
+    };
+    let spawners = Spawners::start(helper(), config).unwrap();
+    let other = async {
+        eventually("it is stuck", || !groups.names().is_empty()).await;
+        run(&spawners, script("echo unharmed")).await
+    };
+    let (stuck, other) = tokio::join!(run(&spawners, groups.exec("echo never")), other);
+    assert_eq!(stuck, Err(Failure::Lost));
+    assert_eq!(other.unwrap(), "unharmed\n");
+    eventually("a replacement, and no group", || {
+        spawners.stats().alive == 2 && groups.names().is_empty()
+    })
+    .await;
+    assert_eq!(spawners.stats().restarts, 1);
     spawners.shutdown().await;
 }

@@ -1,6 +1,7 @@
 //! Spawners: what their children see, and how they end.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use ws_ipc::{
     Confinement, Failure, HelperCommand, Identity, Job, Signal, Spawners, SpawnersConfig,
@@ -433,6 +434,35 @@ async fn killed_spawner_loses_its_jobs_and_is_replaced() {
     eventually("a replacement", || spawners.stats().alive == 2).await;
     assert_eq!(spawners.stats().restarts, 1);
     drop(second.wait());
+    spawners.shutdown().await;
+}
+
+#[tokio::test]
+async fn t61_spawner_that_is_stopped_is_replaced_and_its_jobs_are_lost() {
+    let config = SpawnersConfig {
+        answer_timeout: Duration::from_millis(500),
+        ..SpawnersConfig::default()
+    };
+    let spawners = Spawners::start(crate::support::helper(), config).unwrap();
+    let before = spawners.pids();
+    let running = spawners.spawn(job(&["sleep", "600"])).await.unwrap();
+    for &pid in &before {
+        let pid = nix::unistd::Pid::from_raw(pid);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    }
+    // One for each of them: without jobs nobody would miss it.
+    let (one, other) = tokio::join!(
+        run(&spawners, script("echo one")),
+        run(&spawners, script("echo other")),
+    );
+    assert_eq!((one, other), (Err(Failure::Lost), Err(Failure::Lost)));
+    eventually("two new ones", || spawners.stats().alive == 2).await;
+    assert_eq!(spawners.stats().restarts, 2);
+    assert!(!before.into_iter().any(exists));
+    assert!(!exists(running.pid()));
+    let answer = run(&spawners, script("echo again")).await.unwrap();
+    assert_eq!(answer, "again\n");
+    drop(running);
     spawners.shutdown().await;
 }
 
