@@ -12,6 +12,7 @@ use crate::config::{AppBackend, Config, ValidateBackend};
 use crate::confinement::Confinements;
 use crate::demo;
 use crate::error::ServeError;
+use crate::server::worker_count;
 
 /// First arguments by which this program is started again as a helper; see [`helper_main`].
 pub const HELPERS: [&str; 2] = [SPAWNER, FORK_SERVER];
@@ -56,6 +57,12 @@ pub fn helper_main(name: &str) -> io::Result<()> {
     }
 }
 
+/// How many spawners there are: one starts some 3000 programs a second, which is more than two
+/// cores run of any but the smallest.
+fn spawner_count(threads: usize) -> usize {
+    threads.div_ceil(2).clamp(2, 8)
+}
+
 /// The processes beside the server.
 #[derive(Debug)]
 pub(crate) struct Helpers {
@@ -81,8 +88,11 @@ impl Helpers {
             program: helper.0.clone(),
             args: vec![SPAWNER.into()],
         };
-        let spawners =
-            Spawners::start(command, SpawnersConfig::default()).map_err(ServeError::Helpers)?;
+        let spawners = SpawnersConfig {
+            count: spawner_count(worker_count(config)),
+            ..SpawnersConfig::default()
+        };
+        let spawners = Spawners::start(command, spawners).map_err(ServeError::Helpers)?;
         let fork_server = match config.app().backend {
             AppBackend::Demo => {
                 let command = ServiceCommand {

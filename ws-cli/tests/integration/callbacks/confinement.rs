@@ -237,7 +237,6 @@ async fn t59_run_that_cannot_have_its_control_group_does_not_start() {
 }
 
 #[tokio::test]
-#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 async fn t57_nothing_leaves_its_control_group() {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "));
