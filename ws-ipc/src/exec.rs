@@ -15,7 +15,7 @@ use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::stderr::Lines;
-use crate::{Child, Failure, Identity, Job, Signal, Spawners, socketpair};
+use crate::{Child, Confinement, Failure, Identity, Job, Signal, Spawners, socketpair};
 
 /// One run of a program.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub struct Exec {
     pub dir: Option<PathBuf>,
     /// The user to run as; without one, the server's.
     pub identity: Option<Identity>,
+    /// What it may not do and how much it may use.
+    pub confinement: Confinement,
     /// What the program reads from its standard input, byte for byte.
     pub payload: Bytes,
     /// How the payload and the answer travel.
@@ -56,6 +58,9 @@ const LINGER: Duration = Duration::from_millis(100);
 
 /// What a pipe holds unless it is told otherwise (pipe(7)).
 const DEFAULT_PIPE_SIZE: usize = 64 * 1024;
+
+/// How much is read at a time before the runtime has to do with it.
+const FIRST_READ_SIZE: usize = 4 * 1024;
 
 /// How many bytes of standard error are handed out per run.
 const MAX_STDERR_SIZE: usize = 64 * 1024;
@@ -86,16 +91,16 @@ pub async fn run(
     stderr: &mut (dyn FnMut(&str) + Send),
 ) -> Result<Vec<u8>, Failure> {
     let deadline = Instant::now() + exec.timeout;
-    let open = |error| Failure::cannot_start("pipes", &error);
-    let (channel, stdin, stdout) = Channel::new(exec.answer).map_err(open)?;
-    let written = channel.fill(&exec.payload);
-    let (errors, stderr_end) = socketpair::pipe().map_err(open)?;
-    let errors = pipe::Receiver::from_owned_fd(errors).map_err(open)?;
+    let (mut channel, stdin, stdout) = Channel::new(exec.answer).map_err(no_pipes)?;
+    let written = channel.fill(&exec.payload).map_err(no_pipes)?;
+    let (errors, stderr_end) = socketpair::pipe().map_err(no_pipes)?;
+    let errors = Output::new(errors).map_err(no_pipes)?;
     let Exec {
         argv,
         env,
         dir,
         identity,
+        confinement,
         mut payload,
         max_output,
         ..
@@ -106,6 +111,7 @@ pub async fn run(
         env,
         dir,
         identity,
+        confinement,
         stdin,
         stdout,
         stderr: stderr_end,
@@ -120,7 +126,7 @@ pub async fn run(
         payload,
         answer: Vec::new(),
         max_output,
-        errors: Some(errors),
+        errors,
         lines: Lines::new(MAX_STDERR_SIZE),
     };
     let ended = run.drive(deadline, stderr).await;
@@ -147,7 +153,7 @@ struct Run {
     payload: Bytes,
     answer: Vec<u8>,
     max_output: usize,
-    errors: Option<pipe::Receiver>,
+    errors: Output,
     lines: Lines,
 }
 
@@ -177,7 +183,7 @@ impl Run {
         loop {
             if let Some(status) = status
                 && !self.channel.is_reading()
-                && self.errors.is_none()
+                && self.errors.is_closed()
             {
                 return Ok(status);
             }
@@ -186,7 +192,7 @@ impl Run {
             tokio::select! {
                 () = self.channel.writable() => self.write(),
                 () = self.channel.readable() => self.read()?,
-                () = readable(self.errors.as_ref()) => self.read_errors(stderr),
+                () = self.errors.readable() => self.read_errors(stderr)?,
                 ended = ends(self.child.as_mut()), if status.is_none() => {
                     status = Some(ended?);
                     if matches!(timer, Timer::Kill(_)) {
@@ -209,7 +215,7 @@ impl Run {
                     }
                     Timer::GiveUp(_) => {
                         self.channel.close_output();
-                        self.errors = None;
+                        self.errors = Output::Closed;
                     }
                 },
             }
@@ -253,31 +259,37 @@ impl Run {
                 });
             }
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.channel.register_output().map_err(no_pipes)?;
+            }
             Err(_) => self.channel.close_output(),
         }
         Ok(())
     }
 
-    fn read_errors(&mut self, stderr: &mut (dyn FnMut(&str) + Send)) {
+    fn read_errors(&mut self, stderr: &mut (dyn FnMut(&str) + Send)) -> Result<(), Failure> {
         let mut buffer = [0; 4 * 1024];
-        match self
-            .errors
-            .as_ref()
-            .map(|errors| errors.try_read(&mut buffer))
-        {
-            Some(Ok(len @ 1..)) => self.lines.feed(&buffer[..len], stderr),
-            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
-            _ => self.errors = None,
+        match self.errors.try_read_buf(&mut buffer.as_mut_slice()) {
+            Ok(len @ 1..) => self.lines.feed(&buffer[..len], stderr),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.errors.register().map_err(no_pipes)?;
+            }
+            _ => self.errors = Output::Closed,
         }
+        Ok(())
     }
+}
+
+/// No descriptor or no memory is to be had for the program's output.
+fn no_pipes(error: io::Error) -> Failure {
+    Failure::cannot_start("pipes", &error)
 }
 
 /// Our ends of what the program has as standard input and output.
 enum Channel {
     Pipes {
-        input: Option<pipe::Sender>,
-        output: Option<pipe::Receiver>,
+        input: Input,
+        output: Output,
     },
     Socketpair {
         stream: UnixStream,
@@ -294,8 +306,8 @@ impl Channel {
                 let (stdin, input) = socketpair::pipe()?;
                 let (output, stdout) = socketpair::pipe()?;
                 let channel = Self::Pipes {
-                    input: Some(pipe::Sender::from_owned_fd(input)?),
-                    output: Some(pipe::Receiver::from_owned_fd(output)?),
+                    input: Input::Filling(input),
+                    output: Output::new(output)?,
                 };
                 Ok((channel, stdin, stdout))
             }
@@ -322,24 +334,28 @@ impl Channel {
     ///
     /// A program whose run is given up while it starts then finds its whole payload nevertheless;
     /// it must not take the beginning, or nothing, for the message.
-    fn fill(&self, payload: &[u8]) -> usize {
-        let Self::Pipes {
-            input: Some(input), ..
-        } = self
-        else {
-            return 0;
+    fn fill(&mut self, payload: &[u8]) -> io::Result<usize> {
+        let Self::Pipes { input, .. } = self else {
+            return Ok(0);
         };
+        let Input::Filling(pipe) = std::mem::replace(input, Input::Closed) else {
+            return Ok(0);
+        };
+        rustix::io::ioctl_fionbio(&pipe, true)?;
         if payload.len() > DEFAULT_PIPE_SIZE {
             // Beyond what the system allows, the rest is written while the program reads.
-            let _ = rustix::pipe::fcntl_setpipe_size(input, payload.len());
+            let _ = rustix::pipe::fcntl_setpipe_size(&pipe, payload.len());
         }
-        // The runtime has not seen yet that the pipe is writable; the kernel knows.
-        rustix::io::write(input, payload).unwrap_or(0)
+        let written = rustix::io::write(&pipe, payload).unwrap_or(0);
+        if written < payload.len() {
+            *input = Input::Open(pipe::Sender::from_owned_fd(pipe)?);
+        }
+        Ok(written)
     }
 
     fn is_reading(&self) -> bool {
         match self {
-            Self::Pipes { output, .. } => output.is_some(),
+            Self::Pipes { output, .. } => !output.is_closed(),
             Self::Socketpair { is_reading, .. } => *is_reading,
         }
     }
@@ -349,7 +365,8 @@ impl Channel {
         // An error shows again, and is handled, in the attempt that follows.
         let _ = match self {
             Self::Pipes {
-                input: Some(input), ..
+                input: Input::Open(input),
+                ..
             } => input.writable().await,
             Self::Socketpair {
                 stream,
@@ -362,24 +379,22 @@ impl Channel {
 
     /// Waits until something may be read; for ever once the output is closed.
     async fn readable(&self) {
-        let _ = match self {
-            Self::Pipes {
-                output: Some(output),
-                ..
-            } => output.readable().await,
+        match self {
+            Self::Pipes { output, .. } => output.readable().await,
             Self::Socketpair {
                 stream,
                 is_reading: true,
                 ..
-            } => stream.readable().await,
-            _ => pending().await,
-        };
+            } => drop(stream.readable().await),
+            Self::Socketpair { .. } => pending().await,
+        }
     }
 
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Pipes {
-                input: Some(input), ..
+                input: Input::Open(input),
+                ..
             } => input.try_write(bytes),
             Self::Socketpair {
                 stream,
@@ -392,10 +407,7 @@ impl Channel {
 
     fn try_read_buf(&self, buffer: &mut impl BufMut) -> io::Result<usize> {
         match self {
-            Self::Pipes {
-                output: Some(output),
-                ..
-            } => output.try_read_buf(buffer),
+            Self::Pipes { output, .. } => output.try_read_buf(buffer),
             Self::Socketpair {
                 stream,
                 is_reading: true,
@@ -405,9 +417,17 @@ impl Channel {
         }
     }
 
+    /// Waits for more output from here on, which was not there at the first attempt.
+    fn register_output(&mut self) -> io::Result<()> {
+        match self {
+            Self::Pipes { output, .. } => output.register(),
+            Self::Socketpair { .. } => Ok(()),
+        }
+    }
+
     fn close_input(&mut self) {
         match self {
-            Self::Pipes { input, .. } => *input = None,
+            Self::Pipes { input, .. } => *input = Input::Closed,
             Self::Socketpair {
                 stream, is_writing, ..
             } => {
@@ -421,16 +441,70 @@ impl Channel {
 
     fn close_output(&mut self) {
         match self {
-            Self::Pipes { output, .. } => *output = None,
+            Self::Pipes { output, .. } => *output = Output::Closed,
             Self::Socketpair { is_reading, .. } => *is_reading = false,
         }
     }
 }
 
-async fn readable(errors: Option<&pipe::Receiver>) {
-    match errors {
-        Some(errors) => drop(errors.readable().await),
-        None => pending().await,
+/// The pipe from which the program reads.
+enum Input {
+    /// The program is not there yet.
+    Filling(OwnedFd),
+    Open(pipe::Sender),
+    Closed,
+}
+
+/// A pipe to which the program writes.
+///
+/// The runtime is told of it when a first attempt has found it empty: what a quick program has
+/// written is there by then, and so is the end, which saves the better part of the cost here.
+enum Output {
+    Untried(OwnedFd),
+    Open(pipe::Receiver),
+    Closed,
+}
+
+impl Output {
+    fn new(pipe: OwnedFd) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&pipe, true)?;
+        Ok(Self::Untried(pipe))
+    }
+
+    fn is_closed(&self) -> bool {
+        matches!(self, Self::Closed)
+    }
+
+    /// Waits until a read may succeed; for ever once it is closed.
+    async fn readable(&self) {
+        match self {
+            Self::Untried(_) => {}
+            Self::Open(pipe) => drop(pipe.readable().await),
+            Self::Closed => pending().await,
+        }
+    }
+
+    fn try_read_buf(&self, buffer: &mut impl BufMut) -> io::Result<usize> {
+        match self {
+            Self::Untried(pipe) => {
+                let mut chunk = [0; FIRST_READ_SIZE];
+                let room = chunk.len().min(buffer.remaining_mut());
+                let len = rustix::io::read(pipe, &mut chunk[..room])?;
+                buffer.put_slice(&chunk[..len]);
+                Ok(len)
+            }
+            Self::Open(pipe) => pipe.try_read_buf(buffer),
+            Self::Closed => Ok(0),
+        }
+    }
+
+    /// Leaves it to the runtime from here on, if it is not yet.
+    fn register(&mut self) -> io::Result<()> {
+        *self = match std::mem::replace(self, Self::Closed) {
+            Self::Untried(pipe) => Self::Open(pipe::Receiver::from_owned_fd(pipe)?),
+            other => other,
+        };
+        Ok(())
     }
 }
 

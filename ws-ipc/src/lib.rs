@@ -6,6 +6,8 @@
 //! - [`forkserver::run`] makes a program a fork server: a closure answers each message in a process
 //!   of its own; [`worker::run`] makes it one that answers them all.
 //! - [`fastcgi::FastCgi`] and [`scgi::ScgiServer`] ask servers that others run, at an [`Address`].
+//! - [`Confinement`] is what such programs may not do and how much of the host they may use;
+//!   [`cgroup`] finds a place for control groups of their own.
 //! - [`FifoDirectory`] makes named pipes that any program may write to, and [`RecordDecoder`] cuts
 //!   what they write into records.
 //! - [`Environment`], [`cgi`], [`scgi`] and [`fastcgi`] are the contract with the application: pure
@@ -27,7 +29,7 @@
 //! use std::time::Duration;
 //!
 //! use ws_ipc::exec::{self, AnswerChannel, Exec};
-//! use ws_ipc::{HelperCommand, Spawners, SpawnersConfig};
+//! use ws_ipc::{Confinement, HelperCommand, Spawners, SpawnersConfig};
 //!
 //! # async fn serve() -> Result<(), Box<dyn std::error::Error>> {
 //! if std::env::args().nth(1).as_deref() == Some("__spawner") {
@@ -43,6 +45,7 @@
 //!     env: vec![],
 //!     dir: None,
 //!     identity: None,
+//!     confinement: Confinement::default(),
 //!     payload: "hello".into(),
 //!     answer: AnswerChannel::Pipe,
 //!     timeout: Duration::from_secs(30),
@@ -57,6 +60,7 @@
 
 mod address;
 pub mod cgi;
+pub mod cgroup;
 mod children;
 mod connector;
 mod environment;
@@ -86,6 +90,7 @@ pub use pool::{Pool, PoolConfig, PoolKind, PoolStats, Recycling};
 pub use record::{Framing, InvalidRecord, Record, RecordDecoder};
 pub use service::{Service, ServiceCommand, scgi_call};
 pub use spawner::{
-    Child, HelperCommand, Identity, Job, Signal, Spawners, SpawnersConfig, SpawnersStats,
+    Cgroup, Child, Confinement, HelperCommand, Identity, Job, Landlock, Limits, Signal, Spawners,
+    SpawnersConfig, SpawnersStats,
 };
 pub use supervisor::{Backoff, BackoffConfig};

@@ -20,7 +20,9 @@ use crate::scgi::{self, Length};
 use crate::stderr::Lines;
 use crate::supervisor::{Backoff, BackoffConfig};
 use crate::unix_path::{self, BoundListener};
-use crate::{Child, Environment, Failure, Identity, Job, Signal, Spawners, socketpair};
+use crate::{
+    Child, Confinement, Environment, Failure, Identity, Job, Signal, Spawners, socketpair,
+};
 
 /// A long-running program.
 #[derive(Clone, Debug)]
@@ -33,6 +35,8 @@ pub struct ServiceCommand {
     pub dir: Option<PathBuf>,
     /// The user to run as; without one, the server's.
     pub identity: Option<Identity>,
+    /// What it may not do and how much it may use.
+    pub confinement: Confinement,
 }
 
 /// A program that is kept running and has a listening Unix socket as descriptor 0.
@@ -478,12 +482,14 @@ fn job(shared: &Shared, command: &ServiceCommand) -> io::Result<(Job, pipe::Rece
         env,
         dir,
         identity,
+        confinement,
     } = command.clone();
     let job = Job {
         argv,
         env,
         dir,
         identity,
+        confinement,
         stdin: shared.listener.try_clone()?,
         stdout: stderr.try_clone()?,
         stderr,

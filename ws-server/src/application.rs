@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tracing::info;
 use ws_ipc::exec::{self, AnswerChannel, Exec};
 use ws_ipc::fastcgi::FastCgi;
 use ws_ipc::scgi::ScgiServer;
-use ws_ipc::{Environment, Failure, Identity as ProcessIdentity, Pool, Spawners};
+use ws_ipc::{Confinement, Environment, Failure, Identity as ProcessIdentity, Pool, Spawners};
 use ws_proto::MessageKind;
 
 use crate::config::{Account, Output, Trim};
@@ -36,11 +37,13 @@ pub(crate) enum Backend {
     FastCgi(FastCgi),
 }
 
-/// A program with its arguments, and whom it runs as.
+/// A program with its arguments, whom it runs as, where, and confined to what.
 #[derive(Debug)]
 pub(crate) struct Program {
     pub(crate) argv: Vec<OsString>,
     pub(crate) identity: Option<ProcessIdentity>,
+    pub(crate) dir: Option<PathBuf>,
+    pub(crate) confinement: Box<Confinement>,
     pub(crate) spawners: Spawners,
 }
 
@@ -102,7 +105,8 @@ impl Callback {
                     timeout,
                     max_output,
                     identity: program.identity,
-                    dir: None,
+                    confinement: Confinement::clone(&program.confinement),
+                    dir: program.dir.clone(),
                     answer,
                 };
                 exec::run(&program.spawners, exec, stderr).await

@@ -10,7 +10,7 @@ use std::time::Instant;
 use tokio::sync::{Semaphore, mpsc, watch};
 use ws_ipc::fastcgi::{FastCgi, FastCgiConfig};
 use ws_ipc::scgi::ScgiServer;
-use ws_ipc::{Environment, FifoDirectory, Pool};
+use ws_ipc::{Confinement, Environment, FifoDirectory, Pool};
 use ws_session::{SessionConfig, Sessions};
 
 use crate::application::{Application, Backend, Callback, Program, Validation, process_identity};
@@ -104,7 +104,10 @@ fn application(
             let demo = helpers.app.clone().ok_or_else(not_started)?;
             (Backend::Pool(demo), Output::Cgi, BTreeMap::new())
         }
-        AppBackend::Callback(backend) => callback(backend, helpers, helpers.app.as_ref())?,
+        AppBackend::Callback(backend) => {
+            let confinement = &helpers.confinements.app;
+            callback(backend, helpers, confinement, helpers.app.as_ref())?
+        }
     };
     Ok(Some(Application {
         callback: Callback {
@@ -152,7 +155,9 @@ fn validation(
             (backend, Output::Cgi, validate.params.clone())
         }
         ValidateBackend::Callback(backend) => {
-            let (backend, output, env) = callback(backend, helpers, helpers.validation.as_ref())?;
+            let confinement = &helpers.confinements.validate;
+            let pool = helpers.validation.as_ref();
+            let (backend, output, env) = callback(backend, helpers, confinement, pool)?;
             (Arc::new(backend), output, added(env, &validate.params))
         }
     };
@@ -174,6 +179,7 @@ fn validation(
 fn callback(
     backend: &CallbackBackend,
     helpers: &Helpers,
+    confinement: &Confinement,
     pool: Option<&Pool>,
 ) -> Result<(Backend, Output, BTreeMap<String, String>), ServeError> {
     let none = BTreeMap::new();
@@ -182,6 +188,8 @@ fn callback(
             let program = Program {
                 argv: exec.command.iter().map(OsString::from).collect(),
                 identity: exec.account.map(process_identity),
+                dir: exec.sandbox.dir.clone(),
+                confinement: Box::new(confinement.clone()),
                 spawners: helpers.spawners.clone().ok_or_else(not_started)?,
             };
             (Backend::Exec(program), exec.output, exec.env.clone())

@@ -33,6 +33,15 @@ pub enum ServeError {
     /// `app.require_user` is set, the server runs as root, and no user is named to run as.
     #[error("app.require_user is set, but app.user is not and the server runs as root")]
     RequireUser,
+    /// There is no control group for the processes of a callback, or none with the limits that were
+    /// set.
+    #[error("cannot use {section}.cgroup: {source}")]
+    Cgroup {
+        /// The section of the configuration.
+        section: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The spawners or the fork server do not start.
     #[error("cannot start the helper processes: {0}")]
     Helpers(#[source] io::Error),
@@ -92,6 +101,7 @@ impl ServeError {
             Self::Watch { .. } => ServeErrorKind::Configuration,
             Self::Bind(_) | Self::Fifo(_) => ServeErrorKind::CannotCreate,
             Self::StateDir { source, .. } => of_io(source, ServeErrorKind::CannotCreate),
+            Self::Cgroup { source, .. } => of_io(source, ServeErrorKind::Configuration),
             Self::Tls(TlsError::Unreadable { error, .. }) => {
                 of_io(error, ServeErrorKind::Configuration)
             }

@@ -9,16 +9,16 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tracing::error;
 use ws_ipc::{
-    HelperCommand, Pool, PoolConfig, PoolKind, Recycling, ServiceCommand, Spawners, SpawnersConfig,
-    shims,
+    Confinement, HelperCommand, Pool, PoolConfig, PoolKind, Recycling, ServiceCommand, Spawners,
+    SpawnersConfig, shims,
 };
 
 use crate::application::process_identity;
-use crate::config::{
-    AppBackend, CallbackBackend, Config, ForkExit, PoolConfig as PoolSettings, ValidateBackend,
-};
+use crate::config::{AppBackend, CallbackBackend, Config, ForkExit, PoolConfig as PoolSettings};
+use crate::confinement::Confinements;
 use crate::demo;
 use crate::error::ServeError;
+use crate::server::worker_count;
 use crate::visitor::DEFAULT_PATH;
 
 /// First arguments by which this program is started again as a helper; see [`helper_main`].
@@ -64,9 +64,16 @@ pub fn helper_main(name: &str) -> io::Result<()> {
     }
 }
 
+/// How many spawners there are: one starts some 3000 programs a second, which is more than two
+/// cores run of any but the smallest.
+fn spawner_count(threads: usize) -> usize {
+    threads.div_ceil(2).clamp(2, 8)
+}
+
 /// The processes beside the server.
 #[derive(Debug, Default)]
 pub(crate) struct Helpers {
+    pub(crate) confinements: Confinements,
     /// `None` if nothing is ever started: the echo without validation, servers of others.
     pub(crate) spawners: Option<Spawners>,
     /// What the application and the validation keep running, each unless it is run otherwise.
@@ -77,25 +84,36 @@ pub(crate) struct Helpers {
 impl Helpers {
     pub(crate) async fn start(config: &Config, helper: &HelperProgram) -> Result<Self, ServeError> {
         let app = &config.app().backend;
-        let callbacks = [app_callback(config), validation_callback(config)];
+        let callbacks = [app.callback(), config.validate().backend.callback()];
         let is_demo = matches!(app, AppBackend::Demo);
         let has_command = |backend: &CallbackBackend| backend.exec().is_some();
         if !is_demo && !callbacks.into_iter().flatten().any(has_command) {
             return Ok(Self::default());
         }
+        let confinements = Confinements::prepare(config)?;
         let command = HelperCommand {
             program: helper.0.clone(),
             args: vec![SPAWNER.into()],
         };
-        let spawners =
-            Spawners::start(command, SpawnersConfig::default()).map_err(ServeError::Helpers)?;
+        let spawners = SpawnersConfig {
+            count: spawner_count(worker_count(config)),
+            ..SpawnersConfig::default()
+        };
+        let spawners = Spawners::start(command, spawners).map_err(ServeError::Helpers)?;
         let [app, validation] = callbacks;
         Ok(Self {
             app: match is_demo {
                 true => Some(start_demo(&spawners, config, helper).await?),
-                false => start_pool(&spawners, config, app, "app").await?,
+                false => {
+                    let confinement = &confinements.app;
+                    start_pool(&spawners, config, app, confinement, "app").await?
+                }
             },
-            validation: start_pool(&spawners, config, validation, "validate").await?,
+            validation: {
+                let confinement = &confinements.validate;
+                start_pool(&spawners, config, validation, confinement, "validate").await?
+            },
+            confinements,
             spawners: Some(spawners),
         })
     }
@@ -115,20 +133,6 @@ impl Helpers {
     }
 }
 
-fn app_callback(config: &Config) -> Option<&CallbackBackend> {
-    match &config.app().backend {
-        AppBackend::Callback(backend) => Some(backend),
-        AppBackend::Demo | AppBackend::Echo => None,
-    }
-}
-
-fn validation_callback(config: &Config) -> Option<&CallbackBackend> {
-    match &config.validate().backend {
-        ValidateBackend::Callback(backend) => Some(backend),
-        ValidateBackend::None | ValidateBackend::Application => None,
-    }
-}
-
 async fn start_demo(
     spawners: &Spawners,
     config: &Config,
@@ -139,6 +143,7 @@ async fn start_demo(
         env: Vec::new(),
         dir: None,
         identity: None,
+        confinement: Confinement::default(),
     };
     let pool = PoolConfig {
         command,
@@ -161,6 +166,7 @@ async fn start_pool(
     spawners: &Spawners,
     config: &Config,
     backend: Option<&CallbackBackend>,
+    confinement: &Confinement,
     section: &'static str,
 ) -> Result<Option<Pool>, ServeError> {
     let (kind, settings) = match backend {
@@ -171,7 +177,7 @@ async fn start_pool(
     let pool = Pool::start(
         spawners,
         PoolConfig {
-            command: pool_command(settings, kind),
+            command: pool_command(settings, kind, confinement),
             processes: process_count(settings, kind),
             kind,
             ahead: match kind {
@@ -189,7 +195,11 @@ async fn start_pool(
     }
 }
 
-fn pool_command(settings: &PoolSettings, kind: PoolKind) -> ServiceCommand {
+fn pool_command(
+    settings: &PoolSettings,
+    kind: PoolKind,
+    confinement: &Confinement,
+) -> ServiceCommand {
     let exec = &settings.exec;
     let fork_exit = match settings.fork_exit {
         ForkExit::Normal => "normal",
@@ -216,8 +226,9 @@ fn pool_command(settings: &PoolSettings, kind: PoolKind) -> ServiceCommand {
             .into_iter()
             .map(|(name, value)| (name.into(), value.into()))
             .collect(),
-        dir: None,
+        dir: exec.sandbox.dir.clone(),
         identity: exec.account.map(process_identity),
+        confinement: confinement.clone(),
     }
 }
 

@@ -20,6 +20,7 @@ mod bell;
 mod certificates;
 mod command;
 pub mod config;
+mod confinement;
 mod connection;
 mod core;
 mod counters;

@@ -247,7 +247,7 @@ fn bind_control(config: &Config) -> Result<Listener, ServeError> {
 }
 
 /// One thread for each core, unless the configuration says otherwise.
-fn worker_count(config: &Config) -> usize {
+pub(crate) fn worker_count(config: &Config) -> usize {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     config.server().threads.map_or_else(cores, usize::from)
 }

@@ -33,6 +33,7 @@ async fn with_callbacks_at_the_gate(count: usize) -> (Server, Gate, Vec<Client>)
     let setup = Setup::new();
     let gate = Gate::new(setup.dir(), "gate");
     let server = setup
+        .set("server.threads", "2")
         .set("app.error_reply", "failed")
         .app(r#"message=$(cat); echo "$message" >> began; read _ < gate; echo "$message""#)
         .start();
@@ -49,6 +50,7 @@ async fn with_callbacks_at_the_gate(count: usize) -> (Server, Gate, Vec<Client>)
     (server, gate, clients)
 }
 
+/// With two threads there are two.
 fn until_two_spawners(server: &Server) -> Vec<i32> {
     eventually("there are two spawners again", || {
         server.helpers("__spawner").len() == 2
@@ -220,6 +222,7 @@ async fn without_any_spawner_the_server_finds_a_new_one() {
 #[tokio::test]
 async fn spawners_that_die_again_and_again_are_replaced() {
     let server = Setup::new()
+        .set("server.threads", "2")
         .set("app.error_reply", "failed")
         .app("cat")
         .start();

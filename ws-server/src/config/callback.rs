@@ -7,6 +7,7 @@ use ws_ipc::Recycling;
 use super::account::{self, Account};
 use super::build::{DAY, SHORTEST};
 use super::reader::{self, Reader};
+use super::sandbox::{self, SandboxPaths};
 use super::typed::{CallbackBackend, ExecConfig, ForkExit, Output, PoolConfig};
 
 /// The backends that run a callback.
@@ -70,10 +71,11 @@ pub(super) struct Keys {
     max_memory: &'static str,
     max_age: &'static str,
     fork_exit: &'static str,
+    sandbox: SandboxPaths,
 }
 
 macro_rules! keys {
-    ($section:literal) => {
+    ($section:literal, $sandbox:expr) => {
         Keys {
             backend: concat!($section, ".backend"),
             command: concat!($section, ".command"),
@@ -88,12 +90,13 @@ macro_rules! keys {
             max_memory: concat!($section, ".max_memory"),
             max_age: concat!($section, ".max_age"),
             fork_exit: concat!($section, ".fork_exit"),
+            sandbox: $sandbox,
         }
     };
 }
 
-pub(super) const APP: Keys = keys!("app");
-pub(super) const VALIDATE: Keys = keys!("validate");
+pub(super) const APP: Keys = keys!("app", sandbox::APP);
+pub(super) const VALIDATE: Keys = keys!("validate", sandbox::VALIDATE);
 
 /// Reads which backend was chosen, among the callbacks and these.
 pub(super) fn choose<T: Copy + From<CallbackKind>>(
@@ -164,6 +167,7 @@ fn exec(reader: &mut Reader<'_>, keys: &Keys) -> ExecConfig {
             (Some((uid, _)), Some(gid)) => Some(Account::new(uid, gid)),
             _ => None,
         },
+        sandbox: Box::new(sandbox::sandbox(reader, &keys.sandbox)),
     };
     if reader.is_given(keys.group) && !reader.is_given(keys.user) {
         reader.conflict(keys.group, "has no effect without a user");

@@ -485,6 +485,71 @@ pub(super) const SETTINGS: &[Setting] = &[
         doc: "Group that it runs as, with a user only. Default: the primary group of that user.",
     },
     Setting {
+        path: "validate.dir",
+        default: DefaultValue::Absent("\"/srv/app\""),
+        doc: "As app.dir, for the validation.",
+    },
+    Setting {
+        path: "validate.umask",
+        default: DefaultValue::Absent("\"0027\""),
+        doc: "As app.umask, for the validation.",
+    },
+    Setting {
+        path: "validate.nice",
+        default: DefaultValue::Number(0),
+        doc: "As app.nice, for the validation.",
+    },
+    Setting {
+        path: "validate.no_new_privs",
+        default: DefaultValue::Flag(true),
+        doc: "As app.no_new_privs, for the validation.",
+    },
+    Setting {
+        path: "validate.max_processes",
+        default: DefaultValue::Absent("64"),
+        doc: "As app.max_processes, for the validation.",
+    },
+    Setting {
+        path: "validate.max_memory",
+        default: DefaultValue::Absent("\"512MiB\""),
+        doc: "As app.max_memory, for the validation.",
+    },
+    Setting {
+        path: "validate.max_file_size",
+        default: DefaultValue::Absent("\"100MiB\""),
+        doc: "As app.max_file_size, for the validation.",
+    },
+    Setting {
+        path: "validate.max_open_files",
+        default: DefaultValue::Absent("256"),
+        doc: "As app.max_open_files, for the validation.",
+    },
+    Setting {
+        path: "validate.max_cpu_time",
+        default: DefaultValue::Absent("\"10s\""),
+        doc: "As app.max_cpu_time, for the validation.",
+    },
+    Setting {
+        path: "validate.cgroup",
+        default: DefaultValue::Absent("\"own\""),
+        doc: "As app.cgroup, for the validation.",
+    },
+    Setting {
+        path: "validate.landlock_read",
+        default: DefaultValue::List(&[]),
+        doc: "As app.landlock_read, for the validation.",
+    },
+    Setting {
+        path: "validate.landlock_execute",
+        default: DefaultValue::List(&[]),
+        doc: "As app.landlock_execute, for the validation.",
+    },
+    Setting {
+        path: "validate.landlock_write",
+        default: DefaultValue::List(&[]),
+        doc: "As app.landlock_write, for the validation.",
+    },
+    Setting {
         path: "app.backend",
         default: DefaultValue::Absent("\"exec\""),
         doc: "What answers messages: \"demo\" and \"echo\" (built in); \"exec\" (the command, once per message);\n\
@@ -635,6 +700,79 @@ pub(super) const SETTINGS: &[Setting] = &[
         path: "app.group",
         default: DefaultValue::Absent("\"www-data\""),
         doc: "Group that it runs as, with a user only. Default: the primary group of that user.",
+    },
+    Setting {
+        path: "app.dir",
+        default: DefaultValue::Absent("\"/srv/app\""),
+        doc: "Working directory. Default: the server's.",
+    },
+    Setting {
+        path: "app.umask",
+        default: DefaultValue::Absent("\"0027\""),
+        doc: "Permissions, octal, that files do not get which it makes. Default: as the server.",
+    },
+    Setting {
+        path: "app.nice",
+        default: DefaultValue::Number(0),
+        doc: "How much it yields to the server and others when the CPU is short, 0 to 19.",
+    },
+    Setting {
+        path: "app.no_new_privs",
+        default: DefaultValue::Flag(true),
+        doc: "Keep it and its descendants from gaining privileges: programs with a set-user-ID bit (sudo, ping)\n\
+              run without it.",
+    },
+    Setting {
+        path: "app.max_processes",
+        default: DefaultValue::Absent("64"),
+        doc: "Processes and threads, 1 to 1000000. With cgroup: of one run. Without: those of its user in the\n\
+              whole host, which may be more than one run; the system exempts root. Default: no limit of its own.",
+    },
+    Setting {
+        path: "app.max_memory",
+        default: DefaultValue::Absent("\"512MiB\""),
+        doc: "Memory, 1MiB to 1024GiB. With cgroup: what one run uses, all its processes together; beyond, it\n\
+              is killed. Without: the address space of each process, of which some runtimes (Node, Java, Go)\n\
+              reserve far more than they use. Default: no limit of its own.",
+    },
+    Setting {
+        path: "app.max_file_size",
+        default: DefaultValue::Absent("\"100MiB\""),
+        doc: "Size of a file that it writes, 0 to 1024GiB; a process that exceeds it is ended. Default: no limit.",
+    },
+    Setting {
+        path: "app.max_open_files",
+        default: DefaultValue::Absent("256"),
+        doc: "Descriptors of each process, 8 to 1000000. Default: as the server was started with.",
+    },
+    Setting {
+        path: "app.max_cpu_time",
+        default: DefaultValue::Absent("\"10s\""),
+        doc: "CPU time of each process, 1s to 1d, rounded up to seconds; then it is ended. Default: no limit.",
+    },
+    Setting {
+        path: "app.cgroup",
+        default: DefaultValue::Absent("\"own\""),
+        doc: "A control group (v2) for each run: nothing it starts can leave it, and all of it is killed at\n\
+              once. \"own\": beneath the server's, as systemd delegates it (Delegate=memory pids); or a\n\
+              directory that is the server's to use. A start costs some 150 us more. Default: none; then\n\
+              the process group and whatever left it are killed one by one.",
+    },
+    Setting {
+        path: "app.landlock_read",
+        default: DefaultValue::List(&[]),
+        doc: "Files and directories that it may read, with all that is beneath (Landlock, Linux 5.13). With this\n\
+              or one of the next two it reaches no others. Each path costs a start some 10 us.",
+    },
+    Setting {
+        path: "app.landlock_execute",
+        default: DefaultValue::List(&[]),
+        doc: "Those that it may read and execute: its program, interpreter and libraries (\"/usr\", \"/lib\").",
+    },
+    Setting {
+        path: "app.landlock_write",
+        default: DefaultValue::List(&[]),
+        doc: "Those that it may read, write, make and remove; /dev/null, if it uses that.",
     },
     Setting {
         path: "app.require_user",

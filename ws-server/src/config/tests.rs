@@ -417,6 +417,36 @@ fn users_are_looked_up() {
 }
 
 #[test]
+fn t59_sandboxes_of_the_two_commands_are_apart() {
+    let config = check(json!({
+        "app": {
+            "command": "cat", "max_memory": "64MiB", "cgroup": "own", "umask": "0027",
+            "landlock_read": ["data"],
+        },
+        "validate": { "command": "cat", "max_processes": 7, "cgroup": "groups", "nice": 19 },
+    }));
+    let config = config.unwrap();
+    let AppBackend::Callback(CallbackBackend::Exec(app)) = &config.app().backend else {
+        panic!()
+    };
+    let ValidateBackend::Callback(CallbackBackend::Exec(validate)) = &config.validate().backend
+    else {
+        panic!()
+    };
+    assert_eq!(app.sandbox.max_memory, Some(64 << 20));
+    assert_eq!(app.sandbox.cgroup, Some(CgroupPlace::Own));
+    assert_eq!(app.sandbox.umask, Some(0o027));
+    assert_eq!(app.sandbox.landlock_read, [Path::new("/srv/data")]);
+    assert!(app.sandbox.has_landlock() && app.sandbox.no_new_privs);
+    assert_eq!((app.sandbox.max_processes, app.sandbox.nice), (None, None));
+    assert_eq!(validate.sandbox.max_processes, Some(7));
+    let groups = CgroupPlace::Dir("/srv/groups".into());
+    assert_eq!(validate.sandbox.cgroup, Some(groups));
+    assert_eq!(validate.sandbox.nice, Some(19));
+    assert!(!validate.sandbox.has_landlock());
+}
+
+#[test]
 fn modes_that_open_a_door_are_refused_unless_said_in_as_many_words() {
     assert_eq!(faults(json!({ "fifo": { "mode": "0622" } })).len(), 1);
     assert_eq!(faults(json!({ "fifo": { "mode": "0020" } })).len(), 1);

@@ -16,6 +16,7 @@ use crate::rates::RateLimits;
 
 use super::account::Account;
 use super::origin::OriginRule;
+use super::sandbox::Sandbox;
 use super::trusted::TrustedPeers;
 
 /// `[server]`: where to listen and where state lives.
@@ -219,6 +220,8 @@ pub struct ExecConfig {
     pub account: Option<Account>,
     /// What it writes.
     pub output: Output,
+    /// What it may not do and how much it may use.
+    pub sandbox: Box<Sandbox>,
 }
 
 /// A command that is kept running.
@@ -279,6 +282,16 @@ pub enum ValidateBackend {
     Callback(CallbackBackend),
 }
 
+impl ValidateBackend {
+    /// Returns the callback of its own that decides.
+    pub fn callback(&self) -> Option<&CallbackBackend> {
+        match self {
+            Self::Callback(backend) => Some(backend),
+            Self::None | Self::Application => None,
+        }
+    }
+}
+
 /// `[app]`: what answers messages.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -332,6 +345,14 @@ pub enum AppBackend {
 }
 
 impl AppBackend {
+    /// Returns the callback that answers, unless the server does.
+    pub fn callback(&self) -> Option<&CallbackBackend> {
+        match self {
+            Self::Callback(backend) => Some(backend),
+            Self::Demo | Self::Echo => None,
+        }
+    }
+
     /// Returns the name as written in the configuration.
     pub fn name(&self) -> &'static str {
         match self {
