@@ -258,8 +258,8 @@ async fn t30_who_takes_nothing_over_tls_is_closed_after_the_write_timeout() {
     server.finish();
 }
 
-#[tokio::test]
-async fn t30_who_reads_slowly_over_tls_but_reads_is_not_closed() {
+#[test]
+fn t30_who_reads_slowly_over_tls_but_reads_is_not_closed() {
     let authority = Authority::new();
     let setup = authority.server().arg("--echo");
     let server = setup
@@ -267,17 +267,24 @@ async fn t30_who_reads_slowly_over_tls_but_reads_is_not_closed() {
         .set("limits.write_timeout", "2s")
         .set("limits.send_queue_size", "64MiB")
         .start();
-    let mut slow = reluctant(&authority, &server, 128 * 1024).await;
-    for _ in 0..40 {
-        server.send(json!({"all": true}), &"x".repeat(500_000));
-    }
-    // For several times the timeout, a message now and then; the pauses are the subject.
-    let begun = Instant::now();
-    let mut pause = tokio::time::interval(Duration::from_millis(250));
-    while begun.elapsed() < Duration::from_secs(5) {
-        pause.tick().await;
-        assert_eq!(hear(&mut slow).await.len(), 500_000);
-    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut slow = runtime.block_on(reluctant(&authority, &server, 128 * 1024));
+    std::thread::scope(|scope| {
+        let pushing = scope.spawn(|| {
+            for _ in 0..40 {
+                server.send(json!({"all": true}), &"x".repeat(500_000));
+            }
+        });
+        // For several times the timeout, a message now and then; the pauses are the subject.
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(5) || !pushing.is_finished() {
+            assert_eq!(runtime.block_on(hear(&mut slow)).len(), 500_000);
+            std::thread::park_timeout(Duration::from_millis(250));
+        }
+    });
     assert_eq!(server.figure("connections.closed"), 0);
     assert!(server.figure("messages.waiting_bytes") > 0);
     drop(slow);

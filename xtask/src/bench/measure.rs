@@ -1,9 +1,11 @@
 //! One figure: a fresh server, `ws bench` against it, and what that reports.
 
+use std::fs;
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::unistd::{SysconfVar, sysconf};
 use serde_json::Value;
 
 use super::cell::{BROADCAST_SIZE, Cell, Scale, Speakers, UNDER_WAY};
@@ -23,6 +25,7 @@ pub(super) fn measure(
     scale: Scale,
 ) -> Result<Sample> {
     let Cell::Idle(_) = cell else {
+        check_room(cell)?;
         let report = load(cell, contestant, programs, &arguments(cell, scale))?;
         return sample(cell, &report);
     };
@@ -36,6 +39,30 @@ pub(super) fn measure(
     };
     let bytes = (memory(many)? - memory(few)?) / f64::from(many - few);
     Ok(Sample::of_memory(bytes))
+}
+
+/// Fails if the kernel would drop packets of what is in flight for want of memory: the figure would
+/// be that of repetitions.
+fn check_room(cell: &Cell) -> Result<()> {
+    let limits = fs::read_to_string("/proc/sys/net/ipv4/tcp_mem").unwrap_or_default();
+    let Some(room) = room_in(&limits) else {
+        return Ok(());
+    };
+    let mib = |bytes: u64| bytes >> 20;
+    ensure!(
+        cell.in_flight() <= room,
+        "{} MiB are in flight and the kernel has {} MiB for TCP (sysctl net.ipv4.tcp_mem)",
+        mib(cell.in_flight()),
+        mib(room)
+    );
+    Ok(())
+}
+
+/// The bytes from which on TCP saves memory: the second of the three numbers, in pages.
+fn room_in(limits: &str) -> Option<u64> {
+    let pages: u64 = limits.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    let page = sysconf(SysconfVar::PAGE_SIZE).ok()??;
+    Some(pages * u64::try_from(page).ok()?)
 }
 
 /// How long a cell is measured: where much is in flight, long enough that it all comes round twice
@@ -242,6 +269,13 @@ mod tests {
         unwatched["server"] = Value::Null;
         let error = sample(&ECHO, &unwatched).unwrap_err().to_string();
         assert!(error.contains("/server/cpu_seconds"), "{error}");
+    }
+
+    #[test]
+    fn memory_for_tcp_is_told_in_pages() {
+        assert_eq!(room_in("287898\t383867\t575796\n"), room_in("1 383867"));
+        assert_eq!(room_in("1 2 3").map(|it| it % 8192), Some(0));
+        assert_eq!((room_in(""), room_in("1 x")), (None, None));
     }
 
     #[test]
