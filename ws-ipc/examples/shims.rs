@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ws_ipc::shims::{self, Shim};
 use ws_ipc::{
-    Environment, HelperCommand, Service, ServiceCommand, Spawners, SpawnersConfig, scgi_call,
+    Confinement, Environment, HelperCommand, Service, ServiceCommand, Spawners, SpawnersConfig,
+    scgi_call,
 };
 
 const TURNS: usize = 7;
@@ -113,6 +114,7 @@ async fn measure_in(dir: &Path, shim: Shim) -> Result<()> {
                 .collect(),
             dir: None,
             identity: None,
+            confinement: Confinement::default(),
         };
         let socket = dir.join(format!("{}.sock", services.len()));
         let service = Service::start(&spawners, command, &socket).await?;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 use ws_ipc::cgi::parse_answer;
 use ws_ipc::shims::Shim;
-use ws_ipc::{Environment, Failure, Service, ServiceCommand, Spawners, scgi_call};
+use ws_ipc::{Confinement, Environment, Failure, Service, ServiceCommand, Spawners, scgi_call};
 
 use crate::support::{eventually, spawners};
 
@@ -72,6 +72,7 @@ impl Setup {
                 .collect(),
             dir: None,
             identity: None,
+            confinement: Confinement::default(),
         };
         let socket = dir.path().join("service.sock");
         let service = Service::start(&spawners, command, &socket).await.unwrap();
