@@ -67,9 +67,9 @@ pub(super) struct Keys {
     output: &'static str,
     address: &'static str,
     processes: &'static str,
-    max_requests: &'static str,
-    max_memory: &'static str,
-    max_age: &'static str,
+    recycle_requests: &'static str,
+    recycle_memory: &'static str,
+    recycle_age: &'static str,
     fork_exit: &'static str,
     sandbox: SandboxPaths,
 }
@@ -86,9 +86,9 @@ macro_rules! keys {
             output: concat!($section, ".output"),
             address: concat!($section, ".address"),
             processes: concat!($section, ".processes"),
-            max_requests: concat!($section, ".max_requests"),
-            max_memory: concat!($section, ".max_memory"),
-            max_age: concat!($section, ".max_age"),
+            recycle_requests: concat!($section, ".recycle_requests"),
+            recycle_memory: concat!($section, ".recycle_memory"),
+            recycle_age: concat!($section, ".recycle_age"),
             fork_exit: concat!($section, ".fork_exit"),
             sandbox: $sandbox,
         }
@@ -179,16 +179,16 @@ fn exec(reader: &mut Reader<'_>, keys: &Keys) -> ExecConfig {
 
 fn recycling(reader: &mut Reader<'_>, keys: &Keys) -> Recycling {
     Recycling {
-        max_requests: reader.read(keys.max_requests, |value| {
+        max_requests: reader.read(keys.recycle_requests, |value| {
             let number = reader::number(value, 0, 1_000_000_000)?;
             Ok(NonZeroU64::new(number as u64))
         }),
         max_memory: reader
-            .read_optional(keys.max_memory, |value| {
+            .read_optional(keys.recycle_memory, |value| {
                 reader::size(value, 1 << 20, 1 << 40)
             })
             .map(|bytes| bytes as u64),
-        max_age: reader.read_optional(keys.max_age, |value| {
+        max_age: reader.read_optional(keys.recycle_age, |value| {
             reader::duration(value, SHORTEST, 365 * DAY)
         }),
     }
@@ -209,9 +209,9 @@ fn check_use(reader: &mut Reader<'_>, chosen: Option<CallbackKind>, keys: &Keys)
         (keys.command, is(CallbackKind::has_command)),
         (keys.address, is(CallbackKind::has_address)),
         (keys.processes, is_kept),
-        (keys.max_requests, is_kept),
-        (keys.max_memory, is_kept),
-        (keys.max_age, is_kept),
+        (keys.recycle_requests, is_kept),
+        (keys.recycle_memory, is_kept),
+        (keys.recycle_age, is_kept),
         (keys.fork_exit, chosen == Some(CallbackKind::Fork)),
         (keys.params, chosen.is_some()),
     ] {

@@ -430,19 +430,19 @@ pub(super) const SETTINGS: &[Setting] = &[
               fork server; as many workers as there are cores, but 2 at least.",
     },
     Setting {
-        path: "validate.max_requests",
+        path: "validate.recycle_requests",
         default: DefaultValue::Number(0),
         doc: "Replace a process of fork or worker after so many requests, 0 to 1000000000; 0 is never. It\n\
               costs the start of the program.",
     },
     Setting {
-        path: "validate.max_memory",
+        path: "validate.recycle_memory",
         default: DefaultValue::Absent("\"256MiB\""),
         doc: "Replace a process of fork or worker that holds more resident memory after a request, 1MiB to\n\
               1024GiB. Default: never.",
     },
     Setting {
-        path: "validate.max_age",
+        path: "validate.recycle_age",
         default: DefaultValue::Absent("\"1h\""),
         doc: "Replace a process of fork or worker at the first request after this time, 10ms to 365d.\n\
               Default: never.",
@@ -581,19 +581,19 @@ pub(super) const SETTINGS: &[Setting] = &[
               fork server; as many workers as there are cores, but 2 at least.",
     },
     Setting {
-        path: "app.max_requests",
+        path: "app.recycle_requests",
         default: DefaultValue::Number(0),
         doc: "Replace a process of fork or worker after so many requests, 0 to 1000000000; 0 is never. It\n\
               costs the start of the program.",
     },
     Setting {
-        path: "app.max_memory",
+        path: "app.recycle_memory",
         default: DefaultValue::Absent("\"256MiB\""),
         doc: "Replace a process of fork or worker that holds more resident memory after a request, 1MiB to\n\
               1024GiB. Default: never.",
     },
     Setting {
-        path: "app.max_age",
+        path: "app.recycle_age",
         default: DefaultValue::Absent("\"1h\""),
         doc: "Replace a process of fork or worker at the first request after this time, 10ms to 365d.\n\
               Default: never.",

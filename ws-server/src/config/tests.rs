@@ -324,7 +324,7 @@ fn callbacks_have_what_their_backend_needs_and_nothing_else() {
             "fork",
         ),
         (
-            json!({ "backend": "worker", "command": "app", "max_requests": 500, "max_age": "1h" }),
+            json!({ "backend": "worker", "command": "app", "recycle_requests": 500, "recycle_age": "1h" }),
             "worker",
         ),
         (
@@ -366,8 +366,8 @@ fn callbacks_have_what_their_backend_needs_and_nothing_else() {
         ),
         (json!({ "address": "/s" }), "app.address"),
         (
-            json!({ "backend": "worker", "command": "app", "max_memory": "1KiB" }),
-            "app.max_memory",
+            json!({ "backend": "worker", "command": "app", "recycle_memory": "1KiB" }),
+            "app.recycle_memory",
         ),
     ] {
         let found = faults(json!({ "app": wrong }));
