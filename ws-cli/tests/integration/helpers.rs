@@ -352,6 +352,7 @@ async fn a_validation_under_way_is_refused_with_its_spawner() {
         .app(r#"echo "$WS_USER_ID""#);
     let _gate = Gate::new(setup.dir(), "gate");
     let server = setup.start();
+    let spawners = server.helpers("__spawner");
     let headers = [("X-Wait", "yes")];
     let waiting = server.connect_with("/", &headers);
     let killer = async {
@@ -369,7 +370,7 @@ async fn a_validation_under_way_is_refused_with_its_spawner() {
         tokio::time::timeout(PATIENCE, runs)
             .await
             .expect("it is asked");
-        kill_all(&server.helpers("__spawner"));
+        kill_all(&spawners);
     };
     let (refused, ()) = tokio::join!(waiting, killer);
     match refused.unwrap_err() {
@@ -381,6 +382,11 @@ async fn a_validation_under_way_is_refused_with_its_spawner() {
             .processes()
             .iter()
             .any(|(_, command)| command.contains("validate.sh"))
+    });
+    // Until the death of each is noticed, the next visitor may be given to a dead one.
+    eventually("they are replaced", || {
+        let now = server.helpers("__spawner");
+        now.len() == spawners.len() && now.iter().all(|pid| !spawners.contains(pid))
     });
     let mut client = server.connect().await;
     assert_eq!(ask(&mut client, "who?").await, "7");
