@@ -2,6 +2,7 @@
 //!
 //! - [`Spawners`] start programs, so that the server itself never forks. [`exec::run`] runs one for
 //!   one message; a [`Service`] keeps one running, and [`scgi_call`] asks it; a [`Pool`] keeps several.
+//! - [`shims`] make scripts in other languages such services.
 //! - [`forkserver::run`] makes a program a fork server: a closure answers each message in a process
 //!   of its own; [`worker::run`] makes it one that answers them all.
 //! - [`fastcgi::FastCgi`] and [`scgi::ScgiServer`] ask servers that others run, at an [`Address`].
@@ -68,6 +69,7 @@ mod pool;
 pub mod record;
 pub mod scgi;
 mod service;
+pub mod shims;
 mod socketpair;
 pub mod spawner;
 mod stderr;

@@ -23,8 +23,10 @@ const DEBIAN: &[(&str, &str)] = &[
     ("nginx", "nginx-light"),
     ("node", "nodejs"),
     ("npm", "npm"),
+    ("perl", "perl"),
     ("php", "php-cli"),
     ("python3", "python3"),
+    ("ruby", "ruby"),
     ("strace", "strace"),
 ];
 
