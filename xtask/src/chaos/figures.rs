@@ -96,6 +96,17 @@ impl Report {
     /// The p99 of the well-behaved beside a fault: at most twice that without it, and below
     /// [`LATENCY_FLOOR`] always good.
     pub(crate) fn unaffected(&mut self, name: &str, before: &[Duration], during: &[Duration]) {
+        self.at_most_times(LATENCY_RATIO, name, before, during);
+    }
+
+    /// As [`unaffected`](Self::unaffected), with another ratio.
+    pub(crate) fn at_most_times(
+        &mut self,
+        ratio: f64,
+        name: &str,
+        before: &[Duration],
+        during: &[Duration],
+    ) {
         let (before, during) = (Percentiles::of(before), Percentiles::of(during));
         self.note(format!("{name}: samples before"), before.count as f64, "");
         self.at_least(
@@ -107,7 +118,7 @@ impl Report {
         self.note(format!("{name}: p50 before"), millis(before.p50), "ms");
         self.note(format!("{name}: p50 during"), millis(during.p50), "ms");
         self.note(format!("{name}: p99 before"), millis(before.p99), "ms");
-        let bound = (LATENCY_RATIO * millis(before.p99)).max(millis(LATENCY_FLOOR));
+        let bound = (ratio * millis(before.p99)).max(millis(LATENCY_FLOOR));
         self.at_most(
             format!("{name}: p99 during"),
             millis(during.p99),
