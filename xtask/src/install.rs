@@ -71,6 +71,9 @@ fn debian() -> Result<()> {
     if !python_can_make_environments() {
         missing.push("python3-venv");
     }
+    if !php_fpm_is_there() {
+        missing.push("php-fpm");
+    }
     if missing.is_empty() {
         return Ok(());
     }
@@ -107,6 +110,13 @@ fn python_can_make_environments() -> bool {
     let mut command = Command::new("python3");
     command.args(["-c", "import ensurepip, venv"]);
     command.output().is_ok_and(|output| output.status.success())
+}
+
+/// Its program has the version in its name: `/usr/sbin/php-fpm8.2`.
+fn php_fpm_is_there() -> bool {
+    let entries = fs::read_dir("/usr/sbin").into_iter().flatten().flatten();
+    let mut names = entries.map(|entry| entry.file_name());
+    names.any(|name| name.to_string_lossy().starts_with("php-fpm"))
 }
 
 /// An environment of its own, since Debian's pip refuses to touch the system's.

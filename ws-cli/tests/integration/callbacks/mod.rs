@@ -2,6 +2,7 @@
 //! never do to anybody else.
 
 mod answers;
+mod backends;
 mod contract;
 mod disconnects;
 mod failures;
