@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 pub(crate) const LATENCY_FLOOR: Duration = Duration::from_millis(20);
 /// How much worse than without the fault the well-behaved may fare.
 const LATENCY_RATIO: f64 = 2.0;
+/// The same beside callbacks that are up to no good: they are processes on the same CPUs.
+pub(crate) const CALLBACK_RATIO: f64 = 3.0;
 
 /// What a figure must be.
 #[derive(Clone, Copy, Debug, PartialEq)]

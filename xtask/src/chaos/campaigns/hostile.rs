@@ -15,14 +15,12 @@ use crate::chaos::Context;
 use crate::chaos::askers::{Askers, FAILED};
 use crate::chaos::client::Client;
 use crate::chaos::family;
-use crate::chaos::figures::{Percentiles, Report, mib, millis};
+use crate::chaos::figures::{CALLBACK_RATIO, Percentiles, Report, mib, millis};
 use crate::chaos::subject::{Subject, poll_until};
 use crate::chaos::wire::{self, Event};
 use crate::server::Launch;
 use crate::{NotHere, Skipped, workspace};
 
-/// How much worse others may fare beside callbacks that take all they can get.
-const LATENCY_RATIO: f64 = 3.0;
 /// Nobody else's, so that a limit of processes counts only the callbacks'.
 const USER: &str = "64113";
 /// What confines each callback, by the server's own settings: it is served only once nobody else
@@ -99,7 +97,7 @@ pub(super) fn greedy(context: &Context, report: &mut Report) -> Result<()> {
         let unlucky = format!("{act}: others failed");
         report.exactly(unlucky, books.failed as f64, "", 0.0);
         let others = format!("{act}: others");
-        report.at_most_times(LATENCY_RATIO, &others, &calm, &during);
+        report.at_most_times(CALLBACK_RATIO, &others, &calm, &during);
         // What it had started ends with it.
         let gone = poll_until("its processes are gone", PATIENCE, || {
             Ok(family::strangers(&subject).is_empty())
@@ -188,13 +186,14 @@ pub(super) fn output_flood(context: &Context, report: &mut Report) -> Result<()>
     )?;
     let rounds = context.size(3_usize, 30);
     let askers = Askers::start(subject.address(), 2, 2 * PAUSE)?;
-    let before = askers.over(timeout)?;
+    let span = context.size(Duration::from_secs(1), Duration::from_secs(5));
     for (act, cause, count, rounds) in [
         ("flood", "output", FLOODS, rounds),
         ("drip", "timeout", FLOODS, 1),
-        ("mutter", "timeout", 2, 1),
+        ("mutter", "timeout", 1, 1),
     ] {
         let baseline = subject.status()?;
+        let mut calm = askers.over(span)?;
         let logged = fs::metadata(subject.log_file())?.len();
         let ((peak, ends), during) = askers.during(|| write(&subject, act, count, rounds))?;
         let after = subject.wait_for("all of them have failed", PATIENCE, |it| {
@@ -216,8 +215,8 @@ pub(super) fn output_flood(context: &Context, report: &mut Report) -> Result<()>
         report.note(format!("{act}: failed after, p50"), millis(ends.p50), "ms");
         let logged = fs::metadata(subject.log_file())?.len() - logged;
         report.note(format!("{act}: logged"), mib(logged), "MiB");
-        // The floods are as many as there are cores and more, and each has a process or two.
-        report.at_most_times(LATENCY_RATIO, &format!("{act}: others"), &before, &during);
+        calm.extend(askers.over(span)?);
+        report.at_most_times(CALLBACK_RATIO, &format!("{act}: others"), &calm, &during);
     }
     let books = askers.stop()?;
     books.show("others", report);
