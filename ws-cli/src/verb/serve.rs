@@ -14,7 +14,8 @@ use crate::logging;
 
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let config = configure(args, &Surroundings::of_process()?)?;
-    logging::install(config.log())?;
+    // What went wrong is said behind the last line of the log.
+    let _log = logging::install(config.log())?;
     let announce = |url: &str| {
         // Who started the server may have closed the pipe; that must not end the server.
         let mut stdout = io::stdout().lock();

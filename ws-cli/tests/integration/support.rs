@@ -48,6 +48,8 @@ pub(crate) struct Setup {
     command: Vec<String>,
     /// What a shell does before it becomes the server, which inherits it; nothing, normally.
     prelude: Option<String>,
+    /// What stands in the command lines of processes that the server keeps.
+    kept: Vec<String>,
 }
 
 impl Setup {
@@ -59,7 +61,14 @@ impl Setup {
             env: Vec::new(),
             command: Vec::new(),
             prelude: None,
+            kept: Vec::new(),
         }
+    }
+
+    /// Says that the server keeps processes with this argument: they are no callbacks that run.
+    pub(crate) fn keeps(mut self, argument: &str) -> Self {
+        self.kept.push(argument.to_owned());
+        self
     }
 
     /// Has a shell run this before it becomes the server: `umask 000` or `ulimit -n 256`.
@@ -173,6 +182,7 @@ impl Setup {
             addr,
             stderr: Some(stderr),
             descriptors: 0,
+            kept: self.kept,
         };
         server.descriptors = server.descriptor_count();
         server
@@ -239,6 +249,8 @@ pub(crate) struct Server {
     stderr: Option<JoinHandle<String>>,
     /// Open descriptors when nothing was connected yet.
     descriptors: usize,
+    /// What stands in the command lines of processes that it keeps.
+    kept: Vec<String>,
 }
 
 /// A client's end of a WebSocket.
@@ -477,8 +489,11 @@ impl Server {
     }
 
     fn running_callbacks(&self) -> usize {
-        let is_helper =
-            |command: &str| command.contains("__spawner") || command.contains("__forkserver");
+        let helpers = ["__spawner", "__forkserver"].into_iter();
+        let helpers: Vec<&str> = helpers
+            .chain(self.kept.iter().map(String::as_str))
+            .collect();
+        let is_helper = |command: &str| helpers.iter().any(|name| command.contains(name));
         self.processes()
             .iter()
             .filter(|(_, command)| !is_helper(command))

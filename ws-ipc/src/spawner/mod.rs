@@ -85,7 +85,7 @@ pub enum Signal {
     Hangup,
     /// `SIGINT`.
     Interrupt,
-    /// `SIGTERM`: end in good order.
+    /// `SIGTERM`: end in good order. `SIGCONT` follows, so that a stopped program can.
     Terminate,
     /// `SIGKILL`.
     Kill,

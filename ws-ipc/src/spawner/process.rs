@@ -268,6 +268,10 @@ impl Spawner {
     fn signal(&self, job: u64, signal: Signal) {
         if let Some(running) = self.jobs.get(&job) {
             children::signal_group(running.pid, signal.number());
+            if signal == Signal::Terminate {
+                // What is stopped hears of nothing but this and SIGKILL.
+                children::signal_group(running.pid, rustix::process::Signal::CONT);
+            }
         }
     }
 

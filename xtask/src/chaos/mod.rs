@@ -6,9 +6,11 @@
 //! fails the campaign. A campaign runs in a process of its own, which is ended at its deadline with
 //! all that it has started.
 
+mod askers;
 mod campaigns;
 mod client;
 mod crowd;
+mod family;
 mod figures;
 mod link;
 mod net;

@@ -290,6 +290,11 @@ impl Dice {
         self.next() % end.max(1)
     }
 
+    /// One of the items, of which there must be some.
+    pub(crate) fn pick<T: Copy>(&mut self, items: &[T]) -> T {
+        items[self.below(items.len() as u64) as usize]
+    }
+
     pub(crate) fn mask(&mut self) -> [u8; 4] {
         let [a, b, c, d, ..] = self.next().to_ne_bytes();
         [a, b, c, d]

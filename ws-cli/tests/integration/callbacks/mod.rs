@@ -2,6 +2,7 @@
 //! never do to anybody else.
 
 mod answers;
+mod backends;
 mod confinement;
 mod contract;
 mod disconnects;
