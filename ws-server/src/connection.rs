@@ -102,15 +102,12 @@ impl Connection {
         shard: &Shard,
         stream: Stream,
         visitor: Visitor,
-        consent: Consent,
+        deflate: Option<DeflateParams>,
         place: Place,
         now: Instant,
     ) -> Self {
         let server = &shard.server;
-        let mut outbound = Outbound::new(server.config.limits().send_queue_size);
-        outbound
-            .push_control(Bytes::from(consent.response))
-            .expect("a new queue is not finished");
+        let outbound = Outbound::new(server.config.limits().send_queue_size);
         let app = server.config.app();
         let turns = Turns::new(TurnLimits {
             running: app.per_connection.get(),
@@ -118,9 +115,9 @@ impl Connection {
             unordered: app.unordered,
         });
         let protocol = ws_proto::Connection::server(Arc::clone(&server.protocol), now)
-            .with_deflate(consent.deflate);
+            .with_deflate(deflate);
         let throttle = server.rates.throttle(visitor.user.as_ref(), now);
-        if consent.deflate.is_some() {
+        if deflate.is_some() {
             server.hub.counters.connections_compressed.increment();
         }
         Self {
@@ -129,7 +126,7 @@ impl Connection {
             state: RefCell::new(Inner {
                 output: Output::new(Some(stream), outbound),
                 protocol,
-                is_compressed: consent.deflate.is_some(),
+                is_compressed: deflate.is_some(),
                 turns,
                 runs: Vec::new(),
                 unread: Vec::new(),
@@ -151,6 +148,11 @@ impl Connection {
             alarm: Cell::new(None),
             doors: OnceCell::new(),
         }
+    }
+
+    /// Sends the 101. Whatever else is sent must come later.
+    pub(crate) fn greet(&self, response: Vec<u8>) {
+        self.state.borrow_mut().output.write_head(response);
     }
 
     pub(crate) fn id(&self) -> ConnectionId {

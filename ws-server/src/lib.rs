@@ -32,6 +32,7 @@ mod hub;
 mod opening;
 mod page;
 mod places;
+mod randomness;
 mod rates;
 mod server;
 mod shard;

@@ -31,6 +31,7 @@ use crate::core::alarms::Alarms;
 use crate::core::question::{Question, Source};
 use crate::gate::Gate;
 use crate::opening;
+use crate::randomness::Randomness;
 use crate::shared::Shared;
 
 /// Bytes taken from a socket at a time: one buffer of this size for each worker, none for an idle
@@ -54,9 +55,12 @@ pub(crate) struct Shard {
     pub(crate) scratch: RefCell<Scratch>,
     connections: RefCell<HashMap<ConnectionId, Rc<Connection>>>,
     alarms: RefCell<Alarms>,
-    /// Rings when the first of the alarms is another one.
-    alarms_moved: Bell,
+    /// When the worker's one timer rings.
+    timer_at: Cell<Option<Instant>>,
+    /// Rings when that is too late.
+    timer_is_late: Bell,
     pub(crate) gate: Gate,
+    pub(crate) randomness: RefCell<Randomness>,
     draining: Cell<bool>,
     /// Tasks that must end before the worker may.
     tasks: Cell<usize>,
@@ -109,8 +113,10 @@ impl Shard {
             }),
             connections: RefCell::default(),
             alarms: RefCell::default(),
-            alarms_moved: Bell::default(),
+            timer_at: Cell::new(None),
+            timer_is_late: Bell::default(),
             gate,
+            randomness: RefCell::default(),
             draining: Cell::new(false),
             tasks: Cell::new(0),
             all_ended: Notify::new(),
@@ -136,24 +142,34 @@ impl Shard {
 
     /// Has a connection woken at a time, instead of at its `former` one.
     pub(crate) fn set_alarm(&self, id: ConnectionId, former: Option<Instant>, at: Instant) {
-        if self.alarms.borrow_mut().set(id, former, at) {
-            self.alarms_moved.ring();
+        self.alarms.borrow_mut().set(id, former, at);
+        self.wake_at(at);
+    }
+
+    /// Has the timer ring at a time, if it does not sooner.
+    pub(crate) fn wake_at(&self, at: Instant) {
+        if self.timer_at.get().is_none_or(|timer_at| at < timer_at) {
+            self.timer_at.set(Some(at));
+            self.timer_is_late.ring();
         }
     }
 
-    /// Wakes connections when their time has come.
+    /// Wakes connections when their time has come, and sends handshakes away.
     async fn ring_alarms(self: Rc<Self>) {
         let mut timer = pin!(sleep_until(Instant::now().into()));
         loop {
             while let Some(connection) = self.take_due_alarm() {
                 connection.handle_alarm();
             }
-            let next = self.alarms.borrow().next();
+            self.gate.dismiss_late(Instant::now());
+            let nexts = [self.alarms.borrow().next(), self.gate.next_deadline()];
+            let next = nexts.into_iter().flatten().min();
+            self.timer_at.set(next);
             if let Some(next) = next {
                 timer.as_mut().reset(next.into());
             }
             tokio::select! {
-                () = self.alarms_moved.rung() => {}
+                () = self.timer_is_late.rung() => {}
                 () = &mut timer, if next.is_some() => {}
             }
         }
@@ -225,6 +241,7 @@ impl Shard {
                 }
                 Some(Command::Drain) => {
                     self.draining.set(true);
+                    self.gate.drain();
                     for connection in self.select(&Recipients::All) {
                         connection.drain();
                     }
@@ -237,6 +254,7 @@ impl Shard {
 
     async fn stop(&self) {
         self.draining.set(true);
+        self.gate.drain();
         for connection in self.select(&Recipients::All) {
             connection.stop();
         }

@@ -13,12 +13,10 @@ use ws_session::ConnectionId;
 pub(crate) struct Alarms(BTreeSet<(Instant, ConnectionId)>);
 
 impl Alarms {
-    /// Sets the alarm of a connection instead of its `former` one. Says whether it is the first of
-    /// all now.
-    pub(crate) fn set(&mut self, id: ConnectionId, former: Option<Instant>, at: Instant) -> bool {
+    /// Sets the alarm of a connection instead of its `former` one.
+    pub(crate) fn set(&mut self, id: ConnectionId, former: Option<Instant>, at: Instant) {
         self.remove(id, former);
         self.0.insert((at, id));
-        self.0.first() == Some(&(at, id))
     }
 
     /// Takes the alarm of a connection back.
@@ -54,10 +52,10 @@ mod tests {
         let at = |seconds| now + Duration::from_secs(seconds);
         let id = ConnectionId::from;
         let mut alarms = Alarms::default();
-        assert!(alarms.set(id(1), None, at(2)));
-        assert!(!alarms.set(id(2), None, at(3)));
-        assert!(alarms.set(id(3), None, at(1)));
-        assert!(alarms.set(id(2), Some(at(3)), at(0)), "moved to the front");
+        alarms.set(id(1), None, at(2));
+        alarms.set(id(2), None, at(3));
+        alarms.set(id(3), None, at(1));
+        alarms.set(id(2), Some(at(3)), at(0));
         assert_eq!(alarms.next(), Some(at(0)));
         alarms.remove(id(2), Some(at(0)));
         assert_eq!(alarms.take_due(at(0)), None);
