@@ -11,11 +11,10 @@ mod publication;
 mod state;
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -26,7 +25,6 @@ use ws_proto::{CloseCode, CloseFrame, DeflateParams, Event};
 use ws_session::{ConnectionId, Outbound};
 use ws_transport::Stream;
 
-use crate::bell::Bell;
 use crate::command::Receipt;
 use crate::config::OnDisconnect;
 use crate::core::answer::Answer;
@@ -35,6 +33,7 @@ use crate::core::question::Question;
 use crate::core::turns::{MessageId, TurnLimits, Turns};
 use crate::counters::{CloseCause, Counters};
 use crate::places::Place;
+use crate::rota::Seat;
 use crate::shard::Shard;
 use crate::visitor::Visitor;
 
@@ -62,21 +61,22 @@ pub(crate) struct Consent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ended;
 
-/// One open connection, shared by its driver, its callbacks and the worker's pushes.
+/// One open connection, shared by its worker, its callbacks and the worker's pushes.
 #[derive(Debug)]
 pub(crate) struct Connection {
     visitor: Visitor,
     opened: Instant,
     state: RefCell<Inner>,
-    /// Wakes the driver: something happened that is not on the stream.
-    changed: Bell,
-    /// When the worker wakes the driver.
+    /// Has the worker give the connection a turn: something happened that is not on the stream.
+    seat: Arc<Seat>,
+    stage: Cell<Stage>,
+    /// When the worker wakes the connection.
     alarm: Cell<Option<Instant>>,
     /// `None` until a door does something for the connection.
     doors: OnceCell<Box<Doors>>,
 }
 
-/// Who waits for a connection, besides its driver.
+/// Who waits for a connection, besides its worker.
 #[derive(Debug, Default)]
 struct Doors {
     /// Wakes whoever waits for room among the turns.
@@ -87,7 +87,20 @@ struct Doors {
     waiting_runs: Cell<usize>,
 }
 
-/// Why the driver goes on.
+/// What the next turn begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// To do what is due.
+    Due,
+    /// The same, after the others have had their turns.
+    Yielded,
+    /// To see what has happened of this.
+    Waiting { read: bool, write: bool },
+    /// It has ended, and callbacks of what it had accepted still run.
+    Left,
+}
+
+/// Why a turn goes on.
 #[derive(Debug)]
 enum Wake {
     Readable,
@@ -100,6 +113,7 @@ enum Wake {
 impl Connection {
     pub(crate) fn new(
         shard: &Shard,
+        seat: Arc<Seat>,
         stream: Stream,
         visitor: Visitor,
         deflate: Option<DeflateParams>,
@@ -144,7 +158,8 @@ impl Connection {
                 close_code: None,
                 received: 0,
             }),
-            changed: Bell::default(),
+            seat,
+            stage: Cell::new(Stage::Due),
             alarm: Cell::new(None),
             doors: OnceCell::new(),
         }
@@ -159,65 +174,89 @@ impl Connection {
         self.visitor.connection
     }
 
-    /// Serves the connection until it has ended and every accepted message is done with.
-    pub(crate) async fn drive(self: Rc<Self>, shard: Rc<Shard>) {
-        let mut now = self.opened;
-        while let Some(wait) = self.settle(&shard, now) {
-            if wait.is_others_turn {
-                tokio::task::yield_now().await;
+    /// Where its worker keeps it.
+    pub(crate) fn slot(&self) -> u32 {
+        self.seat.slot()
+    }
+
+    /// Whether it is known to nobody any more, and is kept for its callbacks only.
+    pub(crate) fn has_left(&self) -> bool {
+        self.stage.get() == Stage::Left
+    }
+
+    /// Asks for a turn: something is to be done.
+    pub(crate) fn ask_turn(&self) {
+        self.seat.ask();
+    }
+
+    /// Goes on until there is nothing to do but to wait, or others wait for their turn. Ready once
+    /// the connection has ended and every accepted message is done with.
+    pub(crate) fn take_turn(self: &Rc<Self>, shard: &Rc<Shard>) -> Poll<()> {
+        self.seat.begin_turn();
+        let waker = Waker::from(Arc::clone(&self.seat));
+        let cx = &mut Context::from_waker(&waker);
+        let mut wake = match self.stage.get() {
+            Stage::Due => Wake::Changed,
+            Stage::Yielded => {
                 self.state.borrow_mut().spent = 0;
-                now = Instant::now();
-                continue;
+                Wake::Changed
             }
-            if let Some(deadline) = wait.deadline {
-                self.set_alarm(&shard, deadline);
-            }
-            let mut was_polled = false;
-            let wake = poll_fn(|cx| {
-                // What woke us is most often that there is something to read, and to try costs
-                // less than to ask.
-                if std::mem::replace(&mut was_polled, true) && wait.read {
-                    return Poll::Ready(Wake::Readable);
-                }
-                self.poll_wake(cx, &wait)
-            });
-            let wake = wake.await;
-            now = Instant::now();
+            // What woke us is most often that there is something to read, and to try costs less
+            // than to ask.
+            Stage::Waiting { read: true, .. } => Wake::Readable,
+            Stage::Waiting { read, write } => match self.poll_stream(cx, read, write) {
+                Poll::Ready(wake) => wake,
+                // Somebody has asked for the turn.
+                Poll::Pending => Wake::Changed,
+            },
+            Stage::Left => return self.finish_turns(shard),
+        };
+        loop {
+            let now = Instant::now();
             match wake {
-                Wake::Readable => self.read(&shard, now),
+                Wake::Readable => self.read(shard, now),
                 Wake::Changed => {}
                 Wake::Broken => self.end(CloseCause::Vanished),
             }
+            let Some(wait) = self.settle(shard, now) else {
+                self.leave(shard);
+                self.stage.set(Stage::Left);
+                return self.finish_turns(shard);
+            };
+            if wait.is_others_turn {
+                self.stage.set(Stage::Yielded);
+                self.seat.ask();
+                return Poll::Pending;
+            }
+            if let Some(deadline) = wait.deadline {
+                self.set_alarm(shard, deadline);
+            }
+            let Wait { read, write, .. } = wait;
+            self.stage.set(Stage::Waiting { read, write });
+            wake = ready!(self.poll_stream(cx, read, write));
         }
-        self.leave(&shard);
-        self.finish_turns(&shard).await;
-        self.state.borrow_mut().place = None;
     }
 
-    fn poll_wake(&self, cx: &mut Context<'_>, wait: &Wait) -> Poll<Wake> {
+    fn poll_stream(&self, cx: &mut Context<'_>, read: bool, write: bool) -> Poll<Wake> {
         let state = self.state.borrow();
         let Some(stream) = &state.output.stream else {
             return Poll::Ready(Wake::Broken);
         };
-        if wait.read
-            && let Poll::Ready(ready) = stream.poll_readable(cx)
-        {
+        if read && let Poll::Ready(ready) = stream.poll_readable(cx) {
             return Poll::Ready(ready.map_or(Wake::Broken, |()| Wake::Readable));
         }
-        if wait.write
-            && let Poll::Ready(ready) = stream.poll_writable(cx)
-        {
+        if write && let Poll::Ready(ready) = stream.poll_writable(cx) {
             return Poll::Ready(ready.map_or(Wake::Broken, |()| Wake::Changed));
         }
-        self.changed.poll_rung(cx).map(|()| Wake::Changed)
+        Poll::Pending
     }
 
-    /// Has the driver woken at `deadline`. An alarm that rings early costs one more turn of the
-    /// driver; one that is moved with every message would cost more.
+    /// Has the connection woken at `deadline`. An alarm that rings early costs one more turn; one
+    /// that is moved with every message would cost more.
     fn set_alarm(&self, shard: &Shard, deadline: Instant) {
         let former = self.alarm.get();
         if former.is_none_or(|former| deadline < former) {
-            shard.set_alarm(self.id(), former, deadline);
+            shard.set_alarm(self.slot(), former, deadline);
             self.alarm.set(Some(deadline));
         }
     }
@@ -226,13 +265,13 @@ impl Connection {
     pub(crate) fn handle_alarm(&self) {
         self.alarm.set(None);
         self.handle_timeout();
-        self.changed.ring();
+        self.seat.ask();
     }
 
     /// Closes the connection when everything accepted is done with; accepts nothing more.
     pub(crate) fn drain(&self) {
         self.state.borrow_mut().is_draining = true;
-        self.changed.ring();
+        self.seat.ask();
     }
 
     /// Ends the connection now, and its callbacks.
@@ -240,7 +279,7 @@ impl Connection {
         self.end(CloseCause::Stopped);
         let mut state = self.state.borrow_mut();
         state.abort_runs();
-        self.changed.ring();
+        self.seat.ask();
     }
 
     /// Writes pushed messages, or puts them behind what the peer has not read yet.
@@ -270,7 +309,7 @@ impl Connection {
             dropped += given_up.min(pushed.accepted - pushed.sent);
         }
         if !state.output.is_flushed() {
-            self.changed.ring();
+            self.seat.ask();
         }
         Receipt {
             connections: count,
@@ -294,7 +333,7 @@ impl Connection {
         let reason = "too much waits: limits.send_queue_total";
         let mut state = self.state.borrow_mut();
         state.give_up(CloseCause::OverflowTotal, reason, counters);
-        self.changed.ring();
+        self.seat.ask();
     }
 
     /// Accepts a run from a FIFO or the control socket; waits while the queue is full.
@@ -315,7 +354,7 @@ impl Connection {
                     state.turns.accept(question);
                     state.was_door = true;
                     state.is_doors_turn = false;
-                    self.changed.ring();
+                    self.seat.ask();
                     return Ok(());
                 }
             }
@@ -345,8 +384,6 @@ impl Connection {
     /// Does everything that can be done without waiting, and says what to wait for. `None`: the
     /// connection has ended.
     fn settle(self: &Rc<Self>, shard: &Rc<Shard>, now: Instant) -> Option<Wait> {
-        // Whatever has changed by now is seen here.
-        self.changed.hush();
         let counters = &shard.server.hub.counters;
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
@@ -550,7 +587,7 @@ impl Connection {
             }
         };
         self.state.borrow_mut().turns.finish(id, answer);
-        self.changed.ring();
+        self.seat.ask();
     }
 
     /// Takes the connection out of everything and writes its one record.
@@ -561,7 +598,7 @@ impl Connection {
             state.place = None;
         }
         server.hub.remove(self.id());
-        shard.remove(self.id(), self.alarm.take());
+        shard.remove_alarm(self.slot(), self.alarm.take());
         let counters = &server.hub.counters;
         state.phase = Phase::Ended;
         state.output.stream = None;
@@ -594,32 +631,38 @@ impl Connection {
         self.tell_ended();
     }
 
-    /// Runs what was accepted before the end; there is nobody left to answer.
-    async fn finish_turns(self: &Rc<Self>, shard: &Rc<Shard>) {
+    /// Runs what was accepted before the end; there is nobody left to answer. Ready when all is done.
+    fn finish_turns(self: &Rc<Self>, shard: &Rc<Shard>) -> Poll<()> {
         let counters = &shard.server.hub.counters;
         let cancels = shard.server.config.app().on_disconnect == OnDisconnect::Cancel;
-        loop {
-            {
-                let mut state = self.state.borrow_mut();
-                if cancels || state.cause == Some(CloseCause::Stopped) {
-                    let waiting = state.turns.cancel_waiting() as u64;
-                    counters.callbacks_cancelled.add(waiting);
-                    return;
-                }
-                while let Some((id, answer)) = state.turns.next_answer() {
-                    counters.replies_dropped.add(answer.reply.is_some().into());
-                    state.forget_run(id);
-                }
-                while let Some((id, question)) = state.turns.start() {
-                    let run = self.start_run(shard, id, question);
-                    state.runs.push((id, run));
-                }
-                if state.turns.is_idle() {
-                    return;
-                }
-            }
-            self.changed.rung().await;
+        let mut state = self.state.borrow_mut();
+        if cancels || state.cause == Some(CloseCause::Stopped) {
+            let waiting = state.turns.cancel_waiting() as u64;
+            counters.callbacks_cancelled.add(waiting);
+            state.place = None;
+            return Poll::Ready(());
         }
+        while let Some((id, answer)) = state.turns.next_answer() {
+            counters.replies_dropped.add(answer.reply.is_some().into());
+            state.forget_run(id);
+        }
+        while let Some((id, question)) = state.turns.start() {
+            let run = self.start_run(shard, id, question);
+            state.runs.push((id, run));
+        }
+        if !state.turns.is_idle() {
+            return Poll::Pending;
+        }
+        state.place = None;
+        Poll::Ready(())
+    }
+
+    /// Ends a connection that a fault of ours has left as it is.
+    pub(crate) fn abandon(&self, shard: &Shard) {
+        shard.server.hub.remove(self.id());
+        shard.remove_alarm(self.slot(), self.alarm.take());
+        self.end(CloseCause::Vanished);
+        self.tell_ended();
     }
 }
 
@@ -639,7 +682,7 @@ impl Drop for WaitingRun<'_> {
         let count = &self.0.doors().waiting_runs;
         count.set(count.get() - 1);
         // The client may have been waiting for it.
-        self.0.changed.ring();
+        self.0.seat.ask();
     }
 }
 

@@ -34,6 +34,7 @@ mod page;
 mod places;
 mod randomness;
 mod rates;
+mod rota;
 mod server;
 mod shard;
 mod shared;

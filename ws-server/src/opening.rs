@@ -227,20 +227,23 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted, peer: Option<S
     } = admitted;
     let id = visitor.connection;
     debug!(parent: &visitor.span(), path = visitor.path(), "connection opened");
+    let now = Instant::now();
+    let Consent { response, deflate } = consent;
+    let uri = Arc::clone(&visitor.target);
+    let connection = shard.insert(|seat| {
+        Connection::new(shard, seat, stream, visitor, deflate, place, now)
+    });
     let entry = Entry {
-        shard: shard.index,
+        shard: u32::try_from(shard.index).expect("workers are as many as cores"),
+        slot: connection.slot(),
         addr,
         port: peer
             .filter(|peer| Some(peer.ip()) == addr)
             .map(|peer| peer.port()),
-        uri: Arc::clone(&visitor.target),
+        uri,
         fifo: fifo.as_ref().map(|fifo| fifo.path().into()),
         opened_at: SystemTime::now(),
     };
-    let now = Instant::now();
-    let Consent { response, deflate } = consent;
-    let connection = Rc::new(Connection::new(shard, stream, visitor, deflate, place, now));
-    shard.insert(Rc::clone(&connection));
     shard
         .server
         .hub
@@ -255,9 +258,7 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted, peer: Option<S
             fifo,
         ));
     }
-    // A task of its own, and a small one: that of the handshake ends here, and a connection is
-    // long.
-    shard.spawn(connection.drive(Rc::clone(shard)));
+    connection.ask_turn();
 }
 
 /// One opening handshake under way.
