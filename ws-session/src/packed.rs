@@ -1,4 +1,4 @@
-//! A map that holds its values one after another.
+//! A map whose tables hold no more than places.
 
 use std::hash::{BuildHasher as _, Hash, RandomState};
 
@@ -14,11 +14,12 @@ pub(crate) trait Keyed {
 
 /// Values, found by their keys or by their places, which they keep.
 ///
-/// The table has the places only: it is half empty, so that what stands in it counts double. It
-/// hashes with a random key and cannot be flooded.
+/// The table has the places only: it is half empty, so that what stands in it counts double. The
+/// values are boxed for the same reason: what grows by doubling leaves its former room behind. The
+/// table hashes with a random key and cannot be flooded.
 #[derive(Clone, Debug)]
 pub(crate) struct Packed<V> {
-    values: Slab<V>,
+    values: Slab<Box<V>>,
     places: HashTable<u32>,
     hash_key: RandomState,
 }
@@ -65,7 +66,7 @@ impl<V: Keyed> Packed<V> {
         Some(self.at_mut(place))
     }
 
-    pub(crate) fn iter(&self) -> slab::Iter<'_, V> {
+    pub(crate) fn iter(&self) -> slab::Iter<'_, Box<V>> {
         self.values.iter()
     }
 
@@ -79,7 +80,7 @@ impl<V: Keyed> Packed<V> {
         debug_assert!(self.place(value.key()).is_none(), "a key is there twice");
         let place = self.vacant_place();
         let hash = self.hash_key.hash_one(value.key());
-        self.values.insert(value);
+        self.values.insert(Box::new(value));
         let rehash = |place: &u32| self.hash_key.hash_one(self.values[*place as usize].key());
         self.places.insert_unique(hash, place, rehash);
     }
@@ -89,7 +90,7 @@ impl<V: Keyed> Packed<V> {
         let is_meant = |place: &u32| self.values[*place as usize].key() == key;
         let found = self.places.find_entry(hash, is_meant).ok()?;
         let (place, _) = found.remove();
-        Some(self.values.remove(place as usize))
+        Some(*self.values.remove(place as usize))
     }
 }
 
@@ -139,9 +140,9 @@ mod tests {
                 }
                 prop_assert_eq!((packed.len(), packed.is_empty()), (map.len(), map.is_empty()));
                 prop_assert_eq!(packed.get(key).map(|one| one.1), map.get(&key).copied());
-                for (place, (key, value)) in packed.iter() {
-                    prop_assert_eq!(map.get(key), Some(value));
-                    prop_assert_eq!(packed.at(u32::try_from(place).unwrap()), &(*key, *value));
+                for (place, value) in packed.iter() {
+                    prop_assert_eq!(map.get(&value.0), Some(&value.1));
+                    prop_assert_eq!(packed.at(u32::try_from(place).unwrap()), &**value);
                 }
             }
         }

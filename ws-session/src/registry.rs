@@ -315,7 +315,7 @@ pub struct Connections<'a, T>(Inner<'a, T>);
 
 #[derive(Debug)]
 enum Inner<'a, T> {
-    All(slab::Iter<'a, Entry<T>>),
+    All(slab::Iter<'a, Box<Entry<T>>>),
     Ring {
         entries: &'a Packed<Entry<T>>,
         next: u32,
@@ -426,8 +426,13 @@ mod tests {
         let users = registry.by_user.iter().map(first);
         let sessions = registry.by_session.iter().map(first);
         let of_users: usize = users.map(|one| registry.user(&one.user).len()).sum();
-        let of_sessions: usize = sessions.map(|one| registry.session(one.session).len()).sum();
-        assert_eq!((of_users, of_sessions), (registry.count(), registry.count()));
+        let of_sessions: usize = sessions
+            .map(|one| registry.session(one.session).len())
+            .sum();
+        assert_eq!(
+            (of_users, of_sessions),
+            (registry.count(), registry.count())
+        );
     }
 
     fn selected(registry: &Registry<u32>, target: &Target) -> Vec<(ConnectionId, u32)> {
