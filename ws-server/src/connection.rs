@@ -100,6 +100,17 @@ enum Stage {
     Left,
 }
 
+/// How a turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// There is nothing to do but to wait.
+    Over,
+    /// The connection has had its share of the worker's time, and goes on after the others.
+    Cut,
+    /// The connection has ended and every accepted message is done with.
+    Ended,
+}
+
 /// Why a turn goes on.
 #[derive(Debug)]
 enum Wake {
@@ -128,8 +139,8 @@ impl Connection {
             waiting: app.queue.get(),
             unordered: app.unordered,
         });
-        let protocol = ws_proto::Connection::server(Arc::clone(&server.protocol), now)
-            .with_deflate(deflate);
+        let protocol =
+            ws_proto::Connection::server(Arc::clone(&server.protocol), now).with_deflate(deflate);
         let throttle = server.rates.throttle(visitor.user.as_ref(), now);
         if deflate.is_some() {
             server.hub.counters.connections_compressed.increment();
@@ -189,9 +200,8 @@ impl Connection {
         self.seat.ask();
     }
 
-    /// Goes on until there is nothing to do but to wait, or others wait for their turn. Ready once
-    /// the connection has ended and every accepted message is done with.
-    pub(crate) fn take_turn(self: &Rc<Self>, shard: &Rc<Shard>) -> Poll<()> {
+    /// Does what there is to do.
+    pub(crate) fn take_turn(self: &Rc<Self>, shard: &Rc<Shard>) -> Turn {
         self.seat.begin_turn();
         let waker = Waker::from(Arc::clone(&self.seat));
         let cx = &mut Context::from_waker(&waker);
@@ -226,14 +236,17 @@ impl Connection {
             if wait.is_others_turn {
                 self.stage.set(Stage::Yielded);
                 self.seat.ask();
-                return Poll::Pending;
+                return Turn::Cut;
             }
             if let Some(deadline) = wait.deadline {
                 self.set_alarm(shard, deadline);
             }
             let Wait { read, write, .. } = wait;
             self.stage.set(Stage::Waiting { read, write });
-            wake = ready!(self.poll_stream(cx, read, write));
+            wake = match self.poll_stream(cx, read, write) {
+                Poll::Ready(wake) => wake,
+                Poll::Pending => return Turn::Over,
+            };
         }
     }
 
@@ -597,7 +610,6 @@ impl Connection {
         if state.turns.is_idle() {
             state.place = None;
         }
-        server.hub.remove(self.id());
         shard.remove_alarm(self.slot(), self.alarm.take());
         let counters = &server.hub.counters;
         state.phase = Phase::Ended;
@@ -613,6 +625,8 @@ impl Connection {
             1006
         };
         counters.closed(cause);
+        // Whoever sees that it is gone sees it counted.
+        server.hub.remove(self.id());
         if server.config.app().on_disconnect == OnDisconnect::Cancel {
             state.abort_runs();
         }
@@ -631,8 +645,8 @@ impl Connection {
         self.tell_ended();
     }
 
-    /// Runs what was accepted before the end; there is nobody left to answer. Ready when all is done.
-    fn finish_turns(self: &Rc<Self>, shard: &Rc<Shard>) -> Poll<()> {
+    /// Runs what was accepted before the end; there is nobody left to answer.
+    fn finish_turns(self: &Rc<Self>, shard: &Rc<Shard>) -> Turn {
         let counters = &shard.server.hub.counters;
         let cancels = shard.server.config.app().on_disconnect == OnDisconnect::Cancel;
         let mut state = self.state.borrow_mut();
@@ -640,7 +654,7 @@ impl Connection {
             let waiting = state.turns.cancel_waiting() as u64;
             counters.callbacks_cancelled.add(waiting);
             state.place = None;
-            return Poll::Ready(());
+            return Turn::Ended;
         }
         while let Some((id, answer)) = state.turns.next_answer() {
             counters.replies_dropped.add(answer.reply.is_some().into());
@@ -651,10 +665,10 @@ impl Connection {
             state.runs.push((id, run));
         }
         if !state.turns.is_idle() {
-            return Poll::Pending;
+            return Turn::Over;
         }
         state.place = None;
-        Poll::Ready(())
+        Turn::Ended
     }
 
     /// Ends a connection that a fault of ours has left as it is.

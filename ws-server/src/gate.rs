@@ -88,9 +88,7 @@ impl Gate {
     /// `false` if there is none.
     fn dismiss_oldest(&self, dismissal: Dismissal) -> bool {
         let oldest = self.handshakes.borrow_mut().take_oldest();
-        oldest
-            .inspect(|oldest| oldest.dismiss(dismissal))
-            .is_some()
+        oldest.inspect(|oldest| oldest.dismiss(dismissal)).is_some()
     }
 }
 

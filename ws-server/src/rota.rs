@@ -126,7 +126,11 @@ mod tests {
         seat.ask();
         assert_eq!(rota.next(Waker::noop()), Some(7));
         seat.ask();
-        assert_eq!(rota.next(Waker::noop()), None, "it waits until its turn begins");
+        assert_eq!(
+            rota.next(Waker::noop()),
+            None,
+            "it waits until its turn begins"
+        );
         seat.begin_turn();
         seat.ask();
         assert_eq!(rota.next(Waker::noop()), Some(7));

@@ -20,8 +20,8 @@ use pin_project_lite::pin_project;
 use slab::Slab;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::JoinSet;
 use tokio::task::coop::unconstrained;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{sleep_until, timeout};
 use tracing::error;
 use ws_proto::EncodedMessage;
@@ -29,7 +29,7 @@ use ws_proto::EncodedMessage;
 use crate::accept::accept;
 use crate::bell::Bell;
 use crate::command::{Adoption, Command, Receipt, Recipient, Recipients};
-use crate::connection::{Connection, Frames, Publication};
+use crate::connection::{Connection, Frames, Publication, Turn};
 use crate::core::alarms::Alarms;
 use crate::core::question::{Question, Source};
 use crate::gate::Gate;
@@ -151,30 +151,33 @@ impl Shard {
 
     /// Gives the connections their turns, for ever.
     async fn give_turns(self: Rc<Self>) {
-        let give = poll_fn(|cx| {
-            for _ in 0..TURNS_AT_ONCE {
-                let Some(slot) = self.rota.next(cx.waker()) else {
-                    return Poll::<()>::Pending;
-                };
-                self.give_turn(slot);
+        let mut taken = 0;
+        loop {
+            let next = poll_fn(|cx| match self.rota.next(cx.waker()) {
+                Some(slot) => Poll::Ready(slot),
+                None => Poll::Pending,
+            });
+            let slot = next.await;
+            taken += 1;
+            // Unlike a task that wakes itself, one that yields has the poll set looked at.
+            if self.give_turn(slot) == Turn::Cut || taken == TURNS_AT_ONCE {
+                taken = 0;
+                yield_now().await;
             }
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        });
-        unconstrained(give).await;
+        }
     }
 
-    fn give_turn(self: &Rc<Self>, slot: u32) {
+    fn give_turn(self: &Rc<Self>, slot: u32) -> Turn {
         // Whoever has asked may have ended since.
         let connection = self.connections.borrow().get(slot as usize).cloned();
         let Some(connection) = connection else {
-            return;
+            return Turn::Over;
         };
         // A fault of ours is that of one connection, as if it had a task of its own.
         let turn = catch_unwind(AssertUnwindSafe(|| connection.take_turn(self)));
         match turn {
-            Ok(Poll::Pending) => return,
-            Ok(Poll::Ready(())) => {}
+            Ok(Turn::Ended) => {}
+            Ok(turn) => return turn,
             Err(_) => {
                 error!(conn.id = %connection.id(), "a connection is given up for a fault in the server");
                 connection.abandon(self);
@@ -182,6 +185,7 @@ impl Shard {
         }
         self.connections.borrow_mut().remove(slot as usize);
         self.end_task();
+        Turn::Ended
     }
 
     pub(crate) fn remove_alarm(&self, slot: u32, alarm: Option<Instant>) {
@@ -249,7 +253,7 @@ impl Shard {
     async fn serve(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
         // They end with the runtime.
         tokio::task::spawn_local(Rc::clone(&self).ring_alarms());
-        tokio::task::spawn_local(Rc::clone(&self).give_turns());
+        tokio::task::spawn_local(unconstrained(Rc::clone(&self).give_turns()));
         loop {
             if self.draining.get() && self.tasks.get() == 0 {
                 return;

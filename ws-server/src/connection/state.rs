@@ -78,7 +78,7 @@ struct Processed {
     is_out_full: bool,
 }
 
-/// What the driver waits for.
+/// What the connection waits for.
 #[derive(Debug)]
 pub(super) struct Wait {
     /// Nothing but that the others have had their turn; there may be work left.
