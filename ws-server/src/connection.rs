@@ -25,6 +25,7 @@ use ws_proto::{CloseCode, CloseFrame, DeflateParams, Event};
 use ws_session::{ConnectionId, Outbound};
 use ws_transport::Stream;
 
+use crate::bell::Bell;
 use crate::command::Receipt;
 use crate::config::OnDisconnect;
 use crate::core::answer::Answer;
@@ -81,8 +82,8 @@ pub(crate) struct Connection {
 struct Doors {
     /// Wakes whoever waits for room among the turns.
     room: Notify,
-    /// Wakes whoever works for the connection while it is open.
-    ended: Notify,
+    /// Wakes the reader of the connection's FIFO.
+    ended: Bell,
     /// Runs that wait for room: accepted by a door, so the connection does not drain before them.
     waiting_runs: Cell<usize>,
 }
@@ -375,15 +376,14 @@ impl Connection {
         }
     }
 
-    /// Resolves when the connection accepts nothing more because it ends.
-    pub(crate) async fn ended(&self) {
-        loop {
-            let ended = self.doors().ended.notified();
-            if !self.state.borrow().is_open() {
-                return;
-            }
-            ended.await;
+    /// Ready when the connection accepts nothing more because it ends. One task may wait for it:
+    /// the latest caller is woken.
+    pub(crate) fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<()> {
+        // It may have rung when the connection was drained or the like.
+        while self.state.borrow().is_open() {
+            ready!(self.doors().ended.poll_rung(cx));
         }
+        Poll::Ready(())
     }
 
     fn doors(&self) -> &Doors {
@@ -471,7 +471,7 @@ impl Connection {
     fn tell_ended(&self) {
         if let Some(doors) = self.doors.get() {
             doors.room.notify_waiters();
-            doors.ended.notify_waiters();
+            doors.ended.ring();
         }
     }
 

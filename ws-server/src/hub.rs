@@ -34,7 +34,7 @@ pub(crate) struct Entry {
     pub(crate) addr: Option<std::net::IpAddr>,
     pub(crate) port: Option<u16>,
     pub(crate) uri: Arc<str>,
-    pub(crate) fifo: Option<Box<std::path::Path>>,
+    pub(crate) fifo: Option<Arc<std::path::Path>>,
     pub(crate) opened_at: SystemTime,
 }
 

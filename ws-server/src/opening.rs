@@ -230,9 +230,8 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted, peer: Option<S
     let now = Instant::now();
     let Consent { response, deflate } = consent;
     let uri = Arc::clone(&visitor.target);
-    let connection = shard.insert(|seat| {
-        Connection::new(shard, seat, stream, visitor, deflate, place, now)
-    });
+    let connection =
+        shard.insert(|seat| Connection::new(shard, seat, stream, visitor, deflate, place, now));
     let entry = Entry {
         shard: u32::try_from(shard.index).expect("workers are as many as cores"),
         slot: connection.slot(),
@@ -241,7 +240,7 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted, peer: Option<S
             .filter(|peer| Some(peer.ip()) == addr)
             .map(|peer| peer.port()),
         uri,
-        fifo: fifo.as_ref().map(|fifo| fifo.path().into()),
+        fifo: fifo.as_ref().map(Fifo::shared_path),
         opened_at: SystemTime::now(),
     };
     shard
