@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use ws_proto::EncodedMessage;
 use ws_session::{Binding, ConnectionId, ConnectionIds, Registry, Sessions, Target, UserId};
 
-use crate::command::{Command, Receipt, Recipients};
+use crate::command::{Command, Receipt, Recipient, Recipients};
 use crate::core::pace::Pace;
 use crate::core::question::{Source, Standing};
 use crate::counters::Counters;
@@ -28,12 +28,14 @@ const DRAIN_RATE: u32 = 1000;
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     /// The worker thread that owns it.
-    pub(crate) shard: usize,
+    pub(crate) shard: u32,
+    /// Where that keeps it.
+    pub(crate) slot: u32,
     /// The visitor's address, which is not the peer's behind a trusted proxy.
     pub(crate) addr: Option<std::net::IpAddr>,
     pub(crate) port: Option<u16>,
     pub(crate) uri: Arc<str>,
-    pub(crate) fifo: Option<Box<std::path::Path>>,
+    pub(crate) fifo: Option<Arc<std::path::Path>>,
     pub(crate) opened_at: SystemTime,
 }
 
@@ -247,7 +249,8 @@ fn recipients_by_shard(
     }
     let mut by_shard = vec![Vec::new(); shard_count];
     for (id, entry) in registry.select(target) {
-        by_shard[entry.shard].push(*id);
+        let slot = entry.slot;
+        by_shard[entry.shard as usize].push(Recipient { id: *id, slot });
     }
     let occupied = by_shard
         .into_iter()

@@ -11,23 +11,17 @@ use crate::core::answer::Verdict;
 use crate::counters::CloseCause;
 use crate::shard::Shard;
 
-/// Asks the validation callback each time its answer has run out, until it gives one that holds or
-/// the connection ends. Whoever is not the same user any more is closed.
+/// Asks the validation callback each time its answer has run out, until it gives one that holds.
+/// Whoever is not the same user any more is closed. To be aborted when the connection ends.
 pub(crate) async fn run(shard: Rc<Shard>, connection: Rc<Connection>, mut ttl: Duration) {
     let Some(validation) = &shard.server.validation else {
         return;
     };
     let visitor = connection.visitor();
     loop {
-        let asked = async {
-            tokio::time::sleep(ttl).await;
-            shard.server.hub.counters.validations_started.increment();
-            validation.judge(visitor).await
-        };
-        let verdict = tokio::select! {
-            verdict = asked => verdict,
-            () = connection.ended() => return,
-        };
+        tokio::time::sleep(ttl).await;
+        shard.server.hub.counters.validations_started.increment();
+        let verdict = validation.judge(visitor).await;
         let (code, reason, cause) = match verdict {
             Verdict::Accepted(identity) if Some(&identity.user) == visitor.user.as_ref() => {
                 shard.server.hub.counters.validations_accepted.increment();

@@ -145,6 +145,7 @@ async fn serve(
     // Whoever accepts ends, and whoever reads a FIFO when the records already read are on their
     // way.
     let _ = draining.send(true);
+    server.fifo_watch.tell_all();
     let listeners_closed = async { while acceptors.recv().await.is_some() {} };
     if timeout(STOP_TIMEOUT, listeners_closed).await.is_err() {
         warn!("a worker is late to stop accepting");

@@ -55,6 +55,10 @@ pub(super) struct Inner {
     pub(super) cause: Option<CloseCause>,
     pub(super) close_code: Option<CloseCode>,
     pub(super) received: u64,
+    /// What the application is to hear of when all else is done with.
+    pub(super) farewell: Option<Box<Occasion>>,
+    /// A task that ends with the connection.
+    pub(super) attendant: Option<AbortHandle>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +82,7 @@ struct Processed {
     is_out_full: bool,
 }
 
-/// What the driver waits for.
+/// What the connection waits for.
 #[derive(Debug)]
 pub(super) struct Wait {
     /// Nothing but that the others have had their turn; there may be work left.
