@@ -33,6 +33,7 @@ pub(crate) enum Verb {
     Status(StatusArgs),
     Connect(ConnectArgs),
     Cert(CertArgs),
+    Shim(ShimArgs),
     Bench(Box<BenchArgs>),
     Config(ConfigArgs),
 }
@@ -92,6 +93,9 @@ pub(crate) struct ServeArgs {
     /// The command runs once for each connection: lines in, lines out, as under websocketd
     #[arg(long, requires = "command", conflicts_with_all = ["fork", "worker"])]
     pub(crate) stream: bool,
+    /// With --fork or --worker: load the application anew when a file beside it changes
+    #[arg(long)]
+    pub(crate) watch: bool,
 
     /// Answer each message with the output of this command; a single string is split like shell
     /// words, no shell runs
@@ -178,13 +182,37 @@ pub(crate) struct ConnectArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     pub(crate) wait: u64,
 
+    /// Accept any certificate (wss://): for development
+    #[arg(long, conflicts_with = "ca")]
+    pub(crate) insecure: bool,
+
+    /// Trust the certificates in this PEM file instead of the system's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+
     /// Print one JSON object per message
     #[arg(long)]
     pub(crate) json: bool,
 
-    /// Where to connect: ws://HOST:PORT/PATH
+    /// Where to connect: ws://HOST:PORT/PATH or wss://HOST/PATH
     #[arg(value_name = "URL")]
     pub(crate) url: String,
+}
+
+/// Prints a program that makes a script a fork server or a worker
+///
+/// Without a name it lists them: one for each language, a single file to keep beside the application.
+/// Then: ws serve --fork -- php fork.php app.php
+#[derive(Debug, clap::Args)]
+#[command(before_help = "Example: ws shim fork.py")]
+pub(crate) struct ShimArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// The name of its file
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<String>,
 }
 
 /// Makes a certificate for development

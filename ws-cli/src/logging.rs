@@ -1,5 +1,7 @@
 //! Logs: text on a terminal, JSON lines otherwise, on stderr.
 
+mod writer;
+
 use std::env;
 use std::io::{self, IsTerminal};
 
@@ -10,11 +12,18 @@ use ws_server::config::{LogConfig, LogFormat};
 
 use crate::failure::{Code, Failure};
 
-/// Installs the subscriber; `RUST_LOG` overrides the configured level.
-pub(crate) fn install(config: &LogConfig) -> Result<(), Failure> {
+pub(crate) use writer::LogGuard;
+
+/// Installs the subscriber; `RUST_LOG` overrides the configured level. What is logged is written by
+/// a thread of its own, of which the guard waits for the rest.
+pub(crate) fn install(config: &LogConfig) -> Result<LogGuard, Failure> {
     let terminal = io::stderr().is_terminal();
     let filter = filter(config, env::var("RUST_LOG").ok().as_deref())?;
-    let builder = fmt().with_env_filter(filter).with_writer(io::stderr);
+    let (writer, guard) =
+        writer::start(io::stderr()).context("cannot start the thread that writes the log")?;
+    let builder = fmt()
+        .with_env_filter(filter)
+        .with_writer(move || writer.clone());
     let installed = match config.format {
         LogFormat::Json => builder
             .json()
@@ -34,8 +43,8 @@ pub(crate) fn install(config: &LogConfig) -> Result<(), Failure> {
     };
     installed
         .map_err(anyhow::Error::from_boxed)
-        .context("cannot start the log")
-        .map_err(Into::into)
+        .context("cannot start the log")?;
+    Ok(guard)
 }
 
 fn filter(config: &LogConfig, rust_log: Option<&str>) -> Result<EnvFilter, Failure> {

@@ -52,6 +52,7 @@ fn run(args: Args) -> Result<(), Failure> {
         Verb::Status(args) => verb::status::run(&args),
         Verb::Connect(args) => verb::connect::run(&args),
         Verb::Cert(args) => verb::cert::run(&args),
+        Verb::Shim(args) => verb::shim::run(&args),
         Verb::Bench(args) => verb::bench::run(*args),
         Verb::Config(args) => verb::config::run(&args),
     }

@@ -8,4 +8,6 @@ pub(crate) mod ls;
 pub(crate) mod run;
 pub(crate) mod send;
 pub(crate) mod serve;
+pub(crate) mod shim;
 pub(crate) mod status;
+mod tls;

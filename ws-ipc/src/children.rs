@@ -6,8 +6,10 @@
 //! the exit status of another.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
@@ -30,6 +32,30 @@ pub(crate) fn children() -> io::Result<Vec<i32>> {
         }
     }
     Ok(pids)
+}
+
+/// The list of the children of a process with a single thread, this one.
+#[derive(Debug)]
+pub(crate) struct OwnChildren(File);
+
+impl OwnChildren {
+    pub(crate) fn open() -> io::Result<Self> {
+        Ok(Self(File::open("/proc/thread-self/children")?))
+    }
+
+    /// The children as they are now.
+    pub(crate) fn read(&self) -> io::Result<Vec<i32>> {
+        let mut list = Vec::new();
+        let mut buffer = [0; 4096];
+        loop {
+            match self.0.read_at(&mut buffer, list.len() as u64)? {
+                0 => break,
+                len => list.extend_from_slice(&buffer[..len]),
+            }
+        }
+        let list = String::from_utf8_lossy(&list);
+        Ok(list.split_ascii_whitespace().flat_map(str::parse).collect())
+    }
 }
 
 /// The mark in a process's environment; `None` if it has none or hides it.
@@ -160,11 +186,14 @@ mod tests {
         child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         let pid = i32::try_from(child.id()).unwrap();
         assert!(children().unwrap().contains(&pid));
+        let own = OwnChildren::open().unwrap();
+        assert!(own.read().unwrap().contains(&pid));
         assert_eq!(mark_of(pid).as_deref(), Some("here.7"));
         assert_eq!(group_of(pid), Some(pid));
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!children().unwrap().contains(&pid));
+        assert!(!own.read().unwrap().contains(&pid));
     }
 
     /// Runs this very test once more, as the first process of a namespace that it did not start.

@@ -1,11 +1,13 @@
 //! Connections to servers that others start, stop and restart.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustix::net::SendFlags;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -16,7 +18,8 @@ use crate::{Address, Failure, unix_path};
 /// How long after it was first found missing a server is taken to be restarting.
 ///
 /// Within it a connection is tried again and again; later one attempt is enough, so that messages
-/// do not queue up behind a server that is gone for good.
+/// do not queue up behind a server that is gone for good. When nobody has tried for as long, it
+/// begins anew.
 const RESTART_GRACE: Duration = Duration::from_secs(2);
 
 /// The delays between attempts double from the first to the second.
@@ -26,15 +29,21 @@ const DELAYS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_m
 #[derive(Debug)]
 pub(crate) struct Connector {
     address: Address,
-    /// When the server was first found missing; `None` while it is there.
-    missing_since: Mutex<Option<Instant>>,
+    absence: Mutex<Option<Absence>>,
+}
+
+/// When a server was found missing, the first time and the last time.
+#[derive(Clone, Copy, Debug)]
+struct Absence {
+    first: Instant,
+    last: Instant,
 }
 
 impl Connector {
     pub(crate) fn new(address: Address) -> Self {
         Self {
             address,
-            missing_since: Mutex::new(None),
+            absence: Mutex::new(None),
         }
     }
 
@@ -50,44 +59,57 @@ impl Connector {
     /// [`Failure::Unreachable`] if it stays away, [`Failure::Overloaded`] if the queue stays full.
     pub(crate) async fn connect(&self, deadline: Instant) -> Result<Stream, Failure> {
         let (mut delay, longest) = DELAYS;
+        let mut last = None;
         loop {
-            let failed = match timeout_at(deadline, Stream::connect(&self.address)).await {
+            let attempt = timeout_at(deadline, Stream::connect(&self.address));
+            let error = match attempt.await {
                 Ok(Ok(stream)) => {
-                    *self.missing_since() = None;
+                    *self.absence() = None;
                     return Ok(stream);
                 }
                 Ok(Err(error)) => error,
-                Err(_) => return Err(self.unreachable(&io::ErrorKind::TimedOut.into())),
+                // What was wrong before says more than that there was no time for another attempt.
+                Err(_) => last.unwrap_or_else(|| io::ErrorKind::TimedOut.into()),
             };
-            let is_queue_full = failed.kind() == io::ErrorKind::WouldBlock;
-            let limit = match failed.kind() {
+            let limit = match error.kind() {
                 io::ErrorKind::WouldBlock => deadline,
-                // Between the end of the old server and the listening of the new one.
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                    let since = *self.missing_since().get_or_insert_with(Instant::now);
-                    deadline.min(since + RESTART_GRACE)
+                // Between the end of the old server and the listening of the new one. A Unix
+                // connection is reset if the old one ends before it has accepted it.
+                io::ErrorKind::NotFound
+                | io::ErrorKind::ConnectionRefused
+                | io::ErrorKind::ConnectionReset => {
+                    deadline.min(self.missing_since() + RESTART_GRACE)
                 }
-                _ => return Err(self.unreachable(&failed)),
+                _ => return Err(self.failure(&error)),
             };
             if Instant::now() >= limit {
-                return Err(if is_queue_full {
-                    Failure::Overloaded
-                } else {
-                    self.unreachable(&failed)
-                });
+                return Err(self.failure(&error));
             }
+            last = Some(error);
             sleep_until(limit.min(Instant::now() + delay)).await;
             delay = longest.min(delay * 2);
         }
     }
 
-    fn missing_since(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.missing_since
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// Takes note that the server is missing; returns since when.
+    fn missing_since(&self) -> Instant {
+        let now = Instant::now();
+        let mut absence = self.absence();
+        let is_same = |absence: &Absence| now - absence.last < RESTART_GRACE;
+        let first = absence.filter(is_same).map_or(now, |absence| absence.first);
+        *absence = Some(Absence { first, last: now });
+        first
     }
 
-    fn unreachable(&self, error: &io::Error) -> Failure {
+    fn absence(&self) -> MutexGuard<'_, Option<Absence>> {
+        self.absence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it means that a connection fails before anything was asked on it.
+    pub(crate) fn failure(&self, error: &io::Error) -> Failure {
+        if error.kind() == io::ErrorKind::WouldBlock {
+            return Failure::Overloaded;
+        }
         Failure::Unreachable {
             address: self.address.to_string(),
             reason: error.to_string(),
@@ -114,11 +136,16 @@ impl Stream {
         }
     }
 
-    /// Writes what the kernel takes at once.
-    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Unix(stream) => stream.try_write(bytes),
-            Self::Tcp(stream) => stream.try_write(bytes),
+    /// Writes what the kernel takes at once. The kernel itself is asked: the runtime may not have
+    /// heard yet that there is room.
+    pub(crate) fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        let socket = match self {
+            Self::Unix(stream) => stream.as_fd(),
+            Self::Tcp(stream) => stream.as_fd(),
+        };
+        match rustix::net::send(socket, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+            Err(rustix::io::Errno::AGAIN) => Ok(0),
+            written => Ok(written?),
         }
     }
 }

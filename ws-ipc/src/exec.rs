@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::channel::Channel;
 use crate::stderr::Errors;
-use crate::{Child, Failure, Identity, Job, LineTooLong, Signal, Spawners};
+use crate::{Child, Confinement, Failure, Identity, Job, LineTooLong, Signal, Spawners};
 
 /// One run of a program.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub struct Exec {
     pub dir: Option<PathBuf>,
     /// The user to run as; without one, the server's.
     pub identity: Option<Identity>,
+    /// What it may not do and how much it may use.
+    pub confinement: Confinement,
     /// What the program reads from its standard input, byte for byte.
     pub payload: Bytes,
     /// How the payload and the answer travel.
@@ -139,15 +141,15 @@ async fn start_and_drive<S: Sink + ?Sized>(
     stderr: &mut (dyn FnMut(&str) + Send),
 ) -> Result<Vec<u8>, Failure> {
     let deadline = Instant::now() + exec.timeout;
-    let open = |error| Failure::cannot_start("pipes", &error);
-    let (channel, stdin, stdout) = Channel::new(exec.answer).map_err(open)?;
-    let written = channel.fill(&exec.payload);
-    let (errors, stderr_end) = Errors::new().map_err(open)?;
+    let (mut channel, stdin, stdout) = Channel::new(exec.answer).map_err(no_pipes)?;
+    let written = channel.fill(&exec.payload).map_err(no_pipes)?;
+    let (errors, stderr_end) = Errors::new().map_err(no_pipes)?;
     let Exec {
         argv,
         env,
         dir,
         identity,
+        confinement,
         mut payload,
         max_output,
         ..
@@ -158,6 +160,7 @@ async fn start_and_drive<S: Sink + ?Sized>(
         env,
         dir,
         identity,
+        confinement,
         stdin,
         stdout,
         stderr: stderr_end,
@@ -233,7 +236,7 @@ impl<S: Sink + ?Sized> Run<'_, S> {
             tokio::select! {
                 () = self.channel.writable() => self.write(),
                 () = readable(&self.channel, &mut self.sink) => self.read()?,
-                () = self.errors.readable() => self.errors.read(stderr),
+                () = self.errors.readable() => self.errors.read(stderr).map_err(no_pipes)?,
                 ended = ends(self.child.as_mut()), if status.is_none() => {
                     status = Some(ended?);
                     if matches!(timer, Timer::Kill(_)) {
@@ -303,7 +306,9 @@ impl<S: Sink + ?Sized> Run<'_, S> {
                 });
             }
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.channel.register_output().map_err(no_pipes)?;
+            }
             Err(_) => self.channel.close_output(),
         }
         Ok(())
@@ -318,11 +323,18 @@ impl<S: Sink + ?Sized> Run<'_, S> {
                     sink.take(&buffer[..len])?;
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.channel.register_output().map_err(no_pipes)?;
+            }
             Err(_) => self.channel.close_output(),
         }
         Ok(())
     }
+}
+
+/// No descriptor or no memory is to be had for the program's output.
+fn no_pipes(error: io::Error) -> Failure {
+    Failure::cannot_start("pipes", &error)
 }
 
 /// Waits until something may be read and there is somebody to take it.

@@ -1,10 +1,14 @@
 //! Other processes: starting and supervising them, and the ways to talk with them.
 //!
 //! - [`Spawners`] start programs, so that the server itself never forks. [`exec::run`] runs one for
-//!   one message, [`stream::run`] one for a whole conversation; a [`Service`] keeps one running, and [`scgi_call`] asks it; a [`Pool`] keeps several.
+//!   one message, [`stream::run`] one for a whole conversation; a [`Service`] keeps one running, and
+//!   [`scgi_call`] asks it; a [`Pool`] keeps several.
+//! - [`shims`] make scripts in other languages such services.
 //! - [`forkserver::run`] makes a program a fork server: a closure answers each message in a process
 //!   of its own; [`worker::run`] makes it one that answers them all.
 //! - [`fastcgi::FastCgi`] and [`scgi::ScgiServer`] ask servers that others run, at an [`Address`].
+//! - [`Confinement`] is what such programs may not do and how much of the host they may use;
+//!   [`cgroup`] finds a place for control groups of their own.
 //! - [`FifoDirectory`] makes named pipes that any program may write to, and [`RecordDecoder`] cuts
 //!   what they write into records.
 //! - [`Environment`], [`cgi`], [`scgi`] and [`fastcgi`] are the contract with the application: pure
@@ -26,7 +30,7 @@
 //! use std::time::Duration;
 //!
 //! use ws_ipc::exec::{self, AnswerChannel, Exec};
-//! use ws_ipc::{HelperCommand, Spawners, SpawnersConfig};
+//! use ws_ipc::{Confinement, HelperCommand, Spawners, SpawnersConfig};
 //!
 //! # async fn serve() -> Result<(), Box<dyn std::error::Error>> {
 //! if std::env::args().nth(1).as_deref() == Some("__spawner") {
@@ -42,6 +46,7 @@
 //!     env: vec![],
 //!     dir: None,
 //!     identity: None,
+//!     confinement: Confinement::default(),
 //!     payload: "hello".into(),
 //!     answer: AnswerChannel::Pipe,
 //!     timeout: Duration::from_secs(30),
@@ -56,6 +61,7 @@
 
 mod address;
 pub mod cgi;
+pub mod cgroup;
 mod channel;
 mod children;
 mod connector;
@@ -70,6 +76,7 @@ mod pool;
 pub mod record;
 pub mod scgi;
 mod service;
+pub mod shims;
 mod socketpair;
 pub mod spawner;
 mod stderr;
@@ -88,6 +95,7 @@ pub use pool::{Pool, PoolConfig, PoolKind, PoolStats, Recycling};
 pub use record::{Framing, InvalidRecord, Record, RecordDecoder};
 pub use service::{Service, ServiceCommand, scgi_call};
 pub use spawner::{
-    Child, HelperCommand, Identity, Job, Signal, Spawners, SpawnersConfig, SpawnersStats,
+    Cgroup, Child, Confinement, HelperCommand, Identity, Job, Landlock, Limits, Signal, Spawners,
+    SpawnersConfig, SpawnersStats,
 };
 pub use supervisor::{Backoff, BackoffConfig};

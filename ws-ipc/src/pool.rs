@@ -1,16 +1,21 @@
 //! Several services of one command: who is asked next, and when one is replaced.
 
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::{Environment, Failure, Service, ServiceCommand, Spawners, scgi_call};
+use crate::service::{Ahead, call_over};
+use crate::{Environment, Failure, Service, ServiceCommand, Spawners};
 
 /// How many processes there are, and what they are.
 #[derive(Clone, Debug)]
@@ -21,6 +26,10 @@ pub struct PoolConfig {
     pub processes: NonZeroUsize,
     /// What the processes do with a request.
     pub kind: PoolKind,
+    /// How many connections to each process are made before there are requests for them; the
+    /// request then need not wait for the connection, nor for the fork of the child that is to
+    /// answer it. A worker takes one at a time, so for it more than 1 count as 1.
+    pub ahead: usize,
     /// When a process is replaced by a fresh one.
     pub recycling: Recycling,
     /// The directory of their sockets, which are called `NAME.NUMBER.sock`.
@@ -97,8 +106,10 @@ impl Pool {
         };
         let mut slots = Vec::with_capacity(count);
         for _ in 0..count {
+            let life = shared.begin_life().await?;
+            life.connect_ahead();
             slots.push(Slot {
-                life: Mutex::new(Arc::new(shared.begin_life().await?)),
+                life: Mutex::new(Arc::new(life)),
                 asked: AtomicUsize::new(0),
             });
         }
@@ -118,7 +129,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// As from [`scgi_call`]. A worker that has not answered in time, has answered too much or
+    /// As from [`scgi_call`](crate::scgi_call). A worker that has not answered in time, has answered too much or
     /// something else, is killed.
     ///
     /// # Cancel safety
@@ -138,14 +149,13 @@ impl Pool {
             match shared.config.kind {
                 PoolKind::ForkServers => {
                     let request = ForkRequest::new(shared);
-                    let service = &request.life.service;
-                    scgi_call(service, env, payload, timeout, max_output).await
+                    let asked = request.life.ask(env, payload, timeout, max_output);
+                    asked.await
                 }
                 PoolKind::Workers => {
                     let mut turn = shared.turn().await?;
                     let left = timeout.saturating_sub(begun.elapsed());
-                    let service = &turn.life.service;
-                    let answer = scgi_call(service, env, payload, left, max_output).await;
+                    let answer = turn.life.ask(env, payload, left, max_output).await;
                     turn.is_over = !matches!(
                         answer,
                         Err(Failure::TimedOut | Failure::OutputTooLong { .. })
@@ -217,6 +227,10 @@ impl Pool {
     pub async fn shutdown(&self) {
         let shared = &self.front.shared;
         shared.closing.send_replace(true);
+        // Whoever waits for a request is to see that there will be none.
+        for slot in &shared.slots {
+            lock(&slot.life().ahead).clear();
+        }
         let mut ends: JoinSet<()> = shared
             .slots
             .iter()
@@ -289,6 +303,11 @@ impl Slot {
 /// One process, or its restarts, until it is replaced.
 #[derive(Debug)]
 struct Life {
+    /// Connections without a request, the oldest first. Closed before the service ends, as fields
+    /// are dropped in this order.
+    ahead: Mutex<VecDeque<Ahead>>,
+    /// How many of these there are to be.
+    ahead_count: usize,
     service: Service,
     /// The reloads that were asked for when it began.
     generation: u64,
@@ -299,13 +318,56 @@ struct Life {
 }
 
 impl Life {
-    fn new(service: Service, generation: u64) -> Self {
+    fn new(service: Service, ahead_count: usize, generation: u64) -> Self {
         Self {
+            ahead: Mutex::new(VecDeque::with_capacity(ahead_count)),
+            ahead_count,
             service,
             generation,
             since: Instant::now(),
             served: AtomicU64::new(0),
             is_retired: AtomicBool::new(false),
+        }
+    }
+
+    async fn ask(
+        &self,
+        env: &Environment,
+        payload: &Bytes,
+        timeout: Duration,
+        max_output: usize,
+    ) -> Result<Vec<u8>, Failure> {
+        let ahead = self.take_ahead();
+        let mut call = pin!(call_over(
+            &self.service,
+            ahead,
+            env,
+            payload,
+            timeout,
+            max_output
+        ));
+        // The request is on its way before the next connection is made.
+        let first = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await;
+        self.connect_ahead();
+        match first {
+            Poll::Ready(answer) => answer,
+            Poll::Pending => call.await,
+        }
+    }
+
+    /// The connection that waits longest and is still of use.
+    fn take_ahead(&self) -> Option<Ahead> {
+        let mut ahead = lock(&self.ahead);
+        std::iter::from_fn(|| ahead.pop_front()).find(Ahead::is_open)
+    }
+
+    /// Makes the connections that are missing, as far as that is possible at once.
+    fn connect_ahead(&self) {
+        let mut ahead = lock(&self.ahead);
+        while ahead.len() < self.ahead_count
+            && let Some(connection) = self.service.connect_ahead()
+        {
+            ahead.push_back(connection);
         }
     }
 
@@ -333,7 +395,14 @@ impl Shared {
             .dir
             .join(format!("{}.{number}.sock", self.config.name));
         let service = Service::start(&self.spawners, self.config.command.clone(), &path).await?;
-        Ok(Life::new(service, generation))
+        Ok(Life::new(service, self.ahead_count(), generation))
+    }
+
+    fn ahead_count(&self) -> usize {
+        match self.config.kind {
+            PoolKind::ForkServers => self.config.ahead,
+            PoolKind::Workers => self.config.ahead.min(1),
+        }
     }
 
     /// Waits for a worker that is idle.
@@ -412,9 +481,14 @@ impl Shared {
             }
             Err(cause) => {
                 tracing::error!(worker.pid = pid, %cause, "process cannot be replaced and goes on");
-                Life::new(old.service.clone(), self.generation.load(Ordering::Relaxed))
+                Life::new(
+                    old.service.clone(),
+                    self.ahead_count(),
+                    self.generation.load(Ordering::Relaxed),
+                )
             }
         };
+        life.connect_ahead();
         *lock(&self.slots[index].life) = Arc::new(life);
     }
 

@@ -218,6 +218,10 @@ impl RecordDecoder {
 }
 
 fn fallbacks(delimiter: &[u8]) -> Vec<usize> {
+    // One byte matches or does not.
+    if delimiter.len() == 1 {
+        return Vec::new();
+    }
     let mut fallback = vec![0; delimiter.len()];
     let mut length = 0;
     for at in 1..delimiter.len() {

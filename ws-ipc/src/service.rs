@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
@@ -18,7 +20,9 @@ use crate::scgi::{self, Length};
 use crate::stderr::Lines;
 use crate::supervisor::{Backoff, BackoffConfig};
 use crate::unix_path::{self, BoundListener};
-use crate::{Child, Environment, Failure, Identity, Job, Signal, Spawners, socketpair};
+use crate::{
+    Child, Confinement, Environment, Failure, Identity, Job, Signal, Spawners, socketpair,
+};
 
 /// A long-running program.
 #[derive(Clone, Debug)]
@@ -31,6 +35,8 @@ pub struct ServiceCommand {
     pub dir: Option<PathBuf>,
     /// The user to run as; without one, the server's.
     pub identity: Option<Identity>,
+    /// What it may not do and how much it may use.
+    pub confinement: Confinement,
 }
 
 /// A program that is kept running and has a listening Unix socket as descriptor 0.
@@ -116,11 +122,7 @@ impl Service {
     ///
     /// May be dropped at any time.
     pub async fn connect(&self) -> Result<UnixStream, Failure> {
-        match &self.front.shared.state.borrow().phase {
-            Phase::Down(failure @ Failure::CannotStart { .. }) => return Err(failure.clone()),
-            Phase::Ended => return Err(Failure::Cancelled),
-            Phase::Starting | Phase::Running { .. } | Phase::Down(_) => {}
-        }
+        self.check()?;
         let path = self.socket_path();
         loop {
             match unix_path::connect(path).await {
@@ -133,6 +135,24 @@ impl Service {
                     return Err(Failure::cannot_start(path.display().to_string(), &error));
                 }
             }
+        }
+    }
+
+    /// Connects without waiting, so that the program has accepted before there is a request; `None`
+    /// if that is not possible now.
+    pub(crate) fn connect_ahead(&self) -> Option<Ahead> {
+        self.check().ok()?;
+        unix_path::connect_at_once(self.socket_path())
+            .ok()
+            .map(Ahead)
+    }
+
+    /// Says so if nobody can be asked, nor will be soon.
+    fn check(&self) -> Result<(), Failure> {
+        match &self.front.shared.state.borrow().phase {
+            Phase::Down(failure @ Failure::CannotStart { .. }) => Err(failure.clone()),
+            Phase::Ended => Err(Failure::Cancelled),
+            Phase::Starting | Phase::Running { .. } | Phase::Down(_) => Ok(()),
         }
     }
 
@@ -228,8 +248,33 @@ pub async fn scgi_call(
     timeout: Duration,
     max_output: usize,
 ) -> Result<Vec<u8>, Failure> {
+    call_over(service, None, env, payload, timeout, max_output).await
+}
+
+/// A connection that was made before there was a request. It belongs to no runtime yet.
+#[derive(Debug)]
+pub(crate) struct Ahead(std::os::unix::net::UnixStream);
+
+impl Ahead {
+    /// Whether the program, if it has accepted, is still there: it has sent nothing and not hung up.
+    pub(crate) fn is_open(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let peeked = rustix::net::recv(&self.0, &mut [0; 1][..], flags);
+        peeked.is_err_and(|error| error == Errno::AGAIN)
+    }
+}
+
+/// Asks as [`scgi_call`] does, over a connection that is there already if there is one.
+pub(crate) async fn call_over(
+    service: &Service,
+    ahead: Option<Ahead>,
+    env: &Environment,
+    payload: &Bytes,
+    timeout: Duration,
+    max_output: usize,
+) -> Result<Vec<u8>, Failure> {
     let life = service.front.shared.state.borrow().life;
-    let call = call(service, env, payload, max_output);
+    let call = call(service, ahead, env, payload, max_output);
     let answered = tokio::time::timeout(timeout, call).await;
     match answered.unwrap_or(Err(Failure::TimedOut)) {
         Err(Failure::BadAnswer(cut_off)) if is_cut_off(&cut_off) => {
@@ -254,11 +299,17 @@ const FULL_BACKLOG_DELAY: Duration = Duration::from_millis(5);
 
 async fn call(
     service: &Service,
+    ahead: Option<Ahead>,
     env: &Environment,
     payload: &Bytes,
     max_output: usize,
 ) -> Result<Vec<u8>, Failure> {
-    let mut stream = service.connect().await?;
+    service.check()?;
+    let ahead = ahead.and_then(|Ahead(stream)| UnixStream::from_std(stream).ok());
+    let mut stream = match ahead {
+        Some(stream) => stream,
+        None => service.connect().await?,
+    };
     scgi::exchange(&mut stream, env, payload, max_output, Length::Required).await
 }
 
@@ -399,8 +450,12 @@ async fn live(
             terminate(child).await;
             End::Closed
         }
-        // The drop kills the program.
-        () = reached(&mut condemned, life) => End::Condemned,
+        () = reached(&mut condemned, life) => {
+            // Both would accept on one socket if the next one began before this one has ended.
+            child.signal_group(Signal::Kill);
+            let _ = child.wait().await;
+            End::Condemned
+        }
     }
 }
 
@@ -427,12 +482,14 @@ fn job(shared: &Shared, command: &ServiceCommand) -> io::Result<(Job, pipe::Rece
         env,
         dir,
         identity,
+        confinement,
     } = command.clone();
     let job = Job {
         argv,
         env,
         dir,
         identity,
+        confinement,
         stdin: shared.listener.try_clone()?,
         stdout: stderr.try_clone()?,
         stderr,

@@ -1,14 +1,12 @@
 //! What a program writes to its standard error, cut into lines for the log.
 
-use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::unix::pipe;
+use tokio::io::ReadBuf;
 
+use crate::channel::Output;
 use crate::socketpair;
 
 /// How many bytes of standard error are handed out per run.
@@ -23,8 +21,7 @@ const MAX_LINE_SIZE: usize = 4 * 1024;
 /// Our end of a program's standard error.
 #[derive(Debug)]
 pub(crate) struct Errors {
-    /// `None` once it has ended.
-    pipe: Option<pipe::Receiver>,
+    pipe: Output,
     lines: Lines,
 }
 
@@ -33,32 +30,34 @@ impl Errors {
     pub(crate) fn new() -> io::Result<(Self, OwnedFd)> {
         let (ours, stderr) = socketpair::pipe()?;
         let errors = Self {
-            pipe: Some(pipe::Receiver::from_owned_fd(ours)?),
+            pipe: Output::new(ours)?,
             lines: Lines::new(MAX_STDERR_SIZE),
         };
         Ok((errors, stderr))
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        self.pipe.is_some()
+        !self.pipe.is_closed()
     }
 
     /// Waits until something may be read; for ever once it has ended.
     pub(crate) async fn readable(&self) {
-        match &self.pipe {
-            Some(pipe) => drop(pipe.readable().await),
-            None => pending().await,
-        }
+        self.pipe.readable().await;
     }
 
     /// Hands out the lines that have come.
-    pub(crate) fn read(&mut self, each: &mut dyn FnMut(&str)) {
+    ///
+    /// # Errors
+    ///
+    /// If the runtime refuses to wait for more.
+    pub(crate) fn read(&mut self, each: &mut dyn FnMut(&str)) -> io::Result<()> {
         let mut buffer = [0; READ_SIZE];
-        match self.pipe.as_ref().map(|pipe| pipe.try_read(&mut buffer)) {
-            Some(Ok(len @ 1..)) => self.lines.feed(&buffer[..len], each),
-            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
-            _ => self.pipe = None,
+        match self.pipe.try_read_buf(&mut buffer.as_mut_slice()) {
+            Ok(len @ 1..) => self.lines.feed(&buffer[..len], each),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.pipe.register()?,
+            _ => self.pipe = Output::Closed,
         }
+        Ok(())
     }
 
     /// The same, or has the task woken when there is something. Ready once something has come, or
@@ -68,14 +67,14 @@ impl Errors {
         cx: &mut Context<'_>,
         each: &mut dyn FnMut(&str),
     ) -> Poll<()> {
-        let Some(pipe) = &mut self.pipe else {
+        if self.pipe.is_closed() {
             return Poll::Pending;
-        };
+        }
         let mut buffer = [0; READ_SIZE];
         let mut buffer = ReadBuf::new(&mut buffer);
-        match ready!(Pin::new(pipe).poll_read(cx, &mut buffer)) {
+        match ready!(self.pipe.poll_read(cx, &mut buffer)) {
             Ok(()) if !buffer.filled().is_empty() => self.lines.feed(buffer.filled(), each),
-            Ok(()) | Err(_) => self.pipe = None,
+            Ok(()) | Err(_) => self.pipe = Output::Closed,
         }
         Poll::Ready(())
     }
@@ -88,7 +87,7 @@ impl Errors {
 
     /// Lets go of a pipe that others hold open.
     pub(crate) fn close(&mut self) {
-        self.pipe = None;
+        self.pipe = Output::Closed;
     }
 
     /// Hands out a last line without a newline, and a note of what was dropped.

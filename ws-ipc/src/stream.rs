@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::channel::Channel;
 use crate::exec::AnswerChannel;
 use crate::stderr::Errors;
-use crate::{Child, Failure, Identity, Job, LineTooLong, Signal, Spawners};
+use crate::{Child, Confinement, Failure, Identity, Job, LineTooLong, Signal, Spawners};
 
 /// A program to converse with.
 #[derive(Clone, Debug)]
@@ -29,6 +29,8 @@ pub struct StreamCommand {
     pub dir: Option<PathBuf>,
     /// The user to run as; without one, the server's.
     pub identity: Option<Identity>,
+    /// What it may not do, and how much of the host it may use.
+    pub confinement: Confinement,
     /// How long it may go on after it was asked to end, before `SIGTERM`, and after that, before
     /// `SIGKILL`.
     pub grace: Duration,
@@ -98,13 +100,15 @@ pub async fn run(
     host: &mut dyn Host,
 ) -> Result<(), Failure> {
     let open = |error| Failure::cannot_start("pipes", &error);
-    let (channel, stdin, stdout) = Channel::new(AnswerChannel::Pipe).map_err(open)?;
+    let (mut channel, stdin, stdout) = Channel::new(AnswerChannel::Pipe).map_err(open)?;
+    channel.register().map_err(open)?;
     let (errors, stderr) = Errors::new().map_err(open)?;
     let job = Job {
         argv: command.argv,
         env: command.env,
         dir: command.dir,
         identity: command.identity,
+        confinement: command.confinement,
         stdin,
         stdout,
         stderr,

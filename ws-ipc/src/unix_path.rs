@@ -74,6 +74,19 @@ pub(crate) async fn connect(path: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(short).await
 }
 
+/// Connects to a listening socket without waiting, also for a place in its queue.
+pub(crate) fn connect_at_once(path: &Path) -> io::Result<std::os::unix::net::UnixStream> {
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
+    let (_dir, short) = shorten(path)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(&short)?)?;
+    Ok(socket.into())
+}
+
 fn remove_stale(path: &Path) -> io::Result<()> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -119,6 +132,7 @@ mod tests {
         let listener = BoundListener::bind(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
         connect(&path).await.unwrap();
+        connect_at_once(&path).unwrap();
         drop(listener);
         assert!(!path.exists());
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use ws_ipc::fastcgi::FastCgi;
 use ws_ipc::scgi::ScgiServer;
 use ws_ipc::stream::{self, Host, StreamCommand};
 use ws_ipc::{
-    Environment, EnvironmentError, Failure, Identity as ProcessIdentity, Pool, Service, Spawners,
-    scgi_call,
+    Confinement, Environment, EnvironmentError, Failure, Identity as ProcessIdentity, Pool,
+    Spawners,
 };
 use ws_proto::MessageKind;
 
@@ -23,6 +24,7 @@ use crate::config::{Account, Output, StreamOutput, Trim};
 use crate::core::answer::{self, Answer, Reply, Verdict};
 use crate::core::failure::RunFailure;
 use crate::core::question::Question;
+use crate::core::trace::Trace;
 use crate::core::turns::MessageId;
 use crate::visitor::Visitor;
 
@@ -31,9 +33,7 @@ use crate::visitor::Visitor;
 pub(crate) enum Backend {
     /// The command, once for each.
     Exec(Program),
-    /// Rust closures in the fork server.
-    ForkServer(Service),
-    /// Fork servers or workers of the application's own.
+    /// Fork servers or workers: the application's own, or the demo's.
     Pool(Pool),
     /// A server that others run.
     Scgi(ScgiServer),
@@ -43,11 +43,13 @@ pub(crate) enum Backend {
     Stream(Program),
 }
 
-/// A program with its arguments, and whom it runs as.
+/// A program with its arguments, whom it runs as, where, and confined to what.
 #[derive(Debug)]
 pub(crate) struct Program {
     pub(crate) argv: Vec<OsString>,
     pub(crate) identity: Option<ProcessIdentity>,
+    pub(crate) dir: Option<PathBuf>,
+    pub(crate) confinement: Box<Confinement>,
     pub(crate) spawners: Spawners,
 }
 
@@ -118,7 +120,8 @@ impl Callback {
                     timeout,
                     max_output,
                     identity: program.identity,
-                    dir: None,
+                    confinement: Confinement::clone(&program.confinement),
+                    dir: program.dir.clone(),
                     answer,
                 };
                 match to {
@@ -128,9 +131,6 @@ impl Callback {
                     }
                     _ => exec::run(&program.spawners, exec, stderr).await,
                 }
-            }
-            Backend::ForkServer(service) => {
-                scgi_call(service, &env, &payload, timeout, max_output).await
             }
             Backend::Pool(pool) => pool.call(&env, &payload, timeout, max_output).await,
             Backend::Scgi(server) => server.call(&env, &payload, timeout, max_output).await,
@@ -170,7 +170,7 @@ pub(crate) struct Application {
 }
 
 impl Application {
-    /// Answers one message of one connection.
+    /// Answers one message of one connection, or what it has to say to another event.
     ///
     /// # Errors
     ///
@@ -180,11 +180,10 @@ impl Application {
         visitor: &Visitor,
         id: MessageId,
         question: &Question,
+        trace: Option<Trace>,
     ) -> Result<Answer, RunFailure> {
-        let env = visitor.message_environment(&self.callback.common, id, question)?;
-        let mut stderr = |line: &str| {
-            info!(conn.id = %visitor.connection, message.id = id, line, "stderr");
-        };
+        let env = visitor.message_environment(&self.callback.common, id, question, trace)?;
+        let mut stderr = stderr_log(visitor, id, trace);
         let payload = question.payload.clone();
         let output = self
             .callback
@@ -194,7 +193,7 @@ impl Application {
             Output::Plain | Output::Lines => answer::plain(output, self.trimming),
             Output::Cgi => answer::cgi(&output, self.trimming)?,
         };
-        if answer.reply.is_none() {
+        if answer.reply.is_none() && question.event.is_message() {
             answer.reply = self.empty_reply.clone().map(text);
         }
         Ok(answer)
@@ -215,12 +214,11 @@ impl Application {
         visitor: &Visitor,
         id: MessageId,
         question: &Question,
+        trace: Option<Trace>,
         sink: &mut dyn Sink,
     ) -> Result<(), RunFailure> {
-        let env = visitor.message_environment(&self.callback.common, id, question)?;
-        let mut stderr = |line: &str| {
-            info!(conn.id = %visitor.connection, message.id = id, line, "stderr");
-        };
+        let env = visitor.message_environment(&self.callback.common, id, question, trace)?;
+        let mut stderr = stderr_log(visitor, id, trace);
         let payload = question.payload.clone();
         let to = Destination::Sink(sink);
         self.callback.run(env, payload, to, &mut stderr).await?;
@@ -245,13 +243,15 @@ impl Application {
         let Backend::Stream(program) = &*self.callback.backend else {
             return Ok(());
         };
-        let mut env = visitor.stream_environment(&self.callback.common)?;
+        let trace = visitor.begin_trace();
+        let mut env = visitor.stream_environment(&self.callback.common, trace)?;
         self.callback.add_to(&mut env)?;
         let command = StreamCommand {
             argv: program.argv.clone(),
             env: env.to_os(),
-            dir: None,
+            dir: program.dir.clone(),
             identity: program.identity,
+            confinement: Confinement::clone(&program.confinement),
             grace: self.stream.grace,
         };
         Ok(stream::run(&program.spawners, command, host).await?)
@@ -286,7 +286,8 @@ impl Validation {
         let mut stderr = |line: &str| {
             info!(conn.id = %visitor.connection, line, "stderr of validation");
         };
-        let end = match visitor.validation_environment(&self.callback.common) {
+        let trace = visitor.begin_trace();
+        let end = match visitor.validation_environment(&self.callback.common, trace) {
             Ok(env) => {
                 self.callback
                     .run(env, Bytes::new(), Destination::Socketpair, &mut stderr)
@@ -298,6 +299,22 @@ impl Validation {
             Output::Plain | Output::Lines => answer::plain_verdict(end),
             Output::Cgi => answer::cgi_verdict(end),
         }
+    }
+}
+
+/// Puts what a run writes to its standard error into the log.
+fn stderr_log(
+    visitor: &Visitor,
+    id: MessageId,
+    trace: Option<Trace>,
+) -> impl FnMut(&str) + Send + use<> {
+    let connection = visitor.connection;
+    move |line| {
+        info!(
+            conn.id = %connection, message.id = id,
+            trace.id = trace.map(|trace| tracing::field::display(trace.id())),
+            line, "stderr"
+        );
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Instant;
 use tokio::sync::{Semaphore, mpsc, watch};
 use ws_ipc::fastcgi::{FastCgi, FastCgiConfig};
 use ws_ipc::scgi::ScgiServer;
-use ws_ipc::{Environment, FifoDirectory, Pool};
+use ws_ipc::{Confinement, Environment, FifoDirectory, Pool};
 use ws_session::{SessionConfig, Sessions};
 
 use crate::application::{
@@ -103,11 +103,13 @@ fn application(
     let (backend, output, env) = match &app.backend {
         AppBackend::Echo => return Ok(None),
         AppBackend::Demo => {
-            let service = helpers.fork_server.clone();
-            let demo = service.map(Backend::ForkServer);
-            (demo.ok_or_else(not_started)?, Output::Cgi, BTreeMap::new())
+            let demo = helpers.app.clone().ok_or_else(not_started)?;
+            (Backend::Pool(demo), Output::Cgi, BTreeMap::new())
         }
-        AppBackend::Callback(backend) => callback(backend, helpers, helpers.app.as_ref())?,
+        AppBackend::Callback(backend) => {
+            let confinement = &helpers.confinements.app;
+            callback(backend, helpers, confinement, helpers.app.as_ref())?
+        }
     };
     Ok(Some(Application {
         callback: Callback {
@@ -149,8 +151,19 @@ fn validation(
             added.extend(validate.params.clone());
             (Arc::clone(&callback.backend), callback.output, added)
         }
+        // Both then share what connections there are, as is fair to whoever waits for one.
+        ValidateBackend::Callback(CallbackBackend::FastCgi(address))
+            if let Some(Backend::FastCgi(server)) =
+                application.map(|application| &*application.callback.backend)
+                && server.address() == address =>
+        {
+            let backend = Arc::new(Backend::FastCgi(server.clone()));
+            (backend, Output::Cgi, validate.params.clone())
+        }
         ValidateBackend::Callback(backend) => {
-            let (backend, output, env) = callback(backend, helpers, helpers.validation.as_ref())?;
+            let confinement = &helpers.confinements.validate;
+            let pool = helpers.validation.as_ref();
+            let (backend, output, env) = callback(backend, helpers, confinement, pool)?;
             (Arc::new(backend), output, added(env, &validate.params))
         }
     };
@@ -172,16 +185,17 @@ fn validation(
 fn callback(
     backend: &CallbackBackend,
     helpers: &Helpers,
+    confinement: &Confinement,
     pool: Option<&Pool>,
 ) -> Result<(Backend, Output, BTreeMap<String, String>), ServeError> {
     let none = BTreeMap::new();
     Ok(match backend {
         CallbackBackend::Exec(exec) => {
-            let program = Backend::Exec(program(exec, helpers)?);
+            let program = Backend::Exec(program(exec, helpers, confinement)?);
             (program, exec.output, exec.env.clone())
         }
         CallbackBackend::Stream(exec) => {
-            let program = Backend::Stream(program(exec, helpers)?);
+            let program = Backend::Stream(program(exec, helpers, confinement)?);
             (program, Output::Plain, exec.env.clone())
         }
         CallbackBackend::Fork(_) | CallbackBackend::Worker(_) => {
@@ -199,10 +213,16 @@ fn callback(
     })
 }
 
-fn program(exec: &ExecConfig, helpers: &Helpers) -> Result<Program, ServeError> {
+fn program(
+    exec: &ExecConfig,
+    helpers: &Helpers,
+    confinement: &Confinement,
+) -> Result<Program, ServeError> {
     Ok(Program {
         argv: exec.command.iter().map(OsString::from).collect(),
         identity: exec.account.map(process_identity),
+        dir: exec.sandbox.dir.clone(),
+        confinement: Box::new(confinement.clone()),
         spawners: helpers.spawners.clone().ok_or_else(not_started)?,
     })
 }

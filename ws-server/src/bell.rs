@@ -24,11 +24,6 @@ impl Bell {
         }
     }
 
-    /// Forgets that it has rung.
-    pub(crate) fn hush(&self) {
-        self.has_rung.set(false);
-    }
-
     /// Ready if it has rung since it was heard last. The latest caller is the listener.
     pub(crate) fn poll_rung(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.has_rung.replace(false) {
@@ -87,8 +82,6 @@ mod tests {
         let mut cx = Context::from_waker(Waker::noop());
         bell.ring();
         assert_eq!(bell.poll_rung(&mut cx), Poll::Ready(()));
-        bell.ring();
-        bell.hush();
         assert_eq!(bell.poll_rung(&mut cx), Poll::Pending);
     }
 }

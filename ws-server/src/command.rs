@@ -54,7 +54,14 @@ pub(crate) struct Adoption {
 #[derive(Clone, Debug)]
 pub(crate) enum Recipients {
     All,
-    Some(Vec<ConnectionId>),
+    Some(Vec<Recipient>),
+}
+
+/// One connection, and where its worker keeps it as long as it is open.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Recipient {
+    pub(crate) id: ConnectionId,
+    pub(crate) slot: u32,
 }
 
 /// How far a push got with the connections it was meant for; of several messages, each counts.

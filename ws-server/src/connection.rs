@@ -14,18 +14,17 @@ mod state;
 mod work;
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-use tracing::{info, warn};
-use ws_proto::{CloseCode, CloseFrame, DeflateParams, Event};
+use tracing::{debug, info, warn};
+use ws_proto::{CloseCode, CloseFrame, DeflateParams};
 use ws_session::{ConnectionId, Outbound};
 use ws_transport::Stream;
 
@@ -35,10 +34,12 @@ use crate::command::Receipt;
 use crate::config::OnDisconnect;
 use crate::core::answer::Answer;
 use crate::core::failure::RunFailure;
-use crate::core::question::Question;
+use crate::core::question::{Occasion, Question, Standing};
+use crate::core::trace::Trace;
 use crate::core::turns::{MessageId, TurnLimits, Turns};
 use crate::counters::{CloseCause, Counters};
 use crate::places::Place;
+use crate::rota::Seat;
 use crate::shard::Shard;
 use crate::shared::Shared;
 use crate::visitor::Visitor;
@@ -53,6 +54,8 @@ use self::work::Work;
 /// Bytes taken from a socket at a time while too much waits in the whole server: nobody's answers
 /// are held back before there are any, so a crowd of such reads must not add up to much.
 const SQUEEZED_READ_SIZE: usize = 16 * 1024;
+/// The number of the run that hears of the connection's end; no message has it.
+const CLOSE_ID: MessageId = MessageId::MAX;
 /// What a turn counts for besides its bytes.
 const TURN_COST: usize = 4 * 1024;
 
@@ -69,32 +72,57 @@ pub(crate) struct Consent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ended;
 
-/// One open connection, shared by its driver, its callbacks and the worker's pushes.
+/// One open connection, shared by its worker, its callbacks and the worker's pushes.
 #[derive(Debug)]
 pub(crate) struct Connection {
     visitor: Visitor,
     opened: Instant,
     state: RefCell<Inner>,
-    /// Wakes the driver: something happened that is not on the stream.
-    changed: Bell,
-    /// When the worker wakes the driver.
+    /// Has the worker give the connection a turn: something happened that is not on the stream.
+    seat: Arc<Seat>,
+    stage: Cell<Stage>,
+    /// When the worker wakes the connection.
     alarm: Cell<Option<Instant>>,
     /// `None` until a door does something for the connection.
     doors: OnceCell<Box<Doors>>,
 }
 
-/// Who waits for a connection, besides its driver.
+/// Who waits for a connection, besides its worker.
 #[derive(Debug, Default)]
 struct Doors {
     /// Wakes whoever waits for room among the turns.
     room: Notify,
-    /// Wakes whoever works for the connection while it is open.
-    ended: Notify,
+    /// Wakes the reader of the connection's FIFO.
+    ended: Bell,
     /// Runs that wait for room: accepted by a door, so the connection does not drain before them.
     waiting_runs: Cell<usize>,
 }
 
-/// Why the driver goes on.
+/// What the next turn begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// To do what is due.
+    Due,
+    /// The same, after the others have had their turns.
+    Yielded,
+    /// To see what has happened of this.
+    Waiting { read: bool, write: bool },
+    /// It has ended, and callbacks of what it had accepted still run.
+    Left,
+}
+
+/// How a turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// There is nothing to do but to wait.
+    Over,
+    /// The connection has had its share of the worker's time, and goes on after the others.
+    Cut,
+    /// The connection has ended and every accepted message is done with.
+    Ended,
+}
+
+/// Why a turn goes on.
 #[derive(Debug)]
 enum Wake {
     Readable,
@@ -107,17 +135,15 @@ enum Wake {
 impl Connection {
     pub(crate) fn new(
         shard: &Shard,
+        seat: Arc<Seat>,
         stream: Stream,
         visitor: Visitor,
-        consent: Consent,
+        deflate: Option<DeflateParams>,
         place: Place,
         now: Instant,
     ) -> Self {
         let server = &shard.server;
-        let mut outbound = Outbound::new(server.config.limits().send_queue_size);
-        outbound
-            .push_control(Bytes::from(consent.response))
-            .expect("a new queue is not finished");
+        let outbound = Outbound::new(server.config.limits().send_queue_size);
         let app = server.config.app();
         let turns = Turns::new(match &server.application {
             // They all wait for the one program to take them.
@@ -132,10 +158,10 @@ impl Connection {
                 unordered: app.unordered,
             },
         });
-        let protocol = ws_proto::Connection::server(Arc::clone(&server.protocol), now)
-            .with_deflate(consent.deflate);
+        let protocol =
+            ws_proto::Connection::server(Arc::clone(&server.protocol), now).with_deflate(deflate);
         let throttle = server.rates.throttle(visitor.user.as_ref(), now);
-        if consent.deflate.is_some() {
+        if deflate.is_some() {
             server.hub.counters.connections_compressed.increment();
         }
         Self {
@@ -144,7 +170,7 @@ impl Connection {
             state: RefCell::new(Inner {
                 output: Output::new(Some(stream), outbound),
                 protocol,
-                is_compressed: consent.deflate.is_some(),
+                is_compressed: deflate.is_some(),
                 turns,
                 work: Work::default(),
                 unread: Vec::new(),
@@ -161,77 +187,119 @@ impl Connection {
                 cause: None,
                 close_code: None,
                 received: 0,
+                farewell: None,
+                attendant: None,
             }),
-            changed: Bell::default(),
+            seat,
+            stage: Cell::new(Stage::Due),
             alarm: Cell::new(None),
             doors: OnceCell::new(),
         }
+    }
+
+    /// Sends the 101. Whatever else is sent must come later.
+    pub(crate) fn greet(&self, response: Vec<u8>) {
+        self.state.borrow_mut().output.write_head(response);
+    }
+
+    /// Has the application hear of the connection before its first message.
+    pub(crate) fn announce(&self, standing: Standing, counters: &Counters) {
+        counters.callbacks_accepted.increment();
+        let question = Question::of_event(Occasion::Open(standing));
+        self.state.borrow_mut().turns.begin_with(question);
+        self.seat.ask();
     }
 
     pub(crate) fn id(&self) -> ConnectionId {
         self.visitor.connection
     }
 
-    /// Serves the connection until it has ended and every accepted message is done with.
-    pub(crate) async fn drive(self: Rc<Self>, shard: Rc<Shard>) {
-        self.start_program(&shard);
-        let mut now = self.opened;
-        while let Some(wait) = self.settle(&shard, now) {
-            if wait.is_others_turn {
-                tokio::task::yield_now().await;
+    /// Where its worker keeps it.
+    pub(crate) fn slot(&self) -> u32 {
+        self.seat.slot()
+    }
+
+    /// Whether it is known to nobody any more, and is kept for its callbacks only.
+    pub(crate) fn has_left(&self) -> bool {
+        self.stage.get() == Stage::Left
+    }
+
+    /// Asks for a turn: something is to be done.
+    pub(crate) fn ask_turn(&self) {
+        self.seat.ask();
+    }
+
+    /// Does what there is to do.
+    pub(crate) fn take_turn(self: &Rc<Self>, shard: &Rc<Shard>) -> Turn {
+        self.seat.begin_turn();
+        let waker = Waker::from(Arc::clone(&self.seat));
+        let cx = &mut Context::from_waker(&waker);
+        let mut wake = match self.stage.get() {
+            Stage::Due => Wake::Changed,
+            Stage::Yielded => {
                 self.state.borrow_mut().spent = 0;
-                now = Instant::now();
-                continue;
+                Wake::Changed
             }
-            if let Some(deadline) = wait.deadline {
-                self.set_alarm(&shard, deadline);
-            }
-            let mut was_polled = false;
-            let wake = poll_fn(|cx| {
-                // What woke us is most often that there is something to read, and to try costs
-                // less than to ask.
-                if std::mem::replace(&mut was_polled, true) && wait.read {
-                    return Poll::Ready(Wake::Readable);
-                }
-                self.poll_wake(cx, &wait)
-            });
-            let wake = wake.await;
-            now = Instant::now();
+            // What woke us is most often that there is something to read, and to try costs less
+            // than to ask.
+            Stage::Waiting { read: true, .. } => Wake::Readable,
+            Stage::Waiting { read, write } => match self.poll_stream(cx, read, write) {
+                Poll::Ready(wake) => wake,
+                // Somebody has asked for the turn.
+                Poll::Pending => Wake::Changed,
+            },
+            Stage::Left => return self.finish_turns(shard),
+        };
+        loop {
+            let now = Instant::now();
             match wake {
-                Wake::Readable => self.read(&shard, now),
+                Wake::Readable => self.read(shard, now),
                 Wake::Changed => {}
                 Wake::Broken => self.end(CloseCause::Vanished),
             }
+            let Some(wait) = self.settle(shard, now) else {
+                let closed = self.leave(shard);
+                self.state.borrow_mut().farewell = closed.map(Box::new);
+                self.stage.set(Stage::Left);
+                return self.finish_turns(shard);
+            };
+            if wait.is_others_turn {
+                self.stage.set(Stage::Yielded);
+                self.seat.ask();
+                return Turn::Cut;
+            }
+            if let Some(deadline) = wait.deadline {
+                self.set_alarm(shard, deadline);
+            }
+            let Wait { read, write, .. } = wait;
+            self.stage.set(Stage::Waiting { read, write });
+            wake = match self.poll_stream(cx, read, write) {
+                Poll::Ready(wake) => wake,
+                Poll::Pending => return Turn::Over,
+            };
         }
-        self.leave(&shard);
-        self.finish_turns(&shard).await;
-        self.state.borrow_mut().place = None;
     }
 
-    fn poll_wake(&self, cx: &mut Context<'_>, wait: &Wait) -> Poll<Wake> {
+    fn poll_stream(&self, cx: &mut Context<'_>, read: bool, write: bool) -> Poll<Wake> {
         let state = self.state.borrow();
         let Some(stream) = &state.output.stream else {
             return Poll::Ready(Wake::Broken);
         };
-        if wait.read
-            && let Poll::Ready(ready) = stream.poll_readable(cx)
-        {
+        if read && let Poll::Ready(ready) = stream.poll_readable(cx) {
             return Poll::Ready(ready.map_or(Wake::Broken, |()| Wake::Readable));
         }
-        if wait.write
-            && let Poll::Ready(ready) = stream.poll_writable(cx)
-        {
+        if write && let Poll::Ready(ready) = stream.poll_writable(cx) {
             return Poll::Ready(ready.map_or(Wake::Broken, |()| Wake::Changed));
         }
-        self.changed.poll_rung(cx).map(|()| Wake::Changed)
+        Poll::Pending
     }
 
-    /// Has the driver woken at `deadline`. An alarm that rings early costs one more turn of the
-    /// driver; one that is moved with every message would cost more.
+    /// Has the connection woken at `deadline`. An alarm that rings early costs one more turn; one
+    /// that is moved with every message would cost more.
     fn set_alarm(&self, shard: &Shard, deadline: Instant) {
         let former = self.alarm.get();
         if former.is_none_or(|former| deadline < former) {
-            shard.set_alarm(self.id(), former, deadline);
+            shard.set_alarm(self.slot(), former, deadline);
             self.alarm.set(Some(deadline));
         }
     }
@@ -240,13 +308,31 @@ impl Connection {
     pub(crate) fn handle_alarm(&self) {
         self.alarm.set(None);
         self.handle_timeout();
-        self.changed.ring();
+        self.seat.ask();
     }
 
     /// Closes the connection when everything accepted is done with; accepts nothing more.
     pub(crate) fn drain(&self) {
         self.state.borrow_mut().is_draining = true;
-        self.changed.ring();
+        self.seat.ask();
+    }
+
+    /// Closes the connection behind what is queued for it.
+    pub(crate) fn close(&self, cause: CloseCause, frame: CloseFrame) {
+        let mut state = self.state.borrow_mut();
+        if state.is_open() {
+            state.close(cause, frame);
+        }
+        self.seat.ask();
+    }
+
+    /// Has a task aborted when the connection ends.
+    pub(crate) fn ends_with_it(&self, task: AbortHandle) {
+        self.state.borrow_mut().attendant = Some(task);
+    }
+
+    pub(crate) fn visitor(&self) -> &Visitor {
+        &self.visitor
     }
 
     /// Ends the connection now, and its callbacks.
@@ -254,7 +340,7 @@ impl Connection {
         self.end(CloseCause::Stopped);
         let mut state = self.state.borrow_mut();
         state.work.abort();
-        self.changed.ring();
+        self.seat.ask();
     }
 
     /// Writes pushed messages, or puts them behind what the peer has not read yet.
@@ -284,7 +370,7 @@ impl Connection {
             dropped += given_up.min(pushed.accepted - pushed.sent);
         }
         if !state.output.is_flushed() {
-            self.changed.ring();
+            self.seat.ask();
         }
         Receipt {
             connections: count,
@@ -308,7 +394,7 @@ impl Connection {
         let reason = "too much waits: limits.send_queue_total";
         let mut state = self.state.borrow_mut();
         state.give_up(CloseCause::OverflowTotal, reason, counters);
-        self.changed.ring();
+        self.seat.ask();
     }
 
     /// Accepts a run from a FIFO or the control socket; waits while the queue is full.
@@ -329,7 +415,7 @@ impl Connection {
                     state.turns.accept(question);
                     state.was_door = true;
                     state.is_doors_turn = false;
-                    self.changed.ring();
+                    self.seat.ask();
                     return Ok(());
                 }
             }
@@ -337,15 +423,14 @@ impl Connection {
         }
     }
 
-    /// Resolves when the connection accepts nothing more because it ends.
-    pub(crate) async fn ended(&self) {
-        loop {
-            let ended = self.doors().ended.notified();
-            if !self.state.borrow().is_open() {
-                return;
-            }
-            ended.await;
+    /// Ready when the connection accepts nothing more because it ends. One task may wait for it:
+    /// the latest caller is woken.
+    pub(crate) fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<()> {
+        // It may have rung when the connection was drained or the like.
+        while self.state.borrow().is_open() {
+            ready!(self.doors().ended.poll_rung(cx));
         }
+        Poll::Ready(())
     }
 
     fn doors(&self) -> &Doors {
@@ -359,8 +444,6 @@ impl Connection {
     /// Does everything that can be done without waiting, and says what to wait for. `None`: the
     /// connection has ended.
     fn settle(self: &Rc<Self>, shard: &Rc<Shard>, now: Instant) -> Option<Wait> {
-        // Whatever has changed by now is seen here.
-        self.changed.hush();
         let counters = &shard.server.hub.counters;
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
@@ -445,7 +528,7 @@ impl Connection {
     fn tell_ended(&self) {
         if let Some(doors) = self.doors.get() {
             doors.room.notify_waiters();
-            doors.ended.notify_waiters();
+            doors.ended.ring();
         }
     }
 
@@ -508,7 +591,7 @@ impl Connection {
             state.phase = Phase::Ended;
         }
         while state.protocol.poll_timeout().is_some_and(|at| at <= now) {
-            if let Some(Event::Failed(error)) = state.protocol.handle_timeout(now) {
+            if let Some(ws_proto::Event::Failed(error)) = state.protocol.handle_timeout(now) {
                 let cause = match error {
                     ws_proto::ProtocolError::PongTimeout => CloseCause::PongTimeout,
                     ws_proto::ProtocolError::CloseTimeout => {
@@ -543,17 +626,21 @@ impl Connection {
             is_counted: false,
         };
         shard.spawn(async move {
+            let trace = connection.visitor.begin_trace();
             let end = match &server.application {
                 Some(application) if application.answers_in_lines() => {
                     connection
-                        .answer_in_lines(&server, application, id, &question)
+                        .answer_in_lines(&server, application, id, &question, trace)
                         .await
                 }
-                Some(application) => application.answer(&connection.visitor, id, &question).await,
+                Some(application) => {
+                    let visitor = &connection.visitor;
+                    application.answer(visitor, id, &question, trace).await
+                }
                 None => Ok(Answer::default()),
             };
             guard.ended();
-            connection.finish_run(&server, id, end);
+            connection.finish_run(&server, id, question.event, trace, end);
         })
     }
 
@@ -564,23 +651,39 @@ impl Connection {
         application: &Application,
         id: MessageId,
         question: &Question,
+        trace: Option<Trace>,
     ) -> Result<Answer, RunFailure> {
         let mut lines = AnswerLines::new(Rc::clone(self), Arc::clone(server), id);
-        let run = application.answer_into(&self.visitor, id, question, &mut lines);
+        let run = application.answer_into(&self.visitor, id, question, trace, &mut lines);
         let end = run.await;
         lines.finish();
         end?;
-        Ok(match lines.has_lines {
+        Ok(match lines.has_lines || !question.event.is_message() {
             true => Answer::default(),
             false => application.empty_answer(),
         })
     }
 
-    fn finish_run(&self, server: &Shared, id: MessageId, end: Result<Answer, RunFailure>) {
+    fn finish_run(
+        &self,
+        server: &Shared,
+        id: MessageId,
+        event: Occasion,
+        trace: Option<Trace>,
+        end: Result<Answer, RunFailure>,
+    ) {
         let counters = &server.hub.counters;
+        let trace_id = trace.map(|trace| tracing::field::display(trace.id()));
+        let message_id = event.is_message().then_some(id);
         let answer = match end {
             Ok(answer) => {
                 counters.callbacks_finished.increment();
+                debug!(
+                    conn.id = %self.id(), event = event.as_str(), message.id = message_id,
+                    trace.id = trace_id,
+                    payload.len = answer.reply.as_ref().map_or(0, |reply| reply.payload.len()),
+                    "callback finished"
+                );
                 answer
             }
             Err(failure) => {
@@ -588,32 +691,39 @@ impl Connection {
                 counters.callback_failed(cause);
                 warn!(
                     parent: &self.visitor.span(),
-                    message.id = id, cause = cause.as_str(), error = %failure, "callback failed"
+                    event = event.as_str(), message.id = message_id, trace.id = trace_id,
+                    cause = cause.as_str(), error = %failure, "callback failed"
                 );
-                server
-                    .application
-                    .as_ref()
+                let application = server.application.as_ref();
+                application
+                    .filter(|_| event.is_message())
                     .map(|app| app.error_answer())
                     .unwrap_or_default()
             }
         };
-        self.state.borrow_mut().turns.finish(id, answer);
-        self.changed.ring();
+        // After the last message the seat may be another's.
+        if id != CLOSE_ID {
+            self.state.borrow_mut().turns.finish(id, answer);
+            self.seat.ask();
+        }
     }
 
-    /// Takes the connection out of everything and writes its one record.
-    fn leave(&self, shard: &Shard) {
+    /// Takes the connection out of everything and writes its one record. Returns what the
+    /// application is to hear of it.
+    fn leave(&self, shard: &Shard) -> Option<Occasion> {
         let server = &shard.server;
         let mut state = self.state.borrow_mut();
         if state.turns.is_idle() && !state.work.has_program() {
             state.place = None;
         }
-        server.hub.remove(self.id());
-        shard.remove(self.id(), self.alarm.take());
+        shard.remove_alarm(self.slot(), self.alarm.take());
         let counters = &server.hub.counters;
         state.phase = Phase::Ended;
         state.output.stream = None;
         state.unread = Vec::new();
+        if let Some(task) = state.attendant.take() {
+            task.abort();
+        }
         let unsent = state.output.queue.clear() as u64;
         counters.messages_dropped.add(unsent);
         let cause = state.cause.unwrap_or(CloseCause::Vanished);
@@ -623,7 +733,10 @@ impl Connection {
         } else {
             1006
         };
+        let code = state.close_code.map_or(no_code, CloseCode::as_u16);
         counters.closed(cause);
+        // Whoever sees that it is gone sees it counted.
+        let standing = server.hub.remove(self.id());
         if server.config.app().on_disconnect == OnDisconnect::Cancel {
             state.work.abort_runs();
         }
@@ -632,7 +745,7 @@ impl Connection {
             parent: &self.visitor.span(),
             path = self.visitor.path(),
             cause = cause.as_str(),
-            close.code = state.close_code.map_or(no_code, CloseCode::as_u16),
+            close.code = code,
             elapsed = ?self.opened.elapsed(),
             received = state.received,
             sent = state.output.sent,
@@ -641,45 +754,69 @@ impl Connection {
         );
         drop(state);
         self.tell_ended();
+        let is_asked = server.config.app().events.close && cause != CloseCause::Stopped;
+        standing
+            .filter(|_| is_asked)
+            .map(|standing| Occasion::Close {
+                standing,
+                code,
+                cause: cause.as_str(),
+            })
     }
 
     /// Runs what was accepted before the end; there is nobody left to answer.
-    async fn finish_turns(self: &Rc<Self>, shard: &Rc<Shard>) {
-        // A program takes what was accepted, and ends behind that.
-        while self.state.borrow().work.has_program() {
-            self.changed.rung().await;
-        }
+    fn finish_turns(self: &Rc<Self>, shard: &Rc<Shard>) -> Turn {
         let counters = &shard.server.hub.counters;
         let cancels = shard.server.config.app().on_disconnect == OnDisconnect::Cancel;
-        loop {
-            {
-                let mut state = self.state.borrow_mut();
-                if cancels || state.cause == Some(CloseCause::Stopped) {
-                    let waiting = state.turns.cancel_waiting() as u64;
-                    counters.callbacks_cancelled.add(waiting);
-                    return;
-                }
-                loop {
-                    if state.turns.next_part().is_some() {
-                        counters.replies_dropped.increment();
-                        continue;
-                    }
-                    let Some((id, answer)) = state.turns.next_answer() else {
-                        break;
-                    };
-                    counters.replies_dropped.add(answer.reply.is_some().into());
-                    state.work.forget(id);
-                }
-                while let Some((id, question)) = state.turns.start() {
-                    let run = self.start_run(shard, id, question);
-                    state.work.begin(id, run);
-                }
-                if state.turns.is_idle() {
-                    return;
-                }
-            }
-            self.changed.rung().await;
+        let mut state = self.state.borrow_mut();
+        // A program takes what was accepted, and ends behind that.
+        if state.work.has_program() {
+            return Turn::Over;
         }
+        if cancels || state.cause == Some(CloseCause::Stopped) {
+            let waiting = state.turns.cancel_waiting() as u64;
+            counters.callbacks_cancelled.add(waiting);
+            self.end_turns(shard, &mut state);
+            return Turn::Ended;
+        }
+        loop {
+            if state.turns.next_part().is_some() {
+                counters.replies_dropped.increment();
+                continue;
+            }
+            let Some((id, answer)) = state.turns.next_answer() else {
+                break;
+            };
+            counters.replies_dropped.add(answer.reply.is_some().into());
+            state.work.forget(id);
+        }
+        while let Some((id, question)) = state.turns.start() {
+            let run = self.start_run(shard, id, question);
+            state.work.begin(id, run);
+        }
+        if !state.turns.is_idle() {
+            return Turn::Over;
+        }
+        self.end_turns(shard, &mut state);
+        Turn::Ended
+    }
+
+    /// Nothing is left to do but to have the application hear of the end, if it wants to. Its
+    /// answer goes nowhere.
+    fn end_turns(self: &Rc<Self>, shard: &Rc<Shard>, state: &mut Inner) {
+        state.place = None;
+        if let Some(event) = state.farewell.take() {
+            shard.server.hub.counters.callbacks_accepted.increment();
+            self.start_run(shard, CLOSE_ID, Question::of_event(*event));
+        }
+    }
+
+    /// Ends a connection that a fault of ours has left as it is.
+    pub(crate) fn abandon(&self, shard: &Shard) {
+        shard.server.hub.remove(self.id());
+        shard.remove_alarm(self.slot(), self.alarm.take());
+        self.end(CloseCause::Vanished);
+        self.tell_ended();
     }
 }
 
@@ -699,7 +836,7 @@ impl Drop for WaitingRun<'_> {
         let count = &self.0.doors().waiting_runs;
         count.set(count.get() - 1);
         // The client may have been waiting for it.
-        self.0.changed.ring();
+        self.0.seat.ask();
     }
 }
 

@@ -124,6 +124,8 @@ reasons! {
         Slow = "slow",
         /// Its messages came faster than they may for too long.
         MessageRate = "message_rate",
+        /// Its user is not known to the validation callback any more.
+        Validation = "validation",
         /// The application asked for it.
         Application = "application",
         /// Its program has ended, and well.

@@ -33,6 +33,15 @@ pub enum ServeError {
     /// `app.require_user` is set, the server runs as root, and no user is named to run as.
     #[error("app.require_user is set, but app.user is not and the server runs as root")]
     RequireUser,
+    /// There is no control group for the processes of a callback, or none with the limits that were
+    /// set.
+    #[error("cannot use {section}.cgroup: {source}")]
+    Cgroup {
+        /// The section of the configuration.
+        section: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The spawners or the fork server do not start.
     #[error("cannot start the helper processes: {0}")]
     Helpers(#[source] io::Error),
@@ -43,6 +52,14 @@ pub enum ServeError {
         section: &'static str,
         /// Why it does not.
         failure: ws_ipc::Failure,
+    },
+    /// What `app.watch` names cannot be watched.
+    #[error("app.watch: cannot watch {}: {reason}", path.display())]
+    Watch {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
     },
     /// Threads, event queues or signal handlers are not to be had.
     #[error("cannot set up the server: {0}")]
@@ -81,8 +98,10 @@ impl ServeError {
                 ),
                 _ => ServeErrorKind::Failure,
             },
+            Self::Watch { .. } => ServeErrorKind::Configuration,
             Self::Bind(_) | Self::Fifo(_) => ServeErrorKind::CannotCreate,
             Self::StateDir { source, .. } => of_io(source, ServeErrorKind::CannotCreate),
+            Self::Cgroup { source, .. } => of_io(source, ServeErrorKind::Configuration),
             Self::Tls(TlsError::Unreadable { error, .. }) => {
                 of_io(error, ServeErrorKind::Configuration)
             }

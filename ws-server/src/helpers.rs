@@ -1,23 +1,24 @@
 //! The processes beside the server, which are this same program started again.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::timeout;
 use tracing::error;
-use ws_ipc::forkserver::{self, Options};
 use ws_ipc::{
-    HelperCommand, Pool, PoolConfig, PoolKind, Service, ServiceCommand, Spawners, SpawnersConfig,
+    Confinement, HelperCommand, Pool, PoolConfig, PoolKind, Recycling, ServiceCommand, Spawners,
+    SpawnersConfig, shims,
 };
 
 use crate::application::process_identity;
-use crate::config::{
-    AppBackend, CallbackBackend, Config, PoolConfig as PoolSettings, ValidateBackend,
-};
+use crate::config::{AppBackend, CallbackBackend, Config, ForkExit, PoolConfig as PoolSettings};
+use crate::confinement::Confinements;
 use crate::demo;
 use crate::error::ServeError;
+use crate::server::worker_count;
 use crate::visitor::DEFAULT_PATH;
 
 /// First arguments by which this program is started again as a helper; see [`helper_main`].
@@ -25,9 +26,6 @@ pub const HELPERS: [&str; 2] = [SPAWNER, FORK_SERVER];
 
 const SPAWNER: &str = "__spawner";
 const FORK_SERVER: &str = "__forkserver";
-
-/// The variable that tells a fork server how many children to keep ready.
-const SPARE: &str = "WS_SPARE";
 
 /// How long the helpers may take to end when told to: longer than a spawner that hangs is waited for
 /// before it is killed.
@@ -58,17 +56,7 @@ impl HelperProgram {
 pub fn helper_main(name: &str) -> io::Result<()> {
     match name {
         SPAWNER => ws_ipc::spawner::main(),
-        FORK_SERVER => {
-            let spare = std::env::var(SPARE)
-                .ok()
-                .and_then(|spare| spare.parse().ok());
-            let default = Options::default();
-            let options = Options {
-                spare: spare.unwrap_or(default.spare),
-                ..default
-            };
-            forkserver::run_with(options, demo::answer)
-        }
+        FORK_SERVER => ws_ipc::forkserver::run(demo::answer),
         _ => Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             format!("{name} is no helper"),
@@ -76,13 +64,18 @@ pub fn helper_main(name: &str) -> io::Result<()> {
     }
 }
 
+/// How many spawners there are: one starts some 3000 programs a second, which is more than two
+/// cores run of any but the smallest.
+fn spawner_count(threads: usize) -> usize {
+    threads.div_ceil(2).clamp(2, 8)
+}
+
 /// The processes beside the server.
 #[derive(Debug, Default)]
 pub(crate) struct Helpers {
+    pub(crate) confinements: Confinements,
     /// `None` if nothing is ever started: the echo without validation, servers of others.
     pub(crate) spawners: Option<Spawners>,
-    /// `None` unless the demo answers.
-    pub(crate) fork_server: Option<Service>,
     /// What the application and the validation keep running, each unless it is run otherwise.
     pub(crate) app: Option<Pool>,
     pub(crate) validation: Option<Pool>,
@@ -91,26 +84,36 @@ pub(crate) struct Helpers {
 impl Helpers {
     pub(crate) async fn start(config: &Config, helper: &HelperProgram) -> Result<Self, ServeError> {
         let app = &config.app().backend;
-        let callbacks = [app_callback(config), validation_callback(config)];
+        let callbacks = [app.callback(), config.validate().backend.callback()];
         let is_demo = matches!(app, AppBackend::Demo);
         let has_command = |backend: &CallbackBackend| backend.exec().is_some();
         if !is_demo && !callbacks.into_iter().flatten().any(has_command) {
             return Ok(Self::default());
         }
+        let confinements = Confinements::prepare(config)?;
         let command = HelperCommand {
             program: helper.0.clone(),
             args: vec![SPAWNER.into()],
         };
-        let spawners =
-            Spawners::start(command, SpawnersConfig::default()).map_err(ServeError::Helpers)?;
+        let spawners = SpawnersConfig {
+            count: spawner_count(worker_count(config)),
+            ..SpawnersConfig::default()
+        };
+        let spawners = Spawners::start(command, spawners).map_err(ServeError::Helpers)?;
         let [app, validation] = callbacks;
         Ok(Self {
-            fork_server: match is_demo {
+            app: match is_demo {
                 true => Some(start_demo(&spawners, config, helper).await?),
-                false => None,
+                false => {
+                    let confinement = &confinements.app;
+                    start_pool(&spawners, config, app, confinement, "app").await?
+                }
             },
-            app: start_pool(&spawners, config, app, "app").await?,
-            validation: start_pool(&spawners, config, validation, "validate").await?,
+            validation: {
+                let confinement = &confinements.validate;
+                start_pool(&spawners, config, validation, confinement, "validate").await?
+            },
+            confinements,
             spawners: Some(spawners),
         })
     }
@@ -119,9 +122,6 @@ impl Helpers {
         let ended = async {
             for pool in [self.app, self.validation].into_iter().flatten() {
                 pool.shutdown().await;
-            }
-            if let Some(service) = self.fork_server {
-                service.shutdown().await;
             }
             if let Some(spawners) = self.spawners {
                 spawners.shutdown().await;
@@ -133,41 +133,32 @@ impl Helpers {
     }
 }
 
-fn app_callback(config: &Config) -> Option<&CallbackBackend> {
-    match &config.app().backend {
-        AppBackend::Callback(backend) => Some(backend),
-        AppBackend::Demo | AppBackend::Echo => None,
-    }
-}
-
-fn validation_callback(config: &Config) -> Option<&CallbackBackend> {
-    match &config.validate().backend {
-        ValidateBackend::Callback(backend) => Some(backend),
-        ValidateBackend::None | ValidateBackend::Application => None,
-    }
-}
-
 async fn start_demo(
     spawners: &Spawners,
     config: &Config,
     helper: &HelperProgram,
-) -> Result<Service, ServeError> {
+) -> Result<Pool, ServeError> {
     let command = ServiceCommand {
         argv: vec![helper.0.clone().into(), FORK_SERVER.into()],
-        env: vec![spare(config)],
+        env: Vec::new(),
         dir: None,
         identity: None,
+        confinement: Confinement::default(),
     };
-    let path = config.server().state_dir.join("demo.sock");
-    let service = Service::start(spawners, command, &path).await;
-    service.map_err(|failure| ServeError::Backend {
+    let pool = PoolConfig {
+        command,
+        processes: NonZeroUsize::MIN,
+        kind: PoolKind::ForkServers,
+        ahead: config.app().spare,
+        recycling: Recycling::default(),
+        dir: config.server().state_dir.clone(),
+        name: "demo".to_owned(),
+    };
+    let started = Pool::start(spawners, pool).await;
+    started.map_err(|failure| ServeError::Backend {
         section: "app",
         failure,
     })
-}
-
-fn spare(config: &Config) -> (std::ffi::OsString, std::ffi::OsString) {
-    (SPARE.into(), config.app().spare.to_string().into())
 }
 
 /// Starts what a callback keeps running; the section's name begins those of its sockets.
@@ -175,6 +166,7 @@ async fn start_pool(
     spawners: &Spawners,
     config: &Config,
     backend: Option<&CallbackBackend>,
+    confinement: &Confinement,
     section: &'static str,
 ) -> Result<Option<Pool>, ServeError> {
     let (kind, settings) = match backend {
@@ -185,9 +177,13 @@ async fn start_pool(
     let pool = Pool::start(
         spawners,
         PoolConfig {
-            command: pool_command(config, settings),
+            command: pool_command(settings, kind, confinement),
             processes: process_count(settings, kind),
             kind,
+            ahead: match kind {
+                PoolKind::ForkServers => config.app().spare,
+                PoolKind::Workers => 1,
+            },
             recycling: settings.recycling,
             dir: config.server().state_dir.clone(),
             name: section.to_owned(),
@@ -199,25 +195,45 @@ async fn start_pool(
     }
 }
 
-fn pool_command(config: &Config, settings: &PoolSettings) -> ServiceCommand {
+fn pool_command(
+    settings: &PoolSettings,
+    kind: PoolKind,
+    confinement: &Confinement,
+) -> ServiceCommand {
     let exec = &settings.exec;
-    let own = exec
-        .env
-        .iter()
-        .map(|(name, value)| (name.into(), value.into()));
-    let default =
-        |(name, _): &(std::ffi::OsString, _)| !exec.env.contains_key(&*name.to_string_lossy());
-    let defaults = [("PATH".into(), DEFAULT_PATH.into()), spare(config)];
+    let fork_exit = match settings.fork_exit {
+        ForkExit::Normal => "normal",
+        ForkExit::Kill => "kill",
+    };
+    let mut env = BTreeMap::from([("PATH", DEFAULT_PATH), ("WS_FORK_EXIT", fork_exit)]);
+    if kind == PoolKind::ForkServers {
+        let names = exec
+            .command
+            .iter()
+            .filter_map(|word| Path::new(word).file_name());
+        let shim = names
+            .filter_map(|name| shims::by_name(name.to_str()?))
+            .next();
+        env.extend(
+            shim.iter()
+                .flat_map(|shim| shim.fork_environment().iter().copied()),
+        );
+    }
+    env.extend(exec.env.iter().map(|(name, value)| (&**name, &**value)));
     ServiceCommand {
         argv: exec.command.iter().map(Into::into).collect(),
-        env: defaults.into_iter().filter(default).chain(own).collect(),
-        dir: None,
+        env: env
+            .into_iter()
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect(),
+        dir: exec.sandbox.dir.clone(),
         identity: exec.account.map(process_identity),
+        confinement: confinement.clone(),
     }
 }
 
 /// How many processes a pool has.
-pub(crate) fn process_count(settings: &PoolSettings, kind: PoolKind) -> NonZeroUsize {
+fn process_count(settings: &PoolSettings, kind: PoolKind) -> NonZeroUsize {
     const TWO: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1);
     let cores = || std::thread::available_parallelism().unwrap_or(TWO);
     settings.processes.unwrap_or_else(|| match kind {

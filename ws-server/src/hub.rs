@@ -4,17 +4,18 @@
 //! push takes its targets and its place in every worker's queue under one lock, so that all
 //! receivers see two pushes in the same order; the workers write it to their own connections.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use ws_proto::EncodedMessage;
-use ws_session::{Binding, ConnectionId, ConnectionIds, Registry, Sessions, Target};
+use ws_session::{Binding, ConnectionId, ConnectionIds, Registry, Sessions, Target, UserId};
 
-use crate::command::{Command, Receipt, Recipients};
+use crate::command::{Command, Receipt, Recipient, Recipients};
 use crate::core::pace::Pace;
-use crate::core::question::Source;
+use crate::core::question::{Source, Standing};
 use crate::counters::Counters;
 use crate::places::{PlaceLimits, Places};
 
@@ -27,12 +28,14 @@ const DRAIN_RATE: u32 = 1000;
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     /// The worker thread that owns it.
-    pub(crate) shard: usize,
+    pub(crate) shard: u32,
+    /// Where that keeps it.
+    pub(crate) slot: u32,
     /// The visitor's address, which is not the peer's behind a trusted proxy.
     pub(crate) addr: Option<std::net::IpAddr>,
     pub(crate) port: Option<u16>,
     pub(crate) uri: Arc<str>,
-    pub(crate) fifo: Option<Box<std::path::Path>>,
+    pub(crate) fifo: Option<Arc<std::path::Path>>,
     pub(crate) opened_at: SystemTime,
 }
 
@@ -52,6 +55,8 @@ pub(crate) struct Hub {
     runs: Semaphore,
     places: Arc<Places>,
     drain_pace: Mutex<Pace>,
+    /// That of the next change in who is connected.
+    generation: AtomicU64,
     pub(crate) counters: Counters,
 }
 
@@ -72,6 +77,7 @@ impl Hub {
             runs: Semaphore::new(MAX_UNDER_WAY),
             places: Places::new(limits),
             drain_pace: Mutex::new(Pace::per_second(DRAIN_RATE)),
+            generation: AtomicU64::new(first_generation(SystemTime::now())),
             counters,
         }
     }
@@ -98,18 +104,31 @@ impl Hub {
     }
 
     /// Makes a connection known: from here on it is reached by pushes.
-    pub(crate) fn insert(&self, id: ConnectionId, binding: Binding, entry: Entry) {
+    pub(crate) fn insert(&self, id: ConnectionId, binding: Binding, entry: Entry) -> Standing {
         self.sessions().hold(binding.session);
-        let inserted = self.registry().insert_unique(id, binding, entry);
+        let user = binding.user.clone();
+        let mut registry = self.registry();
+        let inserted = registry.insert_unique(id, binding, entry);
         debug_assert!(inserted.is_ok(), "connection ids are never repeated");
         self.counters.connections_opened.increment();
+        self.standing(&registry, &user)
     }
 
     /// Forgets a connection.
-    pub(crate) fn remove(&self, id: ConnectionId) {
-        let removed = self.registry().remove(id);
-        if let Some((binding, _)) = removed {
-            self.sessions().release(binding.session, Instant::now());
+    pub(crate) fn remove(&self, id: ConnectionId) -> Option<Standing> {
+        let mut registry = self.registry();
+        let (binding, _) = registry.remove(id)?;
+        let standing = self.standing(&registry, &binding.user);
+        drop(registry);
+        self.sessions().release(binding.session, Instant::now());
+        Some(standing)
+    }
+
+    /// How a user stands now; under the registry's lock, so that generations are in its order.
+    fn standing(&self, registry: &Registry<Entry>, user: &UserId) -> Standing {
+        Standing {
+            generation: self.generation.fetch_add(1, Ordering::Relaxed),
+            connections: registry.user(user).len(),
         }
     }
 
@@ -211,6 +230,13 @@ impl Hub {
     }
 }
 
+/// Above every generation of a server that ended before: there is less than one change in a
+/// microsecond.
+fn first_generation(now: SystemTime) -> u64 {
+    let since = now.duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(1, |since| u64::try_from(since.as_micros()).unwrap_or(1))
+}
+
 fn recipients_by_shard(
     registry: &Registry<Entry>,
     target: &Target,
@@ -223,7 +249,8 @@ fn recipients_by_shard(
     }
     let mut by_shard = vec![Vec::new(); shard_count];
     for (id, entry) in registry.select(target) {
-        by_shard[entry.shard].push(*id);
+        let slot = entry.slot;
+        by_shard[entry.shard as usize].push(Recipient { id: *id, slot });
     }
     let occupied = by_shard
         .into_iter()

@@ -20,6 +20,7 @@ mod bell;
 mod certificates;
 mod command;
 pub mod config;
+mod confinement;
 mod connection;
 mod core;
 mod counters;
@@ -32,7 +33,11 @@ mod hub;
 mod opening;
 mod page;
 mod places;
+mod randomness;
 mod rates;
+mod reload;
+mod revalidation;
+mod rota;
 mod server;
 mod shard;
 mod shared;
@@ -44,5 +49,7 @@ mod visitor;
 pub use error::{ServeError, ServeErrorKind};
 pub use helpers::{HELPERS, HelperProgram, helper_main};
 pub use server::run;
+/// Programs that run scripts as fork servers and workers.
+pub use ws_ipc::shims;
 /// Certificates for development.
 pub use ws_transport::{SelfSigned, TlsError};

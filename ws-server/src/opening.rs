@@ -1,18 +1,19 @@
 //! The opening handshake: who is there, may it come in, and who is it.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout;
 use tracing::{debug, warn};
 use ws_ipc::{EnvironmentError, Fifo, FifoError, encode_name};
 use ws_proto::handshake::{HeadLimits, HeadReader, Rejection, RequestHead, Upgrade, response};
 use ws_session::{Binding, ConnectionId, SessionId, SessionToken, UserId};
-use ws_transport::{Accepted, LocalAddr, OpenError, Opened, PeerAddr, Stream, TlsPeer};
+use ws_transport::{Accepted, LocalAddr, OpenError, PeerAddr, Stream, TlsPeer};
 
 use crate::application::Validation;
 use crate::command::Adoption;
@@ -23,9 +24,10 @@ use crate::core::forwarded::{self, Forwarded};
 use crate::core::origin::{Provenance, is_allowed, is_loopback_host};
 use crate::counters::Refusal;
 use crate::doors;
-use crate::gate::Newcomer;
-use crate::hub::Entry;
+use crate::gate::{Dismissal, Newcomer};
+use crate::hub::{Entry, Hub};
 use crate::places::{Full, Place, Visit};
+use crate::revalidation;
 use crate::shard::Shard;
 use crate::visitor::{Arrival, Visitor};
 
@@ -35,6 +37,7 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 const RETRY_AFTER: &str = "1";
 const TOO_MANY_HANDSHAKES: &str = "limits.max_handshakes is reached";
 const GOING_DOWN: &str = "the server is going down";
+const TOO_LATE: &str = "the request head was not complete in time";
 
 /// A handshake that does not become a connection.
 struct Refused {
@@ -51,9 +54,43 @@ struct Admitted {
     session: SessionId,
     /// The visitor's own address.
     addr: Option<IpAddr>,
+    port: Option<u16>,
     fifo: Option<Fifo>,
     consent: Consent,
     place: Place,
+    /// When the validation is asked again.
+    ttl: Option<Duration>,
+}
+
+/// One who asks to be connected, before it is known who that is.
+struct Claim<'a> {
+    visitor: Visitor,
+    visit: Visit,
+    session: SessionId,
+    /// The visitor's own address.
+    addr: Option<IpAddr>,
+    /// Its port, if it is known.
+    port: Option<u16>,
+    is_https: bool,
+    /// `None` if the visitor came with a session.
+    issued: Option<Issued<'a>>,
+}
+
+/// A session that was made for a visitor, and is forgotten if the visitor is refused: nobody will
+/// come back with a token that was never handed out.
+struct Issued<'a> {
+    hub: &'a Hub,
+    session: SessionId,
+    token: SessionToken,
+    is_handed_out: bool,
+}
+
+impl Drop for Issued<'_> {
+    fn drop(&mut self) {
+        if !self.is_handed_out {
+            self.hub.sessions().remove(self.session);
+        }
+    }
 }
 
 /// What a socket turned out to want.
@@ -72,8 +109,15 @@ pub(crate) async fn serve(shard: Rc<Shard>, adoption: Adoption) {
     let id = shard.server.hub.next_id();
     let counters = &shard.server.hub.counters;
     let door = peer_socket_addr(socket.peer);
-    let mut newcomer = Newcomer::enter(&shard);
-    let opened = match open(&shard, socket, &mut newcomer, accepted_at).await {
+    let deadline = accepted_at + shard.server.config.limits().handshake_timeout;
+    let newcomer = Newcomer::enter(&shard, deadline);
+    let has_more_before_http = socket.socket.is_proxied() || socket.socket.is_tls();
+    let opened = match has_more_before_http {
+        // Apart from the task, so that the others do not hold room for it.
+        true => Box::pin(open(&shard, socket, &newcomer)).await,
+        false => register(socket),
+    };
+    let opened = match opened {
         Ok(opened) => opened,
         Err((refusal, cause)) => {
             debug!(
@@ -83,32 +127,29 @@ pub(crate) async fn serve(shard: Rc<Shard>, adoption: Adoption) {
             return counters.refused(refusal);
         }
     };
-    let stream = opened.stream;
-    let peer = peer_socket_addr(opened.peer);
-    let local = local_socket_addr(&opened.local);
+    let Opened {
+        stream,
+        peer,
+        local,
+        tls,
+    } = opened;
     let opening = Opening {
         shard: &shard,
         stream: &stream,
         id,
         peer,
         local,
-        tls: opened.tls.as_ref(),
+        tls: tls.as_deref(),
         has_spoken: Cell::new(false),
     };
-    let mut draining = shard.server.draining.clone();
-    let outcome = tokio::select! {
-        biased;
-        outcome = opening.run(accepted_at, &mut newcomer) => outcome,
-        _ = draining.wait_for(|draining| *draining) => Err(opening.abandon(Refusal::Draining, GOING_DOWN)),
-    };
-    match outcome {
+    match opening.run(&newcomer).await {
         Ok(Wish::Page(page)) => {
             counters.pages_served.increment();
             answer_and_close(&stream, &page).await;
         }
         Ok(Wish::Connect(mut admitted)) => {
             admitted.place.keep(ticket);
-            connect(&shard, stream, *admitted, peer);
+            connect(&shard, stream, *admitted);
         }
         Err(refused) => {
             counters.refused(refused.refusal);
@@ -121,13 +162,31 @@ pub(crate) async fn serve(shard: Rc<Shard>, adoption: Adoption) {
     }
 }
 
+/// A socket whose next bytes are HTTP.
+struct Opened {
+    stream: Stream,
+    peer: Option<SocketAddr>,
+    local: Option<SocketAddr>,
+    tls: Option<Box<TlsPeer>>,
+}
+
+/// Opens a socket on which nothing stands before HTTP.
+fn register(socket: Accepted) -> Result<Opened, (Refusal, String)> {
+    let registered = socket.socket.register();
+    Ok(Opened {
+        stream: registered.map_err(|error| (Refusal::Gone, error.to_string()))?,
+        peer: peer_socket_addr(socket.peer),
+        local: local_socket_addr(&socket.local),
+        tls: None,
+    })
+}
+
 /// Reads what stands before HTTP: the header of a proxy, and TLS. There is nobody to answer to
 /// before that.
 async fn open(
     shard: &Shard,
     socket: Accepted,
-    newcomer: &mut Newcomer,
-    accepted_at: Instant,
+    newcomer: &Newcomer,
 ) -> Result<Opened, (Refusal, String)> {
     let config = &shard.server.config;
     let peer = peer_socket_addr(socket.peer).map(|peer| peer.ip());
@@ -135,59 +194,72 @@ async fn open(
         let cause = "the peer is not in server.proxy.trusted";
         return Err((Refusal::Proxy, cause.to_owned()));
     }
-    let deadline = accepted_at + config.limits().handshake_timeout;
-    let mut draining = shard.server.draining.clone();
     let opened = tokio::select! {
         biased;
-        opened = timeout_at(deadline.into(), socket.open_by_turns(|| shard.gate.turn())) => opened,
-        () = newcomer.dismissed() => {
-            return Err((Refusal::MaxHandshakes, TOO_MANY_HANDSHAKES.to_owned()));
-        }
-        _ = draining.wait_for(|draining| *draining) => {
-            return Err((Refusal::Draining, GOING_DOWN.to_owned()));
+        opened = socket.open_by_turns(|| shard.gate.turn()) => opened,
+        dismissal = newcomer.dismissed() => {
+            return Err(match dismissal {
+                Dismissal::Crowd => (Refusal::MaxHandshakes, TOO_MANY_HANDSHAKES.to_owned()),
+                Dismissal::Late => (Refusal::Timeout, "no HTTP came in time".to_owned()),
+                Dismissal::Draining => (Refusal::Draining, GOING_DOWN.to_owned()),
+            });
         }
     };
-    let opened = opened.map_err(|late| (Refusal::Timeout, late.to_string()))?;
-    opened.map_err(|error| {
+    let opened = opened.map_err(|error| {
         let refusal = match error {
             OpenError::Proxy(_) => Refusal::Proxy,
             OpenError::Tls(_) => Refusal::Tls,
             _ => Refusal::Gone,
         };
         (refusal, error.to_string())
+    })?;
+    Ok(Opened {
+        stream: opened.stream,
+        peer: peer_socket_addr(opened.peer),
+        local: local_socket_addr(&opened.local),
+        tls: opened.tls.map(Box::new),
     })
 }
 
-fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted, peer: Option<SocketAddr>) {
+fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted) {
     let Admitted {
         visitor,
         user,
         session,
         addr,
+        port,
         fifo,
         consent,
         place,
+        ttl,
     } = admitted;
     let id = visitor.connection;
     debug!(parent: &visitor.span(), path = visitor.path(), "connection opened");
+    let now = Instant::now();
+    let Consent { response, deflate } = consent;
+    let uri = Arc::clone(&visitor.target);
+    let connection =
+        shard.insert(|seat| Connection::new(shard, seat, stream, visitor, deflate, place, now));
     let entry = Entry {
-        shard: shard.index,
+        shard: u32::try_from(shard.index).expect("workers are as many as cores"),
+        slot: connection.slot(),
         addr,
-        port: peer
-            .filter(|peer| Some(peer.ip()) == addr)
-            .map(|peer| peer.port()),
-        uri: Arc::clone(&visitor.target),
-        fifo: fifo.as_ref().map(|fifo| fifo.path().into()),
+        port,
+        uri,
+        fifo: fifo.as_ref().map(Fifo::shared_path),
         opened_at: SystemTime::now(),
     };
-    let now = Instant::now();
-    let connection = Rc::new(Connection::new(shard, stream, visitor, consent, place, now));
-    // The 101 is queued already, so a push that comes from here on stands behind it.
-    shard.insert(Rc::clone(&connection));
-    shard
+    let standing = shard
         .server
         .hub
         .insert(id, Binding { user, session }, entry);
+    // Whoever reads it can be found. A push to those found is written by this thread, and so
+    // stands behind it.
+    connection.greet(response);
+    connection.start_program(shard);
+    if shard.server.config.app().events.open {
+        connection.announce(standing, &shard.server.hub.counters);
+    }
     if let Some(fifo) = fifo {
         shard.spawn(doors::serve_connection(
             Rc::clone(shard),
@@ -195,9 +267,11 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted, peer: Option<S
             fifo,
         ));
     }
-    // A task of its own, and a small one: that of the handshake ends here, and a connection is
-    // long.
-    shard.spawn(connection.drive(Rc::clone(shard)));
+    if let Some(ttl) = ttl {
+        let task = revalidation::run(Rc::clone(shard), Rc::clone(&connection), ttl);
+        connection.ends_with_it(shard.spawn(task));
+    }
+    connection.ask_turn();
 }
 
 /// One opening handshake under way.
@@ -224,27 +298,20 @@ impl Opening<'_> {
         refused
     }
 
-    async fn run(&self, accepted_at: Instant, newcomer: &mut Newcomer) -> Result<Wish, Refused> {
+    async fn run(&self, newcomer: &Newcomer) -> Result<Wish, Refused> {
         let server = &self.shard.server;
-        let deadline = accepted_at + server.config.limits().handshake_timeout;
         let head = tokio::select! {
             biased;
-            head = timeout_at(deadline.into(), self.read_head()) => head,
-            () = newcomer.dismissed() => {
-                return Err(self.abandon(Refusal::MaxHandshakes, TOO_MANY_HANDSHAKES));
+            head = self.read_head() => head?,
+            dismissal = newcomer.dismissed() => {
+                return Err(match dismissal {
+                    Dismissal::Crowd => self.abandon(Refusal::MaxHandshakes, TOO_MANY_HANDSHAKES),
+                    Dismissal::Late => refused(Refusal::Timeout, 408, TOO_LATE),
+                    Dismissal::Draining => self.abandon(Refusal::Draining, GOING_DOWN),
+                });
             }
         };
         newcomer.leave();
-        let head = match head {
-            Ok(head) => head?,
-            Err(_) => {
-                return Err(refused(
-                    Refusal::Timeout,
-                    408,
-                    "the request head was not complete in time",
-                ));
-            }
-        };
         if server.config.is_local_only() && !asks_for_this_host(&head) {
             return Err(refused(Refusal::Host, 421, "only localhost is served here"));
         }
@@ -258,15 +325,23 @@ impl Opening<'_> {
         let forwarded = self.look_behind_proxies(&head);
         let visit = server.hub.places().visit(forwarded.addr)?;
         self.check_origin(&head, &forwarded)?;
-        // Apart from the task, so that those who wait for their heads do not hold room for it.
-        let admitted = Box::pin(self.identify(&head, &upgrade, &forwarded, visit)).await?;
+        let claim = self.claim(&head, &forwarded, visit)?;
+        let admitted = match &server.validation {
+            // Apart from the task, so that those who wait for their heads do not hold room for it.
+            Some(validation) => Box::pin(self.ask(validation, &upgrade, claim)).await?,
+            None => {
+                let identity = Identity::of(UserId::from(claim.session));
+                self.admit(&upgrade, claim, identity)?
+            }
+        };
         Ok(Wish::Connect(Box::new(admitted)))
     }
 
     async fn read_head(&self) -> Result<RequestHead, Refused> {
         let mut reader = HeadReader::new(HeadLimits::default());
         loop {
-            self.stream.readable().await.map_err(gone)?;
+            let readable = poll_fn(|cx| self.stream.poll_readable(cx));
+            readable.await.map_err(gone)?;
             let mut scratch = self.shard.scratch.borrow_mut();
             let read = match self.stream.try_read(&mut scratch.read) {
                 Ok(0) => return Err(gone(io::ErrorKind::UnexpectedEof.into())),
@@ -284,12 +359,11 @@ impl Opening<'_> {
     /// Who the visitor is, in the words of those who are believed.
     fn look_behind_proxies<'h>(&self, head: &'h RequestHead) -> Forwarded<'h> {
         let server = &self.shard.server;
-        let peer = self.peer.map(|peer| peer.ip());
-        let forwarded = forwarded::visitor(&server.config.server().trusted, peer, head);
+        let forwarded = forwarded::visitor(&server.config.server().trusted, self.peer, head);
         if forwarded.is_garbled {
             server.hub.counters.forwarded_garbled.increment();
             warn!(
-                conn.id = %self.id, peer.addr = peer.map(tracing::field::display),
+                conn.id = %self.id, peer.addr = self.peer.map(tracing::field::display),
                 "a trusted proxy sends addresses that cannot be understood; its own is taken"
             );
         }
@@ -327,14 +401,13 @@ impl Opening<'_> {
         Err(refused)
     }
 
-    /// Finds the session, asks the validation callback who it is, and makes the FIFO.
-    async fn identify(
+    /// Finds the session, or makes one.
+    fn claim(
         &self,
         head: &RequestHead,
-        upgrade: &Upgrade,
         forwarded: &Forwarded<'_>,
         visit: Visit,
-    ) -> Result<Admitted, Refused> {
+    ) -> Result<Claim<'_>, Refused> {
         let server = &self.shard.server;
         let identity = server.config.identity();
         if identity.require_cookie && head.header("Cookie").is_none() {
@@ -346,13 +419,40 @@ impl Opening<'_> {
         let cookies = cookies.filter_map(|(_, value)| std::str::from_utf8(value).ok());
         let token = cookie::session_token(cookies, &identity.cookie);
         let (session, issued) = self.resume(token.as_ref(), forwarded.addr)?;
-        let admission = self.admit(head, upgrade, forwarded, visit, &session, issued.as_ref());
-        let result = admission.await;
-        if result.is_err() && issued.is_some() {
-            // Nobody will come back with a token that was never handed out.
-            server.hub.sessions().remove(session);
-        }
-        result
+        let issued = issued.map(|token| Issued {
+            hub: &server.hub,
+            session,
+            token,
+            is_handed_out: false,
+        });
+        let is_https = match forwarded.scheme {
+            Some(scheme) => scheme == "https",
+            None => self.stream.is_tls(),
+        };
+        let arrival = Arrival {
+            head,
+            connection: self.id,
+            session: &session,
+            addr: forwarded.addr,
+            port: forwarded.port,
+            peer: self.peer,
+            local: self.local,
+            https: is_https,
+            tls: self.tls,
+        };
+        let visitor = match (&server.application, &server.validation) {
+            (None, None) => Visitor::without_variables(&arrival),
+            _ => Visitor::new(&arrival)?,
+        };
+        Ok(Claim {
+            visitor,
+            visit,
+            session,
+            addr: forwarded.addr,
+            port: forwarded.port,
+            is_https,
+            issued,
+        })
     }
 
     fn resume(
@@ -360,8 +460,8 @@ impl Opening<'_> {
         token: Option<&SessionToken>,
         addr: Option<IpAddr>,
     ) -> Result<(SessionId, Option<SessionToken>), Refused> {
-        let mut fresh = [0; 32];
-        getrandom::fill(&mut fresh).map_err(|error| internal(&error))?;
+        let fresh = self.shard.randomness.borrow_mut().take();
+        let fresh = fresh.map_err(|error| internal(&error))?;
         let resumed = self
             .shard
             .server
@@ -371,58 +471,53 @@ impl Opening<'_> {
         Ok((resumed.id, resumed.issued))
     }
 
-    async fn admit(
+    async fn ask(
         &self,
-        head: &RequestHead,
+        validation: &Validation,
         upgrade: &Upgrade,
-        forwarded: &Forwarded<'_>,
-        visit: Visit,
-        session: &SessionId,
-        issued: Option<&SessionToken>,
+        claim: Claim<'_>,
+    ) -> Result<Admitted, Refused> {
+        let identity = self.validate(validation, &claim.visitor).await?;
+        self.admit(upgrade, claim, identity)
+    }
+
+    /// Takes a place for one who is known now, makes the FIFO and the 101.
+    fn admit(
+        &self,
+        upgrade: &Upgrade,
+        claim: Claim<'_>,
+        identity: Identity,
     ) -> Result<Admitted, Refused> {
         let server = &self.shard.server;
-        let is_https = match forwarded.scheme {
-            Some(scheme) => scheme == "https",
-            None => self.stream.is_tls(),
-        };
-        let arrival = Arrival {
-            head,
-            connection: self.id,
+        let Claim {
+            mut visitor,
+            visit,
             session,
-            addr: forwarded.addr,
-            // That of a proxy's connection is not the visitor's.
-            port: self
-                .peer
-                .filter(|peer| Some(peer.ip()) == forwarded.addr)
-                .map(|peer| peer.port()),
-            peer: self.peer,
-            local: self.local,
-            https: is_https,
-            tls: self.tls,
-        };
-        let mut visitor = match (&server.application, &server.validation) {
-            (None, None) => Visitor::without_variables(&arrival),
-            _ => Visitor::new(&arrival)?,
-        };
-        let Identity { user, cookies } = match &server.validation {
-            Some(validation) => self.validate(validation, &visitor).await?,
-            None => Identity {
-                user: UserId::from(*session),
-                cookies: Vec::new(),
-            },
-        };
+            addr,
+            port,
+            is_https,
+            mut issued,
+        } = claim;
+        let Identity {
+            user,
+            session: named,
+            ttl,
+            cookies,
+        } = identity;
+        let session = named.unwrap_or(session);
         // Whoever is only being validated has no place, and may find all of them taken now.
         let place = visit.settle(&user)?;
-        let fifo = self.make_fifo(&user, forwarded.addr)?;
+        let fifo = self.make_fifo(&user, addr)?;
         let fifo_path = fifo
             .as_ref()
             .map(|fifo| fifo.path().to_string_lossy().into_owned());
-        visitor.identify(&user, fifo_path.as_deref())?;
-        if server.application.is_none() {
+        visitor.identify(&user, session, fifo_path.as_deref())?;
+        if server.application.is_none() && ttl.is_none() {
             visitor.forget_variables();
         }
-        let own_cookie = issued
-            .map(|token| cookie::set_cookie(&server.config.identity().cookie, token, is_https));
+        let own_cookie = issued.as_ref().map(|issued| {
+            cookie::set_cookie(&server.config.identity().cookie, &issued.token, is_https)
+        });
         let set_cookies: Vec<(&str, &str)> = own_cookie
             .iter()
             .chain(&cookies)
@@ -435,14 +530,19 @@ impl Opening<'_> {
         let response = upgrade
             .accept(None, deflate.as_ref(), &set_cookies)
             .map_err(|error| internal(&error))?;
+        if let Some(issued) = &mut issued {
+            issued.is_handed_out = true;
+        }
         Ok(Admitted {
             visitor,
             user,
-            session: *session,
-            addr: forwarded.addr,
+            session,
+            addr,
+            port,
             fifo,
             consent: Consent { response, deflate },
             place,
+            ttl,
         })
     }
 
@@ -454,11 +554,15 @@ impl Opening<'_> {
     ) -> Result<Identity, Refused> {
         let counters = &self.shard.server.hub.counters;
         counters.validations_started.increment();
+        let mut draining = self.shard.server.draining.clone();
         let verdict = tokio::select! {
             // Whoever speaks too early is refused even if the answer comes at the same moment.
             biased;
             early = self.early_data() => return Err(early),
             verdict = validation.judge(visitor) => verdict,
+            _ = draining.wait_for(|draining| *draining) => {
+                return Err(self.abandon(Refusal::Draining, GOING_DOWN));
+            }
         };
         match verdict {
             Verdict::Accepted(identity) => {

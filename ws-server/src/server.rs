@@ -21,6 +21,7 @@ use crate::config::{AppBackend, Config};
 use crate::doors::{self, GLOBAL_FIFO};
 use crate::error::ServeError;
 use crate::helpers::{HelperProgram, Helpers};
+use crate::reload::Watch;
 use crate::shard;
 use crate::shared::Shared;
 use crate::signals::{Signals, log_counters};
@@ -91,6 +92,7 @@ async fn serve(
     let listeners = bind(&config, tls.clone())?;
     let fifos = open_fifos(&config)?;
     let control = bind_control(&config)?;
+    let watch = Watch::new(&config.app().watch, &config.server().state_dir)?;
     let helpers = Helpers::start(&config, &helper).await?;
     raise_descriptor_limit();
 
@@ -123,6 +125,7 @@ async fn serve(
     let certificates = tls
         .clone()
         .map(|tls| tokio::spawn(certificates::watch(Arc::clone(&server), tls)));
+    let reloads = watch.map(|watch| tokio::spawn(watch.run(Arc::clone(&server))));
     let control = tokio::spawn(doors::serve_control(
         control,
         Arc::clone(&server),
@@ -142,6 +145,7 @@ async fn serve(
     // Whoever accepts ends, and whoever reads a FIFO when the records already read are on their
     // way.
     let _ = draining.send(true);
+    server.fifo_watch.tell_all();
     let listeners_closed = async { while acceptors.recv().await.is_some() {} };
     if timeout(STOP_TIMEOUT, listeners_closed).await.is_err() {
         warn!("a worker is late to stop accepting");
@@ -162,7 +166,7 @@ async fn serve(
         server.hub.command_all(|| Command::Stop);
         let _ = timeout(STOP_TIMEOUT, workers.ended()).await;
     }
-    for task in [Some(control), Some(watcher), certificates]
+    for task in [Some(control), Some(watcher), certificates, reloads]
         .into_iter()
         .flatten()
     {
@@ -244,7 +248,7 @@ fn bind_control(config: &Config) -> Result<Listener, ServeError> {
 }
 
 /// One thread for each core, unless the configuration says otherwise.
-fn worker_count(config: &Config) -> usize {
+pub(crate) fn worker_count(config: &Config) -> usize {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     config.server().threads.map_or_else(cores, usize::from)
 }

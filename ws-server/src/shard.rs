@@ -5,8 +5,9 @@
 //! push to many is written by each thread straight to the sockets of its own.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::future::poll_fn;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,26 +17,33 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pin_project_lite::pin_project;
+use slab::Slab;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::coop::unconstrained;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{sleep_until, timeout};
+use tracing::error;
 use ws_proto::EncodedMessage;
-use ws_session::ConnectionId;
 
 use crate::accept::accept;
 use crate::bell::Bell;
-use crate::command::{Adoption, Command, Receipt, Recipients};
-use crate::connection::{Connection, Frames, Publication};
+use crate::command::{Adoption, Command, Receipt, Recipient, Recipients};
+use crate::connection::{Connection, Frames, Publication, Turn};
 use crate::core::alarms::Alarms;
-use crate::core::question::{Question, Source};
+use crate::core::question::{Occasion, Question, Source};
 use crate::gate::Gate;
 use crate::opening;
+use crate::randomness::Randomness;
+use crate::rota::{Rota, Seat};
 use crate::shared::Shared;
 
 /// Bytes taken from a socket at a time: one buffer of this size for each worker, none for an idle
 /// connection. A large message that comes whole is answered from where it lies.
 const READ_BUFFER_SIZE: usize = 512 * 1024;
+/// Turns of connections that are taken before the worker's other tasks, and its poll set, are looked
+/// at: as often as the runtime does it between tasks.
+const TURNS_AT_ONCE: usize = 61;
 /// How long a worker that must stop at once waits for its tasks to notice.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -52,13 +60,18 @@ pub(crate) struct Shard {
     pub(crate) index: usize,
     pub(crate) server: Arc<Shared>,
     pub(crate) scratch: RefCell<Scratch>,
-    connections: RefCell<HashMap<ConnectionId, Rc<Connection>>>,
+    /// Those that are open, and those that have left and whose callbacks still run.
+    connections: RefCell<Slab<Rc<Connection>>>,
+    rota: Arc<Rota>,
     alarms: RefCell<Alarms>,
-    /// Rings when the first of the alarms is another one.
-    alarms_moved: Bell,
+    /// When the worker's one timer rings.
+    timer_at: Cell<Option<Instant>>,
+    /// Rings when that is too late.
+    timer_is_late: Bell,
     pub(crate) gate: Gate,
+    pub(crate) randomness: RefCell<Randomness>,
     draining: Cell<bool>,
-    /// Tasks that must end before the worker may.
+    /// Tasks and connections that must end before the worker may.
     tasks: Cell<usize>,
     all_ended: Notify,
 }
@@ -108,9 +121,12 @@ impl Shard {
                 write: Frames::default(),
             }),
             connections: RefCell::default(),
-            alarms: RefCell::default(),
-            alarms_moved: Bell::default(),
+            rota: Arc::default(),
+            alarms: RefCell::new(Alarms::new(Instant::now())),
+            timer_at: Cell::new(None),
+            timer_is_late: Bell::default(),
             gate,
+            randomness: RefCell::default(),
             draining: Cell::new(false),
             tasks: Cell::new(0),
             all_ended: Notify::new(),
@@ -122,38 +138,90 @@ impl Shard {
         self.draining.get()
     }
 
-    pub(crate) fn insert(&self, connection: Rc<Connection>) {
-        self.connections
-            .borrow_mut()
-            .insert(connection.id(), connection);
+    /// Takes a connection in. The worker does not end before it does.
+    pub(crate) fn insert(&self, make: impl FnOnce(Arc<Seat>) -> Connection) -> Rc<Connection> {
+        let mut connections = self.connections.borrow_mut();
+        let vacant = connections.vacant_entry();
+        let slot = u32::try_from(vacant.key()).expect("there are fewer descriptors");
+        let connection = Rc::new(make(Seat::new(slot, &self.rota)));
+        vacant.insert(Rc::clone(&connection));
+        self.tasks.set(self.tasks.get() + 1);
+        connection
     }
 
-    /// Forgets a connection and its alarm.
-    pub(crate) fn remove(&self, id: ConnectionId, alarm: Option<Instant>) {
-        self.connections.borrow_mut().remove(&id);
-        self.alarms.borrow_mut().remove(id, alarm);
-    }
-
-    /// Has a connection woken at a time, instead of at its `former` one.
-    pub(crate) fn set_alarm(&self, id: ConnectionId, former: Option<Instant>, at: Instant) {
-        if self.alarms.borrow_mut().set(id, former, at) {
-            self.alarms_moved.ring();
+    /// Gives the connections their turns, for ever.
+    async fn give_turns(self: Rc<Self>) {
+        let mut taken = 0;
+        loop {
+            let next = poll_fn(|cx| match self.rota.next(cx.waker()) {
+                Some(slot) => Poll::Ready(slot),
+                None => Poll::Pending,
+            });
+            let slot = next.await;
+            taken += 1;
+            // Unlike a task that wakes itself, one that yields has the poll set looked at.
+            if self.give_turn(slot) == Turn::Cut || taken == TURNS_AT_ONCE {
+                taken = 0;
+                yield_now().await;
+            }
         }
     }
 
-    /// Wakes connections when their time has come.
+    fn give_turn(self: &Rc<Self>, slot: u32) -> Turn {
+        // Whoever has asked may have ended since.
+        let connection = self.connections.borrow().get(slot as usize).cloned();
+        let Some(connection) = connection else {
+            return Turn::Over;
+        };
+        // A fault of ours is that of one connection, as if it had a task of its own.
+        let turn = catch_unwind(AssertUnwindSafe(|| connection.take_turn(self)));
+        match turn {
+            Ok(Turn::Ended) => {}
+            Ok(turn) => return turn,
+            Err(_) => {
+                error!(conn.id = %connection.id(), "a connection is given up for a fault in the server");
+                connection.abandon(self);
+            }
+        }
+        self.connections.borrow_mut().remove(slot as usize);
+        self.end_task();
+        Turn::Ended
+    }
+
+    pub(crate) fn remove_alarm(&self, slot: u32, alarm: Option<Instant>) {
+        self.alarms.borrow_mut().remove(slot, alarm);
+    }
+
+    /// Has a connection woken at a time, instead of at its `former` one.
+    pub(crate) fn set_alarm(&self, slot: u32, former: Option<Instant>, at: Instant) {
+        self.alarms.borrow_mut().set(slot, former, at);
+        self.wake_at(at);
+    }
+
+    /// Has the timer ring at a time, if it does not sooner.
+    pub(crate) fn wake_at(&self, at: Instant) {
+        if self.timer_at.get().is_none_or(|timer_at| at < timer_at) {
+            self.timer_at.set(Some(at));
+            self.timer_is_late.ring();
+        }
+    }
+
+    /// Wakes connections when their time has come, and sends handshakes away.
     async fn ring_alarms(self: Rc<Self>) {
         let mut timer = pin!(sleep_until(Instant::now().into()));
         loop {
             while let Some(connection) = self.take_due_alarm() {
                 connection.handle_alarm();
             }
-            let next = self.alarms.borrow().next();
+            self.gate.dismiss_late(Instant::now());
+            let nexts = [self.alarms.borrow().next(), self.gate.next_deadline()];
+            let next = nexts.into_iter().flatten().min();
+            self.timer_at.set(next);
             if let Some(next) = next {
                 timer.as_mut().reset(next.into());
             }
             tokio::select! {
-                () = self.alarms_moved.rung() => {}
+                () = self.timer_is_late.rung() => {}
                 () = &mut timer, if next.is_some() => {}
             }
         }
@@ -161,14 +229,10 @@ impl Shard {
 
     fn take_due_alarm(&self) -> Option<Rc<Connection>> {
         let now = Instant::now();
-        loop {
-            let id = self.alarms.borrow_mut().take_due(now)?;
-            let connection = self.connections.borrow().get(&id).cloned();
-            debug_assert!(connection.is_some(), "a connection takes its alarm along");
-            if connection.is_some() {
-                return connection;
-            }
-        }
+        let slot = self.alarms.borrow_mut().take_due(now)?;
+        let connection = self.connections.borrow().get(slot as usize).cloned();
+        debug_assert!(connection.is_some(), "a connection takes its alarm along");
+        connection
     }
 
     /// Runs a task that the worker waits for before it ends.
@@ -187,8 +251,9 @@ impl Shard {
     }
 
     async fn serve(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
-        // Ends with the runtime.
+        // They end with the runtime.
         tokio::task::spawn_local(Rc::clone(&self).ring_alarms());
+        tokio::task::spawn_local(unconstrained(Rc::clone(&self).give_turns()));
         loop {
             if self.draining.get() && self.tasks.get() == 0 {
                 return;
@@ -225,6 +290,7 @@ impl Shard {
                 }
                 Some(Command::Drain) => {
                     self.draining.set(true);
+                    self.gate.drain();
                     for connection in self.select(&Recipients::All) {
                         connection.drain();
                     }
@@ -237,6 +303,7 @@ impl Shard {
 
     async fn stop(&self) {
         self.draining.set(true);
+        self.gate.drain();
         for connection in self.select(&Recipients::All) {
             connection.stop();
         }
@@ -256,13 +323,13 @@ impl Shard {
         let mut receipt = Receipt::default();
         match recipients {
             Recipients::All => {
-                for connection in connections.values() {
+                for connection in present(&connections) {
                     receipt.add(connection.push(counters, &publication));
                 }
             }
-            Recipients::Some(ids) => {
-                for id in ids {
-                    receipt.add(match connections.get(id) {
+            Recipients::Some(some) => {
+                for recipient in some {
+                    receipt.add(match find(&connections, recipient) {
                         Some(connection) => connection.push(counters, &publication),
                         // It was live when the push was accepted, and has ended since.
                         None => Receipt::all_dropped(messages.len() as u64),
@@ -303,9 +370,10 @@ impl Shard {
     ) {
         let mut receipt = match recipients {
             Recipients::All => Receipt::default(),
-            Recipients::Some(ids) => self.missing(ids),
+            Recipients::Some(some) => self.missing(some),
         };
         let question = Question {
+            event: Occasion::Message,
             source,
             kind: ws_proto::MessageKind::Text,
             payload: uri.clone(),
@@ -348,20 +416,20 @@ impl Shard {
     fn select(&self, recipients: &Recipients) -> Vec<Rc<Connection>> {
         let connections = self.connections.borrow();
         match recipients {
-            Recipients::All => connections.values().cloned().collect(),
-            Recipients::Some(ids) => ids
+            Recipients::All => present(&connections).cloned().collect(),
+            Recipients::Some(some) => some
                 .iter()
-                .filter_map(|id| connections.get(id).cloned())
+                .filter_map(|recipient| find(&connections, recipient).cloned())
                 .collect(),
         }
     }
 
     /// Connections that were live when the push was accepted and have ended since.
-    fn missing(&self, ids: &[ConnectionId]) -> Receipt {
+    fn missing(&self, recipients: &[Recipient]) -> Receipt {
         let connections = self.connections.borrow();
-        let missing = ids
+        let missing = recipients
             .iter()
-            .filter(|id| !connections.contains_key(id))
+            .filter(|recipient| find(&connections, recipient).is_none())
             .count() as u64;
         Receipt {
             connections: missing,
@@ -369,6 +437,28 @@ impl Shard {
             ..Receipt::default()
         }
     }
+
+    fn end_task(&self) {
+        self.tasks.set(self.tasks.get() - 1);
+        if self.tasks.get() == 0 {
+            self.all_ended.notify_one();
+        }
+    }
+}
+
+/// Those that have not left.
+fn present(connections: &Slab<Rc<Connection>>) -> impl Iterator<Item = &Rc<Connection>> {
+    let connections = connections.iter().map(|(_, connection)| connection);
+    connections.filter(|connection| !connection.has_left())
+}
+
+/// `None` if it has left; its place may be another's by now.
+fn find<'a>(
+    connections: &'a Slab<Rc<Connection>>,
+    recipient: &Recipient,
+) -> Option<&'a Rc<Connection>> {
+    let connection = connections.get(recipient.slot as usize)?;
+    (connection.id() == recipient.id && !connection.has_left()).then_some(connection)
 }
 
 pin_project! {
@@ -393,9 +483,6 @@ struct TaskGuard(Rc<Shard>);
 
 impl Drop for TaskGuard {
     fn drop(&mut self) {
-        self.0.tasks.set(self.0.tasks.get() - 1);
-        if self.0.tasks.get() == 0 {
-            self.0.all_ended.notify_one();
-        }
+        self.0.end_task();
     }
 }

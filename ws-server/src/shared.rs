@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use ws_ipc::FifoDirectory;
+use ws_ipc::{FifoDirectory, Pool};
 
-use crate::application::{Application, Validation};
+use crate::application::{Application, Backend, Validation};
 use crate::config::Config;
 use crate::doors::FifoWatch;
 use crate::hub::Hub;
@@ -32,4 +32,25 @@ pub(crate) struct Shared {
     pub(crate) page: Option<Page>,
     /// Becomes true when nothing new is accepted any more.
     pub(crate) draining: watch::Receiver<bool>,
+}
+
+impl Shared {
+    /// Has what is kept running for callbacks replaced by fresh processes, in good order.
+    pub(crate) fn reload_application(&self) {
+        self.pools().for_each(Pool::reload);
+    }
+
+    /// What is kept running for callbacks.
+    pub(crate) fn pools(&self) -> impl Iterator<Item = &Pool> {
+        let application = self.application.as_ref().map(|app| &app.callback.backend);
+        let validation = self.validation.as_ref().map(|own| &own.callback.backend);
+        // The validation may ask the application.
+        let validation = validation
+            .filter(|own| application.is_none_or(|application| !Arc::ptr_eq(application, own)));
+        let backends = application.into_iter().chain(validation);
+        backends.filter_map(|backend| match &**backend {
+            Backend::Pool(pool) => Some(pool),
+            _ => None,
+        })
+    }
 }

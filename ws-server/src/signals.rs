@@ -45,13 +45,16 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return info!(signal = "TERM", "stopping"),
                 _ = self.interrupt.recv() => return info!(signal = "INT", "stopping"),
-                _ = self.hangup.recv() => match tls {
-                    Some(tls) => {
+                _ = self.hangup.recv() => {
+                    if let Some(tls) = tls {
                         certificates::reload(tls, &server.hub.counters);
-                        info!(signal = "HUP", "the certificates are all that is read again; restart to apply other changes");
                     }
-                    None => info!(signal = "HUP", "the configuration is read at the start only; restart to apply changes"),
-                },
+                    server.reload_application();
+                    info!(
+                        signal = "HUP",
+                        "certificates and the application's processes are renewed; restart to apply other changes"
+                    );
+                }
                 _ = self.user1.recv() => {
                     let status = serde_json::Value::Object(status::status(server));
                     info!(signal = "USR1", %status, "state");

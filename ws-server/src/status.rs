@@ -1,6 +1,7 @@
 //! The server's figures at one moment.
 
 use serde_json::{Map, Value, json};
+use ws_ipc::{Pool, PoolStats};
 
 use crate::shared::Shared;
 
@@ -18,10 +19,22 @@ pub(crate) fn status(server: &Shared) -> Map<String, Value> {
     if let Some(Value::Object(sockets)) = status.get_mut("sockets") {
         sockets.insert("open".to_owned(), json!(server.sockets.open()));
     }
+    status.insert("processes".to_owned(), processes(server));
     status.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
     status.insert("pid".to_owned(), json!(std::process::id()));
     status.insert("memory_bytes".to_owned(), json!(resident_memory()));
     status
+}
+
+/// What is kept running for callbacks.
+fn processes(server: &Shared) -> Value {
+    let mut sum = PoolStats::default();
+    for stats in server.pools().map(Pool::stats) {
+        sum.running += stats.running;
+        sum.restarts += stats.restarts;
+        sum.replaced += stats.replaced;
+    }
+    json!({ "running": sum.running, "restarts": sum.restarts, "replaced": sum.replaced })
 }
 
 /// Resident memory in bytes (proc(5), statm), if the system says.

@@ -10,7 +10,8 @@ use ws_session::{ConnectionId, SessionId, UserId};
 use ws_transport::TlsPeer;
 
 use crate::config::split_authority;
-use crate::core::question::Question;
+use crate::core::question::{Occasion, Question};
+use crate::core::trace::Trace;
 use crate::core::turns::MessageId;
 use crate::core::uri::Uri;
 
@@ -127,7 +128,7 @@ impl Visitor {
         })
     }
 
-    /// Adds who the visitor turned out to be, and the FIFO made for it.
+    /// Adds who the visitor turned out to be, in which session, and the FIFO made for it.
     ///
     /// # Errors
     ///
@@ -135,9 +136,11 @@ impl Visitor {
     pub(crate) fn identify(
         &mut self,
         user: &UserId,
+        session: SessionId,
         fifo: Option<&str>,
     ) -> Result<(), EnvironmentError> {
         self.user = Some(user.clone());
+        self.session = session;
         let Some(env) = &mut self.env else {
             return Ok(());
         };
@@ -194,6 +197,7 @@ impl Visitor {
     pub(crate) fn validation_environment(
         &self,
         common: &Environment,
+        trace: Option<Trace>,
     ) -> Result<Environment, EnvironmentError> {
         let mut env = self.environment(common)?;
         let added = [
@@ -205,7 +209,7 @@ impl Visitor {
             .into_iter()
             .try_for_each(|(name, value)| env.set(name, value))
             .and_then(|()| set_request(&mut env, Uri::parse(self.target.as_bytes()), &self.target))
-            .and_then(|()| set_trace(&mut env))?;
+            .and_then(|()| set_trace(&mut env, trace))?;
         Ok(env)
     }
 
@@ -218,6 +222,7 @@ impl Visitor {
     pub(crate) fn stream_environment(
         &self,
         common: &Environment,
+        trace: Option<Trace>,
     ) -> Result<Environment, EnvironmentError> {
         let mut env = self.environment(common)?;
         let uri = Uri::parse(self.target.as_bytes());
@@ -233,11 +238,23 @@ impl Visitor {
                 env.set(copy, value)?;
             }
         }
-        set_trace(&mut env)?;
+        set_trace(&mut env, trace)?;
         Ok(env)
     }
 
-    /// The variables of the callback for one message.
+    /// Begins a trace, or a span in the one that the handshake named; `None` without randomness,
+    /// and the run goes on without it.
+    pub(crate) fn begin_trace(&self) -> Option<Trace> {
+        let mut random = [0; 24];
+        getrandom::fill(&mut random).ok()?;
+        let named = self
+            .env
+            .as_ref()
+            .and_then(|env| env.get("HTTP_TRACEPARENT"));
+        Some(Trace::begin(named.and_then(Trace::parse), random))
+    }
+
+    /// The variables of the callback for one message or another event.
     ///
     /// # Errors
     ///
@@ -247,28 +264,45 @@ impl Visitor {
         common: &Environment,
         id: MessageId,
         question: &Question,
+        trace: Option<Trace>,
     ) -> Result<Environment, EnvironmentError> {
         let mut env = self.environment(common)?;
         let uri = question.uri();
-        let method = if uri.is_some() { "GET" } else { "POST" };
+        let is_get = uri.is_some() || !question.event.is_message();
+        let method = if is_get { "GET" } else { "POST" };
         let length = question.payload.len().to_string();
         let id = id.to_string();
-        let added = [
-            ("WS_EVENT", "message"),
+        let mut added = vec![
+            ("WS_EVENT", question.event.as_str()),
             ("REQUEST_METHOD", method),
             ("CONTENT_LENGTH", &length),
-            ("WS_MESSAGE_ID", &id),
-            ("WS_MESSAGE_TYPE", question.kind_name()),
             ("WS_SOURCE", question.source.as_str()),
         ];
+        if question.event.is_message() {
+            added.push(("WS_MESSAGE_ID", &id));
+            added.push(("WS_MESSAGE_TYPE", question.kind_name()));
+        }
+        set_event(&mut env, question.event)?;
         let uri = uri.or_else(|| Uri::parse(self.target.as_bytes()));
         added
             .into_iter()
             .try_for_each(|(name, value)| env.set(name, value))
             .and_then(|()| set_request(&mut env, uri, &self.target))
-            .and_then(|()| set_trace(&mut env))?;
+            .and_then(|()| set_trace(&mut env, trace))?;
         Ok(env)
     }
+}
+
+fn set_event(env: &mut Environment, event: Occasion) -> Result<(), EnvironmentError> {
+    if let Some(standing) = event.standing() {
+        env.set("WS_GENERATION", standing.generation.to_string())?;
+        env.set("WS_USER_CONNECTIONS", standing.connections.to_string())?;
+    }
+    if let Occasion::Close { code, cause, .. } = event {
+        env.set("WS_CLOSE_CODE", code.to_string())?;
+        env.set("WS_CLOSE_CAUSE", cause)?;
+    }
+    Ok(())
 }
 
 /// The variables that Apache's mod_ssl has for it.
@@ -303,16 +337,10 @@ fn set_request(
     env.set("QUERY_STRING", uri.query())
 }
 
-/// A trace of its own for each run (W3C Trace Context, `traceparent` of version 00).
-fn set_trace(env: &mut Environment) -> Result<(), EnvironmentError> {
-    let mut random = [0; 24];
-    // Without randomness there is no trace, and the run goes on.
-    if getrandom::fill(&mut random).is_err() {
+/// The trace as programs get it, and what the handshake said of it to those who know.
+fn set_trace(env: &mut Environment, trace: Option<Trace>) -> Result<(), EnvironmentError> {
+    let Some(trace) = trace else {
         return Ok(());
-    }
-    let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    env.set(
-        "TRACEPARENT",
-        format!("00-{}-{}-01", &hex[..32], &hex[32..]),
-    )
+    };
+    env.set("TRACEPARENT", trace.to_string())
 }

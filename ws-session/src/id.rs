@@ -5,6 +5,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use sha2::{Digest as _, Sha256};
+
 use crate::hex;
 
 /// Names one connection for as long as the server runs; written as 16 lower-case hex digits.
@@ -209,6 +211,29 @@ pub struct SessionId([u8; 16]);
 impl SessionId {
     pub(crate) const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
+    }
+
+    /// Returns the id of a session that the application has a name of its own for, which may be
+    /// secret: the same for the same name, and that of no token.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ws_session::SessionId;
+    ///
+    /// let session = SessionId::of_name("s3cret");
+    /// assert_eq!(session, SessionId::of_name("s3cret"));
+    /// assert_ne!(session, SessionId::of_name("another"));
+    /// ```
+    pub fn of_name(name: &str) -> Self {
+        // A token is 32 bytes, all that is hashed here is longer.
+        let hash = Sha256::new()
+            .chain_update("the application's name of a session\0")
+            .chain_update(name)
+            .finalize();
+        let mut id = [0; 16];
+        id.copy_from_slice(&hash[..16]);
+        Self(id)
     }
 }
 

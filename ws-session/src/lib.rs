@@ -35,6 +35,7 @@
 mod hex;
 mod id;
 mod outbound;
+mod packed;
 mod registry;
 mod sessions;
 mod token;

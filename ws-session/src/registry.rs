@@ -1,9 +1,10 @@
 //! The open connections, found by connection, user or session.
 
-use std::collections::{HashMap, hash_map};
-use std::hash::Hash;
-use std::slice;
+use std::hash::{BuildHasher as _, Hash, RandomState};
 
+use hashbrown::HashTable;
+
+use crate::packed::{Keyed, Packed};
 use crate::{ConnectionId, SessionId, UserId};
 
 /// Whom a connection acts for.
@@ -36,68 +37,131 @@ pub struct DuplicateConnection(pub ConnectionId);
 /// The open connections with their bindings, and whatever else (`T`) the server keeps of each.
 ///
 /// Inserting, removing and finding take constant time, however many connections a user or session
-/// has. The keys come from outside, so the maps hash with a random key and cannot be flooded.
+/// has. The keys come from outside, so the tables hash with a random key and cannot be flooded.
 #[derive(Clone, Debug)]
 pub struct Registry<T> {
-    /// Boxed, for a map has much empty room.
-    connections: HashMap<ConnectionId, Box<Entry<T>>>,
-    users: Index<UserId>,
-    sessions: Index<SessionId>,
+    entries: Packed<Entry<T>>,
+    /// One of the connections of each user.
+    by_user: HashTable<u32>,
+    /// One of the connections of each session.
+    by_session: HashTable<u32>,
+    hash_key: RandomState,
 }
 
 #[derive(Clone, Debug)]
 struct Entry<T> {
+    id: ConnectionId,
     binding: Binding,
     value: T,
-    /// Where the connection stands in the list of its user.
-    user_at: usize,
-    /// Where the connection stands in the list of its session.
-    session_at: usize,
+    /// Among the connections of its user.
+    user_ring: Neighbours,
+    /// Among the connections of its session.
+    session_ring: Neighbours,
+}
+
+impl<T> Keyed for Entry<T> {
+    type Key = ConnectionId;
+
+    fn key(&self) -> ConnectionId {
+        self.id
+    }
+}
+
+/// The next and the last one in a ring of those with one key. Who is alone is its own neighbour.
+#[derive(Clone, Copy, Debug)]
+struct Neighbours {
+    next: u32,
+    previous: u32,
+}
+
+/// What of a connection others may have too.
+trait Shared: Hash + Eq + Sized {
+    fn table<T>(registry: &mut Registry<T>) -> &mut HashTable<u32>;
+    fn of<T>(entry: &Entry<T>) -> &Self;
+    fn ring<T>(entry: &Entry<T>) -> Neighbours;
+    fn ring_mut<T>(entry: &mut Entry<T>) -> &mut Neighbours;
+}
+
+impl Shared for UserId {
+    fn table<T>(registry: &mut Registry<T>) -> &mut HashTable<u32> {
+        &mut registry.by_user
+    }
+
+    fn of<T>(entry: &Entry<T>) -> &Self {
+        &entry.binding.user
+    }
+
+    fn ring<T>(entry: &Entry<T>) -> Neighbours {
+        entry.user_ring
+    }
+
+    fn ring_mut<T>(entry: &mut Entry<T>) -> &mut Neighbours {
+        &mut entry.user_ring
+    }
+}
+
+impl Shared for SessionId {
+    fn table<T>(registry: &mut Registry<T>) -> &mut HashTable<u32> {
+        &mut registry.by_session
+    }
+
+    fn of<T>(entry: &Entry<T>) -> &Self {
+        &entry.binding.session
+    }
+
+    fn ring<T>(entry: &Entry<T>) -> Neighbours {
+        entry.session_ring
+    }
+
+    fn ring_mut<T>(entry: &mut Entry<T>) -> &mut Neighbours {
+        &mut entry.session_ring
+    }
 }
 
 impl<T> Registry<T> {
     /// Makes an empty registry.
     pub fn new() -> Self {
         Self {
-            connections: HashMap::new(),
-            users: Index::new(),
-            sessions: Index::new(),
+            entries: Packed::new(),
+            by_user: HashTable::new(),
+            by_session: HashTable::new(),
+            hash_key: RandomState::new(),
         }
     }
 
     /// Returns the number of connections.
     pub fn count(&self) -> usize {
-        self.connections.len()
+        self.entries.len()
     }
 
     /// Tells whether there is no connection.
     pub fn is_empty(&self) -> bool {
-        self.connections.is_empty()
+        self.entries.is_empty()
     }
 
     /// Returns the number of users with at least one connection.
     pub fn user_count(&self) -> usize {
-        self.users.lists.len()
+        self.by_user.len()
     }
 
     /// Returns the number of sessions with at least one connection.
     pub fn session_count(&self) -> usize {
-        self.sessions.lists.len()
+        self.by_session.len()
     }
 
     /// Returns what was registered with a connection.
     pub fn get(&self, id: ConnectionId) -> Option<&T> {
-        self.connections.get(&id).map(|entry| &entry.value)
+        self.entries.get(id).map(|entry| &entry.value)
     }
 
     /// Returns what was registered with a connection, to be changed.
     pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut T> {
-        self.connections.get_mut(&id).map(|entry| &mut entry.value)
+        self.entries.get_mut(id).map(|entry| &mut entry.value)
     }
 
     /// Returns the user and the session of a connection.
     pub fn binding(&self, id: ConnectionId) -> Option<&Binding> {
-        self.connections.get(&id).map(|entry| &entry.binding)
+        self.entries.get(id).map(|entry| &entry.binding)
     }
 
     /// Returns the connections that a message to `target` reaches, each once, in no given order.
@@ -106,32 +170,43 @@ impl<T> Registry<T> {
             Target::All => self.iter(),
             Target::User(user) => self.user(user),
             Target::Session(session) => self.session(*session),
-            Target::Connection(id) => {
-                let one = self.connections.get_key_value(id);
-                Connections(Inner::One(one.map(|(id, entry)| (id, &**entry))))
-            }
+            Target::Connection(id) => Connections(Inner::One(self.entries.get(*id))),
         }
     }
 
     /// Returns the connections of one user.
     pub fn user(&self, user: &UserId) -> Connections<'_, T> {
-        self.listed(self.users.list(user))
+        self.ring_of(&self.by_user, user)
     }
 
     /// Returns the connections of one session.
     pub fn session(&self, session: SessionId) -> Connections<'_, T> {
-        self.listed(self.sessions.list(&session))
+        self.ring_of(&self.by_session, &session)
     }
 
     /// Returns all connections.
     pub fn iter(&self) -> Connections<'_, T> {
-        Connections(Inner::All(self.connections.iter()))
+        Connections(Inner::All(self.entries.iter()))
     }
 
-    fn listed<'a>(&'a self, ids: &'a [ConnectionId]) -> Connections<'a, T> {
-        Connections(Inner::Listed {
-            ids: ids.iter(),
-            connections: &self.connections,
+    fn ring_of<K: Shared>(&self, table: &HashTable<u32>, key: &K) -> Connections<'_, T> {
+        let hash = self.hash_key.hash_one(key);
+        let first = table.find(hash, |place| K::of(self.entries.at(*place)) == key);
+        let Some(&first) = first else {
+            return Connections(Inner::One(None));
+        };
+        let next = |place: u32| K::ring(self.entries.at(place)).next;
+        let mut left = 1;
+        let mut place = next(first);
+        while place != first {
+            left += 1;
+            place = next(place);
+        }
+        Connections(Inner::Ring {
+            entries: &self.entries,
+            next: first,
+            left,
+            ring: K::ring,
         })
     }
 
@@ -146,41 +221,76 @@ impl<T> Registry<T> {
         binding: Binding,
         value: T,
     ) -> Result<(), DuplicateConnection> {
-        let hash_map::Entry::Vacant(vacant) = self.connections.entry(id) else {
+        if self.entries.get(id).is_some() {
             return Err(DuplicateConnection(id));
+        }
+        let place = self.entries.vacant_place();
+        let alone = Neighbours {
+            next: place,
+            previous: place,
         };
-        let user_at = self.users.add(binding.user.clone(), id);
-        let session_at = self.sessions.add(binding.session, id);
-        vacant.insert(Box::new(Entry {
+        self.entries.insert_unique(Entry {
+            id,
             binding,
             value,
-            user_at,
-            session_at,
-        }));
+            user_ring: alone,
+            session_ring: alone,
+        });
+        self.join::<UserId>(place);
+        self.join::<SessionId>(place);
         Ok(())
+    }
+
+    /// Puts a connection among those that share a key with it.
+    fn join<K: Shared>(&mut self, place: u32) {
+        let mut table = std::mem::take(K::table(self));
+        let key = |place: &u32| K::of(self.entries.at(*place));
+        let hash = self.hash_key.hash_one(key(&place));
+        match table.find(hash, |other| key(other) == key(&place)) {
+            Some(&first) => {
+                let previous = K::ring(self.entries.at(first)).previous;
+                let own = Neighbours {
+                    next: first,
+                    previous,
+                };
+                *K::ring_mut(self.entries.at_mut(place)) = own;
+                self.link::<K>(previous, place);
+                self.link::<K>(place, first);
+            }
+            None => {
+                table.insert_unique(hash, place, |place| self.hash_key.hash_one(key(place)));
+            }
+        }
+        *K::table(self) = table;
+    }
+
+    fn link<K: Shared>(&mut self, previous: u32, next: u32) {
+        K::ring_mut(self.entries.at_mut(previous)).next = next;
+        K::ring_mut(self.entries.at_mut(next)).previous = previous;
     }
 
     /// Forgets a connection and returns what was registered with it.
     pub fn remove(&mut self, id: ConnectionId) -> Option<(Binding, T)> {
-        let Entry {
-            binding,
-            value,
-            user_at,
-            session_at,
-        } = *self.connections.remove(&id)?;
-        if let Some(moved) = self.users.remove(&binding.user, user_at) {
-            self.listed_entry(moved).user_at = user_at;
-        }
-        if let Some(moved) = self.sessions.remove(&binding.session, session_at) {
-            self.listed_entry(moved).session_at = session_at;
-        }
-        Some((binding, value))
+        let place = self.entries.place(id)?;
+        self.part::<UserId>(place);
+        self.part::<SessionId>(place);
+        let entry = self.entries.remove(id)?;
+        Some((entry.binding, entry.value))
     }
 
-    fn listed_entry(&mut self, id: ConnectionId) -> &mut Entry<T> {
-        self.connections
-            .get_mut(&id)
-            .expect("a listed connection is registered")
+    /// Takes a connection from among those that share a key with it.
+    fn part<K: Shared>(&mut self, place: u32) {
+        let Neighbours { next, previous } = K::ring(self.entries.at(place));
+        self.link::<K>(previous, next);
+        let hash = self.hash_key.hash_one(K::of(self.entries.at(place)));
+        // It stands in the table for all of them, or another one does.
+        if let Ok(mut entry) = K::table(self).find_entry(hash, |other| *other == place) {
+            if next == place {
+                entry.remove();
+            } else {
+                *entry.get_mut() = next;
+            }
+        }
     }
 }
 
@@ -200,30 +310,39 @@ impl<'a, T> IntoIterator for &'a Registry<T> {
 }
 
 /// Some of the connections of a [`Registry`]; its length is known.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Connections<'a, T>(Inner<'a, T>);
 
 #[derive(Debug)]
 enum Inner<'a, T> {
-    All(hash_map::Iter<'a, ConnectionId, Box<Entry<T>>>),
-    Listed {
-        ids: slice::Iter<'a, ConnectionId>,
-        connections: &'a HashMap<ConnectionId, Box<Entry<T>>>,
+    All(slab::Iter<'a, Box<Entry<T>>>),
+    Ring {
+        entries: &'a Packed<Entry<T>>,
+        next: u32,
+        left: usize,
+        ring: fn(&Entry<T>) -> Neighbours,
     },
-    One(Option<(&'a ConnectionId, &'a Entry<T>)>),
+    One(Option<&'a Entry<T>>),
 }
 
 // By hand: the derive would ask for `T: Clone`, though only references are copied.
-impl<T> Clone for Inner<'_, T> {
+impl<T> Clone for Connections<'_, T> {
     fn clone(&self) -> Self {
-        match self {
-            Self::All(iter) => Self::All(iter.clone()),
-            Self::Listed { ids, connections } => Self::Listed {
-                ids: ids.clone(),
-                connections,
+        Self(match &self.0 {
+            Inner::All(iter) => Inner::All(iter.clone()),
+            Inner::Ring {
+                entries,
+                next,
+                left,
+                ring,
+            } => Inner::Ring {
+                entries,
+                next: *next,
+                left: *left,
+                ring: *ring,
             },
-            Self::One(one) => Self::One(*one),
-        }
+            Inner::One(one) => Inner::One(*one),
+        })
     }
 }
 
@@ -231,29 +350,28 @@ impl<'a, T> Iterator for Connections<'a, T> {
     type Item = (&'a ConnectionId, &'a T);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let (id, entry) = match &mut self.0 {
-            Inner::All(iter) => {
-                let (id, entry) = iter.next()?;
-                (id, &**entry)
-            }
-            Inner::Listed { ids, connections } => {
-                let id = ids.next()?;
-                (
-                    id,
-                    &**connections
-                        .get(id)
-                        .expect("a listed connection is registered"),
-                )
+        let entry = match &mut self.0 {
+            Inner::All(iter) => iter.next()?.1,
+            Inner::Ring {
+                entries,
+                next,
+                left,
+                ring,
+            } => {
+                *left = left.checked_sub(1)?;
+                let entry = entries.at(*next);
+                *next = ring(entry).next;
+                entry
             }
             Inner::One(one) => one.take()?,
         };
-        Some((id, &entry.value))
+        Some((&entry.id, &entry.value))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
         let len = match &self.0 {
             Inner::All(iter) => iter.len(),
-            Inner::Listed { ids, .. } => ids.len(),
+            Inner::Ring { left, .. } => *left,
             Inner::One(one) => usize::from(one.is_some()),
         };
         (len, Some(len))
@@ -261,93 +379,6 @@ impl<'a, T> Iterator for Connections<'a, T> {
 }
 
 impl<T> ExactSizeIterator for Connections<'_, T> {}
-
-/// For each key the connections that have it. No list is empty.
-#[derive(Clone, Debug)]
-struct Index<K> {
-    lists: HashMap<K, List>,
-}
-
-/// The connections of one key. Most users have one.
-#[derive(Clone, Debug)]
-enum List {
-    One(ConnectionId),
-    /// Boxed, so that the ordinary case is small.
-    #[expect(
-        clippy::box_collection,
-        reason = "the map is as large as its largest case"
-    )]
-    Many(Box<Vec<ConnectionId>>),
-}
-
-impl List {
-    fn as_slice(&self) -> &[ConnectionId] {
-        match self {
-            Self::One(id) => slice::from_ref(id),
-            Self::Many(ids) => ids,
-        }
-    }
-
-    fn push(&mut self, id: ConnectionId) {
-        match self {
-            Self::One(first) => *self = Self::Many(Box::new(vec![*first, id])),
-            Self::Many(ids) => ids.push(id),
-        }
-    }
-
-    /// Removes the one at a place, which then another may have taken. `false` if none is left.
-    fn swap_remove(&mut self, at: usize) -> bool {
-        match self {
-            Self::One(_) => false,
-            Self::Many(ids) => {
-                ids.swap_remove(at);
-                if let [last] = ***ids {
-                    *self = Self::One(last);
-                }
-                true
-            }
-        }
-    }
-}
-
-impl<K: Eq + Hash> Index<K> {
-    fn new() -> Self {
-        Self {
-            lists: HashMap::new(),
-        }
-    }
-
-    fn list(&self, key: &K) -> &[ConnectionId] {
-        self.lists.get(key).map_or(&[], List::as_slice)
-    }
-
-    /// Adds a connection and returns its place.
-    fn add(&mut self, key: K, id: ConnectionId) -> usize {
-        match self.lists.entry(key) {
-            hash_map::Entry::Occupied(mut list) => {
-                list.get_mut().push(id);
-                list.get().as_slice().len() - 1
-            }
-            hash_map::Entry::Vacant(list) => {
-                list.insert(List::One(id));
-                0
-            }
-        }
-    }
-
-    /// Removes the connection at a place, and returns the one that now stands there instead.
-    fn remove(&mut self, key: &K, at: usize) -> Option<ConnectionId> {
-        let list = self
-            .lists
-            .get_mut(key)
-            .expect("a registered connection is listed");
-        if list.swap_remove(at) {
-            return list.as_slice().get(at).copied();
-        }
-        self.lists.remove(key);
-        None
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -383,21 +414,25 @@ mod tests {
 
     /// What must hold after every operation.
     fn validate<T>(registry: &Registry<T>) {
-        for (id, entry) in &registry.connections {
-            assert_eq!(registry.users.list(&entry.binding.user)[entry.user_at], *id);
-            assert_eq!(
-                registry.sessions.list(&entry.binding.session)[entry.session_at],
-                *id
-            );
+        for (place, entry) in registry.entries.iter() {
+            assert_eq!(registry.entries.place(entry.id), Some(place as u32));
+            for ring in [UserId::ring, SessionId::ring] {
+                let Neighbours { next, previous } = ring(entry);
+                assert_eq!(ring(registry.entries.at(next)).previous, place as u32);
+                assert_eq!(ring(registry.entries.at(previous)).next, place as u32);
+            }
         }
-        for lists in [
-            registry.users.lists.values().collect::<Vec<_>>(),
-            registry.sessions.lists.values().collect::<Vec<_>>(),
-        ] {
-            assert!(lists.iter().all(|list| !list.as_slice().is_empty()));
-            let listed: usize = lists.iter().map(|list| list.as_slice().len()).sum();
-            assert_eq!(listed, registry.count());
-        }
+        let first = |place: &u32| &registry.entries.at(*place).binding;
+        let users = registry.by_user.iter().map(first);
+        let sessions = registry.by_session.iter().map(first);
+        let of_users: usize = users.map(|one| registry.user(&one.user).len()).sum();
+        let of_sessions: usize = sessions
+            .map(|one| registry.session(one.session).len())
+            .sum();
+        assert_eq!(
+            (of_users, of_sessions),
+            (registry.count(), registry.count())
+        );
     }
 
     fn selected(registry: &Registry<u32>, target: &Target) -> Vec<(ConnectionId, u32)> {

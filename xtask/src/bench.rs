@@ -29,12 +29,12 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum, value_name = "GROUP")]
     group: Vec<Group>,
 
-    /// Rounds: in each, every contestant runs once, in another order than before [default: 3, with
-    /// --quick 1]
+    /// Rounds: in each, every contestant runs once, in another order than before; memory, and echoes
+    /// with more than a GiB in flight, have one [default: 3, with --quick 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=99))]
     rounds: Option<u32>,
 
-    /// Short runs and fewer connections: some 3 minutes instead of 20, and less to be trusted
+    /// Short runs and fewer connections: some 4 minutes instead of 25, and less to be trusted
     #[arg(long)]
     quick: bool,
 
@@ -63,15 +63,18 @@ pub(crate) enum Group {
     Idle,
     Handshakes,
     Broadcast,
+    /// The cost of a message where ever more connections are open.
+    Flat,
 }
 
 impl Group {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Echo,
         Self::Tls,
         Self::Idle,
         Self::Handshakes,
         Self::Broadcast,
+        Self::Flat,
     ];
 }
 
@@ -114,22 +117,27 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 fn measure_group(group: Group, scale: Scale, rounds: u32, programs: &Programs) -> Results {
     let mut results = Results::new(group);
     let cells = cell::of(group, scale);
-    for (at, cell) in cells.iter().enumerate() {
-        let contestants = programs.contestants(cell);
+    // What is compared with each other is measured in one round.
+    let compared = cell::compared(group);
+    for (at, cells_at_once) in cells.chunks(compared).enumerate() {
+        let contestants = programs.contestants(&cells_at_once[0]);
+        let rounds = cells_at_once[0].rounds(rounds);
         for round in 0..rounds {
             for contestant in order(&contestants, round) {
-                let sample = measure::measure(cell, *contestant, programs, scale);
-                println!(
-                    "{} {}/{} round {}/{rounds}  {cell}  {contestant}: {}",
-                    group
-                        .to_possible_value()
-                        .map_or_else(String::new, |it| it.get_name().into()),
-                    at + 1,
-                    cells.len(),
-                    round + 1,
-                    told(&sample),
-                );
-                results.add(*cell, *contestant, round, sample);
+                for cell in cells_at_once {
+                    let sample = measure::measure(cell, *contestant, programs, scale);
+                    println!(
+                        "{} {}/{} round {}/{rounds}  {cell}  {contestant}: {}",
+                        group
+                            .to_possible_value()
+                            .map_or_else(String::new, |it| it.get_name().into()),
+                        at + 1,
+                        cells.len() / compared,
+                        round + 1,
+                        told(&sample),
+                    );
+                    results.add(*cell, *contestant, round, sample);
+                }
             }
         }
     }

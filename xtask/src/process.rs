@@ -1,5 +1,6 @@
 //! Running commands with a limit in time, and ending what they leave behind.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -9,6 +10,8 @@ use std::{io, thread};
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use crate::workspace;
 
 /// Runs `command` to its end without input, with both outputs in `log`.
 ///
@@ -47,6 +50,20 @@ pub(crate) fn run(command: &mut Command, limit: Duration) -> Result<ExitStatus> 
             bail!("{name} was not done after {} s", limit.as_secs())
         }
     }
+}
+
+/// A command whose process does not outlive the thread that starts it, however that ends: where
+/// `setpriv` (of util-linux) is there, the kernel kills it then.
+///
+/// A handler of signals would not run when we are killed, and a process that watches us could be
+/// killed too.
+pub(crate) fn tied(program: impl AsRef<OsStr>) -> Command {
+    let Some(setpriv) = workspace::find("setpriv") else {
+        return Command::new(program);
+    };
+    let mut command = Command::new(setpriv);
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    command
 }
 
 /// Waits for the end of `child`; `None` if it still runs after `limit`.
@@ -142,6 +159,36 @@ mod tests {
     #[test]
     fn zombie_does_not_count_as_living() {
         assert_eq!(parent_in("42 (sh) Z 7 42 42"), None);
+    }
+
+    #[test]
+    fn tied_command_ends_with_whoever_started_it() {
+        if workspace::find("setpriv").is_none() {
+            return;
+        }
+        let mut command = tied("sleep");
+        command.arg("600");
+        // A shell stands for us: it starts the command, says which process that is, and is killed.
+        let mut starter = Command::new("sh")
+            .args(["-c", "\"$@\" & echo $!; wait", "sh"])
+            .arg(command.get_program())
+            .args(command.get_args())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let stdout = starter.stdout.take().unwrap();
+        io::BufRead::read_line(&mut io::BufReader::new(stdout), &mut line).unwrap();
+        let id = line.trim().parse().unwrap();
+        let name = format!("/proc/{id}/comm");
+        while fs::read_to_string(&name).unwrap() != "sleep\n" {
+            thread::yield_now();
+        }
+        starter.kill().unwrap();
+        starter.wait().unwrap();
+        while is_alive(id) {
+            thread::yield_now();
+        }
     }
 
     #[test]

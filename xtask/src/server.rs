@@ -151,9 +151,9 @@ impl Server {
         certificate: Option<PathBuf>,
     ) -> Result<Self> {
         let mut command = match launch.wrapper {
-            [] => Command::new(ws),
+            [] => process::tied(ws),
             [program, arguments @ ..] => {
-                let mut command = Command::new(program);
+                let mut command = process::tied(program);
                 command.args(arguments).arg(ws);
                 command
             }
@@ -220,9 +220,19 @@ impl Server {
         self.folder.path().join("state")
     }
 
+    /// The directory that it runs in.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The file that it logs to.
+    pub(crate) fn log_file(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
     /// The end of what it has logged.
     pub(crate) fn log(&self) -> String {
-        let log = fs::read(self.folder.path().join("log")).unwrap_or_default();
+        let log = fs::read(self.log_file()).unwrap_or_default();
         tail(&String::from_utf8_lossy(&log), 40)
     }
 

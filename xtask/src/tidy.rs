@@ -11,7 +11,8 @@ use crate::workspace;
 
 /// The files that people write, by extension; `run` is `.ci/run`.
 const WRITTEN: &[&str] = &[
-    "css", "html", "js", "json", "md", "mjs", "php", "py", "rs", "run", "sh", "toml", "txt", "yml",
+    "css", "html", "js", "json", "md", "mjs", "php", "pl", "py", "rb", "rs", "run", "sh", "t",
+    "toml", "txt", "yml",
 ];
 
 /// Hash functions without a secret: whoever knows them can make a map as slow as a list. The maps of
@@ -124,11 +125,21 @@ fn may_not_name_them(name: &str) -> bool {
     (name.ends_with(".rs") || name.ends_with("Cargo.toml")) && name != NAMES_THEM
 }
 
+/// Whether a line is about the table that is told each hash, by a map that has a key. Without the
+/// crate's features no hash function comes with it.
+fn hashes_nothing(line: &str) -> bool {
+    let is_bare = line.starts_with("hashbrown = ") && line.contains("default-features = false");
+    is_bare || ["use hashbrown::HashTable;", "hashbrown.workspace = true"].contains(&line)
+}
+
 /// Line number and name for each hash function without a key.
 fn unkeyed_in(text: &str) -> Vec<String> {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let mut faults = Vec::new();
     for (index, line) in text.lines().enumerate() {
+        if hashes_nothing(line) {
+            continue;
+        }
         let mut words = line.split(|c| !is_word(c));
         // `FxHash` stands for `FxHashMap` as well; crates are named in whole words.
         let found = words.find_map(|word| {
@@ -171,12 +182,16 @@ mod tests {
             "use rustc_hash::FxHashMap;",
             "let map: FxHashSet<u8> = FxHashSet::default();",
             "ahash.workspace = true",
+            "hashbrown = \"0.17.1\"",
+            "use hashbrown::HashMap;",
             "type Map = HashMap<K, V, BuildHasherDefault<Hasher>>;",
         ] {
             let faults = unkeyed_in(&format!("\n{line}\n"));
             assert_eq!(faults.len(), 1, "{line}");
             assert!(faults[0].starts_with("2: "), "{faults:?}");
         }
+        let bare = "hashbrown = { version = \"0.17.1\", default-features = false }\n";
+        assert_eq!(unkeyed_in(bare), Vec::<String>::new());
         let fine = "use std::collections::HashMap;\nfn hash(suffix: u8) {} // a hash, fnvlike\n";
         assert_eq!(unkeyed_in(fine), Vec::<String>::new());
         assert!(may_not_name_them("ws-server/src/places.rs"));

@@ -191,7 +191,13 @@ impl Run {
                     crew.add(self, job, Listen::new(args.payload_size(), round, signals))?;
                 }
                 Mode::Echo => {
-                    let echo = self.echo()?;
+                    let mut echo = self.echo()?;
+                    if let Some(all) = args.in_turn {
+                        echo = echo.in_turn(share(all.get(), count, first));
+                    }
+                    if let Some(count) = args.active {
+                        echo = echo.active(count.get());
+                    }
                     crew.add(self, job, echo)?;
                 }
             }

@@ -2,25 +2,31 @@
 
 use std::fmt::Write;
 use std::io::{self, BufRead, IsTerminal};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use futures_util::{SinkExt, StreamExt};
+use rustls::pki_types::ServerName;
 use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
+use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+use tokio_tungstenite::{WebSocketStream, client_async};
 
 use crate::args::ConnectArgs;
 use crate::failure::{Code, Failure};
 use crate::output;
+use crate::verb::tls;
 
 /// Lines that are read ahead of what the server takes.
 const LINES_AHEAD: usize = 64;
@@ -32,11 +38,67 @@ pub(crate) fn run(args: &ConnectArgs) -> Result<(), Failure> {
         .build()
         .context("cannot start a runtime")?;
     runtime.block_on(async {
-        let (stream, _) = connect_async(request)
+        let bytes = open(&request, args).await?;
+        let (stream, _) = client_async(request, bytes)
             .await
             .map_err(|error| refused(&args.url, error))?;
         Session::new(stream, args).talk().await
     })
+}
+
+/// What a WebSocket runs over: TCP, or TLS over it.
+trait Bytes: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Bytes for T {}
+
+/// Opens the stream that the request asks for.
+async fn open(request: &Request, args: &ConnectArgs) -> Result<Box<dyn Bytes>, Failure> {
+    let url = &args.url;
+    let usage = |message: &str| Failure::new(Code::Usage, format!("{url}: {message}"));
+    let uri = request.uri();
+    let is_secure = match uri.scheme_str() {
+        Some("ws") => false,
+        Some("wss") => true,
+        _ => return Err(usage("not a ws:// or wss:// URL")),
+    };
+    let host = uri.host().filter(|host| !host.is_empty());
+    let host = host
+        .ok_or_else(|| usage("no host"))?
+        .trim_matches(['[', ']']);
+    let port = uri.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
+    // What is wrong with the certificates here is known before anybody is asked.
+    let connector = if is_secure {
+        let name =
+            ServerName::try_from(host.to_owned()).map_err(|error| usage(&error.to_string()))?;
+        let config = tls::client_config(args.ca.as_deref(), args.insecure)?;
+        Some((TlsConnector::from(Arc::new(config)), name))
+    } else {
+        None
+    };
+    let socket = TcpStream::connect((host, port)).await.map_err(|error| {
+        Failure::new(
+            Code::Unreachable,
+            format!("cannot connect to {url}: {error}"),
+        )
+    })?;
+    let Some((connector, name)) = connector else {
+        return Ok(Box::new(socket));
+    };
+    let stream = connector.connect(name, socket).await;
+    let stream = stream.map_err(|error| {
+        let hint = if is_about_certificate(&error) {
+            " (--insecure accepts any, --ca FILE those in a file)"
+        } else {
+            ""
+        };
+        Failure::new(Code::Failed, format!("{url}: TLS: {error}{hint}"))
+    })?;
+    Ok(Box::new(stream))
+}
+
+fn is_about_certificate(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|it| it.downcast_ref());
+    matches!(cause, Some(rustls::Error::InvalidCertificate(_)))
 }
 
 fn request(args: &ConnectArgs) -> Result<Request, Failure> {
@@ -81,7 +143,7 @@ fn refused(url: &str, error: Error) -> Failure {
 
 /// One connection, and how its messages are shown.
 struct Session {
-    stream: WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>,
+    stream: WebSocketStream<Box<dyn Bytes>>,
     lines: mpsc::Receiver<io::Result<String>>,
     wait: Duration,
     json: bool,
@@ -92,10 +154,7 @@ struct Session {
 }
 
 impl Session {
-    fn new(
-        stream: WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>,
-        args: &ConnectArgs,
-    ) -> Self {
+    fn new(stream: WebSocketStream<Box<dyn Bytes>>, args: &ConnectArgs) -> Self {
         Self {
             stream,
             lines: stdin_lines(),
@@ -253,6 +312,26 @@ mod tests {
             &["--header", "a b: c", "ws://localhost/"],
         ] {
             assert_eq!(request(&args(wrong)).unwrap_err().code(), Code::Usage);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_url_that_leads_nowhere_is_a_usage_error_before_anybody_is_asked() {
+        for wrong in [
+            &["http://localhost/"][..],
+            &["wss://a..b/"],
+            &["--ca", "/dev/null", "wss://localhost/"],
+        ] {
+            let args = args(wrong);
+            let Err(failure) = open(&request(&args).unwrap(), &args).await else {
+                panic!("{wrong:?}");
+            };
+            let expected = if wrong.len() > 1 {
+                Code::Failed
+            } else {
+                Code::Usage
+            };
+            assert_eq!(failure.code(), expected, "{failure}");
         }
     }
 

@@ -1,9 +1,10 @@
 //! `ws serve`: runs the server.
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use config::ValueKind;
-use ws_server::config::{Config, RawConfig, Source};
+use ws_server::config::{AppBackend, Config, RawConfig, Source};
 use ws_server::{HelperProgram, ServeErrorKind};
 
 use crate::args::ServeArgs;
@@ -13,7 +14,8 @@ use crate::logging;
 
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let config = configure(args, &Surroundings::of_process()?)?;
-    logging::install(config.log())?;
+    // What went wrong is said behind the last line of the log.
+    let _log = logging::install(config.log())?;
     let announce = |url: &str| {
         // Who started the server may have closed the pipe; that must not end the server.
         let mut stdout = io::stdout().lock();
@@ -41,11 +43,42 @@ fn configure(args: &ServeArgs, surroundings: &Surroundings) -> Result<Config, Fa
         set_missing(&mut raw, "log.format", "text");
         set_missing(&mut raw, "log.level", "debug");
     }
-    let config = check(&raw, surroundings)?;
+    let mut config = check(&raw, surroundings)?;
+    if args.watch && config.app().watch.is_empty() {
+        raw.set("app.watch", beside_command(&config)?);
+        config = check(&raw, surroundings)?;
+    }
     if !args.dev {
         return Ok(config);
     }
     config.for_development().map_err(|invalid| refuse(&invalid))
+}
+
+/// The directories of the files that the application's command names.
+fn beside_command(config: &Config) -> Result<Vec<String>, Failure> {
+    let exec = match &config.app().backend {
+        AppBackend::Callback(backend) => backend.exec(),
+        _ => None,
+    };
+    let words = exec.map(|exec| exec.command.as_slice()).unwrap_or_default();
+    let files = words.iter().map(Path::new).filter(|path| path.is_file());
+    let mut directories: Vec<String> = files
+        .filter_map(|path| {
+            path.canonicalize()
+                .ok()?
+                .parent()?
+                .to_str()
+                .map(str::to_owned)
+        })
+        .collect();
+    directories.dedup();
+    if directories.is_empty() {
+        return Err(Failure::new(
+            Code::Configuration,
+            "--watch: the command names no file; name files or directories in app.watch",
+        ));
+    }
+    Ok(directories)
 }
 
 /// Turns flags into settings, which stand above those of file and environment.
@@ -113,11 +146,10 @@ fn set_missing(raw: &mut RawConfig, path: &str, value: &str) {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::Path;
 
     use clap::Parser;
     use tempfile::TempDir;
-    use ws_server::config::{AppBackend, CallbackBackend, LogFormat, LogLevel, ValidateBackend};
+    use ws_server::config::{CallbackBackend, LogFormat, LogLevel, ValidateBackend};
 
     use super::*;
     use crate::args::{Args, Verb};

@@ -95,6 +95,21 @@ fn echo_by_time_measures_binary_messages_too() {
 }
 
 #[test]
+fn messages_go_in_turn_or_on_some_connections_only() {
+    let server = Setup::new().arg("--echo").start();
+    for (flag, threads) in [("in-turn", "1"), ("in-turn", "2"), ("active", "2")] {
+        let words = format!("-c 60 --{flag} 5 -d 200ms --warm-up 50ms --threads {threads}");
+        let words = words.split(' ');
+        let args: Vec<&str> = std::iter::once(&*server.url).chain(words).collect();
+        let report = good(&args);
+        assert_eq!(report[flag.replace('-', "_")], 5);
+        assert_eq!(report["connections"]["opened"], 60);
+        assert!(report["messages"].as_u64() > Some(0), "{report:#}");
+    }
+    server.finish();
+}
+
+#[test]
 fn a_reply_that_differs_is_a_failure() {
     let server = Setup::new().command(&["tr", "a-z", "A-Z"]).start();
     let (code, report) = bench(&[&server.url, "-c", "2", "-n", "2"]);

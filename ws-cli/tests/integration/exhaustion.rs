@@ -144,6 +144,7 @@ fn t32_helpers_are_replaced_and_callbacks_run_while_only_the_reserve_is_left() {
     let server = Setup::new()
         .app("cat")
         .prelude("ulimit -n 256")
+        .set("server.threads", "2")
         .set("app.concurrency", "4")
         .start();
     let mut first = Wire::open(&server);

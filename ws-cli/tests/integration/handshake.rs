@@ -1,11 +1,7 @@
 //! The opening handshake: what is refused, with which status, and what is remembered.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
-
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
 
 use crate::support::*;
 use crate::wire::*;
@@ -55,7 +51,7 @@ fn t05_nothing_behind_a_refused_upgrade_is_parsed() {
     stream.read_exact(&mut first).unwrap();
     assert_eq!(first, *b"HTTP/1.1 426");
     stream
-        .write_all(head("/", &[]).repeat(20).as_bytes())
+        .write_all(head("/", &[]).repeat(30).as_bytes())
         .unwrap();
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).expect("FIN, not a reset");
@@ -398,6 +394,31 @@ fn t08_full_server_says_when_to_come_again() {
 }
 
 #[test]
+fn t08_t31_the_hundred_and_first_from_one_address_is_429() {
+    let server = echo().set("server.proxy.trusted", "127.0.0.1").start();
+    let line = "X-Forwarded-For: 192.0.2.1";
+    let mut here: Vec<Wire> = (0..100)
+        .map(|_| Wire::over(server.raw_stream(), &[line]).0)
+        .collect();
+    let marked = format!("X-Mark: {MARK}");
+    let response = refusal(&server, head(&format!("/{MARK}"), &[line, &marked]));
+    assert_eq!(response.status, 429);
+    assert!(response.body.contains("limits.max_connections_per_ip"));
+    let seconds: u64 = response.header("Retry-After").unwrap().parse().unwrap();
+    assert!(seconds > 0);
+    // Neighbours are no concern of theirs, and one who leaves makes room for one.
+    Wire::over(server.raw_stream(), &["X-Forwarded-For: 192.0.2.2"])
+        .0
+        .bye();
+    here.pop().unwrap().bye();
+    server.until("connections.open", 99);
+    here.push(Wire::over(server.raw_stream(), &[line]).0);
+    assert_eq!(status(&server, head("/", &[line])), 429);
+    here.into_iter().for_each(Wire::bye);
+    server.finish();
+}
+
+#[test]
 fn t31_one_address_has_its_limit_and_loopback_only_if_it_is_written() {
     let server = echo()
         .set("limits.max_connections_per_ip", "2")
@@ -521,14 +542,77 @@ fn t01_b08_foreign_origins_are_refused_before_a_process_is_started() {
 }
 
 #[test]
-fn missing_origin_can_be_refused() {
+fn t01_of_a_table_of_origins_only_the_one_that_is_allowed_gets_in() {
+    let setup = Setup::new();
+    let touched = setup.dir().join("validated");
+    let server = setup
+        .arg("--echo")
+        .set(
+            "origin.allow",
+            "https://good.example,https://*.wild.example",
+        )
+        .validate("echo > validated; echo somebody")
+        .start();
+    let foreign = [
+        "https://evil.example",
+        "https://good.example.evil",
+        "https://evil.good.example",
+        "https://evilgood.example",
+        "https://goodXexample",
+        "http://good.example",
+        "wss://good.example",
+        "https://good.example:444",
+        "https://good.example:80",
+        "https://GOOD.EXAMPLE",
+        "HTTPS://good.example",
+        "https://good.example.",
+        "https://g\u{f6}od.example",
+        "https://xn--god-sna.example",
+        "https://good.example@evil",
+        "https://user@good.example",
+        "https://good.example/",
+        "https://good.example https://evil.example",
+        "https://good.example,https://good.example",
+        "https://wild.example",
+        "https://a.b.wild.example",
+        "https://awild.example",
+        "https://a.wild.example.evil",
+        "http://localhost",
+        "null",
+        "",
+    ];
+    for origin in foreign {
+        let case = head("/", &[&format!("Origin: {origin}")]);
+        assert_eq!(status(&server, case), 403, "{origin}");
+    }
+    let twice = [
+        "Origin: https://good.example",
+        "Origin: https://good.example",
+    ];
+    assert_eq!(status(&server, head("/", &twice)), 400);
+    let refused = server.figure("sockets.refused_by.origin");
+    assert_eq!(refused, foreign.len() as u64);
+    assert!(
+        !touched.exists(),
+        "it is judged before a process is started"
+    );
+    assert_eq!(server.figure("callbacks.validations"), 0);
+    for origin in ["https://good.example", "https://a.wild.example"] {
+        let line = format!("Origin: {origin}");
+        Wire::over(server.raw_stream(), &[&line]).0.bye();
+    }
+    server.finish();
+}
+
+#[test]
+fn t01_missing_origin_can_be_refused() {
     let server = echo().set("origin.allow_missing", "false").start();
     assert_eq!(status(&server, head("/", &[])), 403);
     server.finish();
 }
 
 #[test]
-fn demo_serves_its_page_to_this_host_only() {
+fn t11_demo_serves_its_page_to_this_host_only() {
     let server = Setup::new().start();
     for host in ["attacker.example", "localhost.attacker.example", "10.0.0.1"] {
         let host = format!("Host: {host}");
@@ -620,21 +704,6 @@ fn session_is_made_at_the_first_visit_and_found_at_the_next() {
     assert!(!log.contains(&token), "tokens are never logged");
 }
 
-/// A stream from another address of this host.
-fn stream_from(server: &Server, ip: [u8; 4]) -> TcpStream {
-    let kind = SockType::Stream;
-    let socket = socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, None).unwrap();
-    let [a, b, c, d] = ip;
-    bind(socket.as_raw_fd(), &SockaddrIn::new(a, b, c, d, 0)).unwrap();
-    let SocketAddr::V4(addr) = server.addr else {
-        panic!("the tests listen on IPv4");
-    };
-    connect(socket.as_raw_fd(), &SockaddrIn::from(addr)).unwrap();
-    let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream
-}
-
 #[test]
 fn session_does_not_follow_to_another_address_unless_it_may() {
     for verify_ip in [true, false] {
@@ -646,7 +715,7 @@ fn session_does_not_follow_to_another_address_unless_it_may() {
         let first = session(&server);
         wire.bye();
         server.until("connections.open", 0);
-        let (wire, response) = Wire::over(stream_from(&server, [127, 0, 0, 2]), &[&cookie]);
+        let (wire, response) = Wire::over(server.raw_stream_from([127, 0, 0, 2]), &[&cookie]);
         assert_eq!(response.header("Set-Cookie").is_some(), verify_ip);
         assert_eq!(session(&server) != first, verify_ip);
         wire.bye();

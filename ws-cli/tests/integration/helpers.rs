@@ -33,6 +33,7 @@ async fn with_callbacks_at_the_gate(count: usize) -> (Server, Gate, Vec<Client>)
     let setup = Setup::new();
     let gate = Gate::new(setup.dir(), "gate");
     let server = setup
+        .set("server.threads", "2")
         .set("app.error_reply", "failed")
         .app(r#"message=$(cat); echo "$message" >> began; read _ < gate; echo "$message""#)
         .start();
@@ -49,6 +50,7 @@ async fn with_callbacks_at_the_gate(count: usize) -> (Server, Gate, Vec<Client>)
     (server, gate, clients)
 }
 
+/// With two threads there are two.
 fn until_two_spawners(server: &Server) -> Vec<i32> {
     eventually("there are two spawners again", || {
         server.helpers("__spawner").len() == 2
@@ -220,6 +222,7 @@ async fn without_any_spawner_the_server_finds_a_new_one() {
 #[tokio::test]
 async fn spawners_that_die_again_and_again_are_replaced() {
     let server = Setup::new()
+        .set("server.threads", "2")
         .set("app.error_reply", "failed")
         .app("cat")
         .start();
@@ -349,6 +352,7 @@ async fn a_validation_under_way_is_refused_with_its_spawner() {
         .app(r#"echo "$WS_USER_ID""#);
     let _gate = Gate::new(setup.dir(), "gate");
     let server = setup.start();
+    let spawners = server.helpers("__spawner");
     let headers = [("X-Wait", "yes")];
     let waiting = server.connect_with("/", &headers);
     let killer = async {
@@ -366,7 +370,7 @@ async fn a_validation_under_way_is_refused_with_its_spawner() {
         tokio::time::timeout(PATIENCE, runs)
             .await
             .expect("it is asked");
-        kill_all(&server.helpers("__spawner"));
+        kill_all(&spawners);
     };
     let (refused, ()) = tokio::join!(waiting, killer);
     match refused.unwrap_err() {
@@ -378,6 +382,11 @@ async fn a_validation_under_way_is_refused_with_its_spawner() {
             .processes()
             .iter()
             .any(|(_, command)| command.contains("validate.sh"))
+    });
+    // Until the death of each is noticed, the next visitor may be given to a dead one.
+    eventually("they are replaced", || {
+        let now = server.helpers("__spawner");
+        now.len() == spawners.len() && now.iter().all(|pid| !spawners.contains(pid))
     });
     let mut client = server.connect().await;
     assert_eq!(ask(&mut client, "who?").await, "7");

@@ -36,6 +36,11 @@ fn t03_address_and_scheme_are_those_of_the_visitor_behind_a_trusted_proxy() {
     ];
     assert_eq!(who(&server, &lines), "2001:db8::1  on");
     assert_eq!(server.figure("sockets.forwarded_garbled"), 0);
+    // A visitor on the proxy's own host: its port is not the one that the proxy came from.
+    let lines = ["X-Forwarded-For: 127.0.0.1"];
+    assert_eq!(who(&server, &lines), "127.0.0.1  ");
+    let lines = ["Forwarded: for=\"127.0.0.1:4711\""];
+    assert_eq!(who(&server, &lines), "127.0.0.1 port ");
     assert_eq!(
         who(&server, &["X-Forwarded-For: unknown"]),
         "127.0.0.1 port "
@@ -49,6 +54,20 @@ fn t03_address_is_the_peer_s_if_the_peer_is_not_trusted() {
     let server = server("10.0.0.0/8,unix");
     let lines = ["X-Forwarded-For: 1.2.3.4", "X-Forwarded-Proto: https"];
     assert_eq!(who(&server, &lines), "127.0.0.1 port ");
+    server.finish();
+
+    // Nor is a neighbour of the one that is.
+    let server = self::server("127.0.0.1");
+    let of = |stream| {
+        let (mut wire, _) = Wire::over(stream, &lines);
+        wire.say("/who");
+        let said = wire.hear();
+        wire.bye();
+        said
+    };
+    let neighbour = server.raw_stream_from([127, 0, 0, 2]);
+    assert_eq!(of(neighbour), "127.0.0.2 port ");
+    assert_eq!(of(server.raw_stream()), "1.2.3.4  on");
     server.finish();
 }
 

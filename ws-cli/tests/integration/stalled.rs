@@ -152,18 +152,22 @@ fn t30_who_reads_slowly_but_reads_is_not_closed() {
         .start();
     let mut slow = open(&server);
     with_room(&slow, 128 * 1024);
-    push_until(&server, "queued");
-    for _ in 0..20 {
-        server.send(json!({"all": true}), &"x".repeat(500_000));
-    }
-    // A little at a time, far less than lets the kernel say that it takes more: for several times
-    // the timeout, and the pauses are the subject.
-    let begun = Instant::now();
-    let mut buffer = vec![0; 40_000];
-    while begun.elapsed() < Duration::from_secs(5) {
-        slow.read_exact(&mut buffer).unwrap();
-        std::thread::park_timeout(Duration::from_millis(50));
-    }
+    std::thread::scope(|scope| {
+        let pushing = scope.spawn(|| {
+            push_until(&server, "queued");
+            for _ in 0..20 {
+                server.send(json!({"all": true}), &"x".repeat(500_000));
+            }
+        });
+        // A little at a time, far less than lets the kernel say that it takes more: for several
+        // times the timeout, and the pauses are the subject.
+        let begun = Instant::now();
+        let mut buffer = vec![0; 40_000];
+        while begun.elapsed() < Duration::from_secs(5) || !pushing.is_finished() {
+            slow.read_exact(&mut buffer).unwrap();
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+    });
     assert_eq!(server.figure("connections.closed"), 0);
     assert!(server.figure("messages.waiting_bytes") > 0);
     drop(slow);

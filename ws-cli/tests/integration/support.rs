@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -46,6 +48,8 @@ pub(crate) struct Setup {
     command: Vec<String>,
     /// What a shell does before it becomes the server, which inherits it; nothing, normally.
     prelude: Option<String>,
+    /// What stands in the command lines of processes that the server keeps.
+    kept: Vec<String>,
 }
 
 impl Setup {
@@ -57,7 +61,14 @@ impl Setup {
             env: Vec::new(),
             command: Vec::new(),
             prelude: None,
+            kept: Vec::new(),
         }
+    }
+
+    /// Says that the server keeps processes with this argument: they are no callbacks that run.
+    pub(crate) fn keeps(mut self, argument: &str) -> Self {
+        self.kept.push(argument.to_owned());
+        self
     }
 
     /// Has a shell run this before it becomes the server: `umask 000` or `ulimit -n 256`.
@@ -171,6 +182,7 @@ impl Setup {
             addr,
             stderr: Some(stderr),
             descriptors: 0,
+            kept: self.kept,
         };
         server.descriptors = server.descriptor_count();
         server
@@ -237,6 +249,8 @@ pub(crate) struct Server {
     stderr: Option<JoinHandle<String>>,
     /// Open descriptors when nothing was connected yet.
     descriptors: usize,
+    /// What stands in the command lines of processes that it keeps.
+    kept: Vec<String>,
 }
 
 /// A client's end of a WebSocket.
@@ -302,6 +316,21 @@ impl Server {
 
     pub(crate) fn raw_stream(&self) -> TcpStream {
         let stream = TcpStream::connect(self.addr).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    /// A stream from another address of this host.
+    pub(crate) fn raw_stream_from(&self, ip: [u8; 4]) -> TcpStream {
+        let (kind, flag) = (SockType::Stream, SockFlag::SOCK_CLOEXEC);
+        let socket = socket(AddressFamily::Inet, kind, flag, None).unwrap();
+        let [a, b, c, d] = ip;
+        bind(socket.as_raw_fd(), &SockaddrIn::new(a, b, c, d, 0)).unwrap();
+        let SocketAddr::V4(addr) = self.addr else {
+            panic!("the tests listen on IPv4");
+        };
+        connect(socket.as_raw_fd(), &SockaddrIn::from(addr)).unwrap();
+        let stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream
     }
@@ -465,8 +494,11 @@ impl Server {
     }
 
     fn running_callbacks(&self) -> usize {
-        let is_helper =
-            |command: &str| command.contains("__spawner") || command.contains("__forkserver");
+        let helpers = ["__spawner", "__forkserver"].into_iter();
+        let helpers: Vec<&str> = helpers
+            .chain(self.kept.iter().map(String::as_str))
+            .collect();
+        let is_helper = |command: &str| helpers.iter().any(|name| command.contains(name));
         self.processes()
             .iter()
             .filter(|(_, command)| !is_helper(command))

@@ -5,10 +5,11 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::secure::{Authority, hear, say};
+use crate::secure::{Authority, Client, hear, say};
 use crate::support::{PATIENCE, Server, Setup, eventually};
 use crate::wire::{check_refusal, refusal};
 
@@ -224,5 +225,68 @@ async fn t10_five_hundred_half_open_handshakes_hold_up_nobody() {
         client.close(None).await.unwrap();
         assert!(matches!(hear(&mut client).await, Message::Close(_)));
     }
+    server.finish();
+}
+
+/// A client that reads only when it is told to, and for which the kernel keeps this much.
+async fn reluctant(authority: &Authority, server: &Server, room: usize) -> Client {
+    let (client, _) = authority.caller().connect(server).await;
+    let (socket, _) = client.get_ref().get_ref();
+    nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::RcvBuf, &room).unwrap();
+    client
+}
+
+#[tokio::test]
+async fn t30_who_takes_nothing_over_tls_is_closed_after_the_write_timeout() {
+    let authority = Authority::new();
+    let setup = authority.server().arg("--echo");
+    let server = setup
+        .set("limits.ping_interval", "off")
+        .set("limits.write_timeout", "500ms")
+        .set("limits.close_timeout", "100ms")
+        .set("limits.send_queue_size", "64MiB")
+        .start();
+    let stalled = reluctant(&authority, &server, 4096).await;
+    // More than the server's socket can grow to, and less than any limit of bytes.
+    for _ in 0..40 {
+        server.send(json!({"all": true}), &"x".repeat(500_000));
+    }
+    server.until("connections.closed_by.slow", 1);
+    server.until("connections.open", 0);
+    assert_eq!(server.figure("messages.waiting_bytes"), 0);
+    drop(stalled);
+    server.finish();
+}
+
+#[test]
+fn t30_who_reads_slowly_over_tls_but_reads_is_not_closed() {
+    let authority = Authority::new();
+    let setup = authority.server().arg("--echo");
+    let server = setup
+        .set("limits.ping_interval", "off")
+        .set("limits.write_timeout", "2s")
+        .set("limits.send_queue_size", "64MiB")
+        .start();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut slow = runtime.block_on(reluctant(&authority, &server, 128 * 1024));
+    std::thread::scope(|scope| {
+        let pushing = scope.spawn(|| {
+            for _ in 0..40 {
+                server.send(json!({"all": true}), &"x".repeat(500_000));
+            }
+        });
+        // For several times the timeout, a message now and then; the pauses are the subject.
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(5) || !pushing.is_finished() {
+            assert_eq!(runtime.block_on(hear(&mut slow)).len(), 500_000);
+            std::thread::park_timeout(Duration::from_millis(250));
+        }
+    });
+    assert_eq!(server.figure("connections.closed"), 0);
+    assert!(server.figure("messages.waiting_bytes") > 0);
+    drop(slow);
     server.finish();
 }

@@ -41,7 +41,7 @@ fn upgrade(headers: &str) -> String {
 }
 
 /// The head of an answer, to its empty line.
-fn read_head(stream: &mut TcpStream) -> String {
+pub(crate) fn read_head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() == 1 {

@@ -448,3 +448,31 @@ fn config_print_can_be_read_again() {
     assert_eq!(json["limits"]["max_message_size"], "7KiB");
     assert_eq!(json["app"]["queue"], 16);
 }
+
+#[test]
+fn connect_speaks_tls_and_believes_whom_it_is_told_to() {
+    let setup = Setup::new().listen("wss://127.0.0.1:0");
+    let made = ws(setup.dir(), &["cert"]);
+    fs::write(setup.dir().join("ws.toml"), &made.stdout).unwrap();
+    let server = setup.arg("--echo").start();
+    let connect = |options: &[&str]| {
+        let args = [&["connect"], options, &[&*server.url]].concat();
+        let args: Vec<_> = args.iter().map(OsStr::new).collect();
+        ws_in(server.dir(), &args, b"hello\n", &[])
+    };
+    assert_eq!(printed(&connect(&["--insecure"])), "hello\n");
+    assert_eq!(printed(&connect(&["--ca", "cert.pem"])), "hello\n");
+    fs::write(server.dir().join("none.pem"), "").unwrap();
+    let error = refused(&connect(&["--ca", "none.pem"]), 1);
+    assert!(error.contains("no certificate in it"), "{error}");
+    // That of another authority.
+    let other = TempDir::new().unwrap();
+    assert!(ws(other.path(), &["cert"]).status.success());
+    let other = other.path().join("cert.pem");
+    let error = refused(&connect(&["--ca", other.to_str().unwrap()]), 1);
+    assert!(error.contains("--insecure"), "{error}");
+    let both = connect(&["--insecure", "--ca", "cert.pem"]);
+    assert_eq!(both.status.code(), Some(2));
+    server.until("connections.open", 0);
+    server.finish();
+}

@@ -19,18 +19,19 @@ pub struct FastCgiConfig {
     ///
     /// The caller's concurrency is the sensible number. The default is 64.
     pub max_idle: usize,
-    /// How long a connection may wait for its next request before it is closed.
+    /// How long a connection is used, from when it is opened to its last request.
     ///
-    /// A process of php-fpm serves nobody else as long. The default is 1 s: what a connection
-    /// saves, some 10 µs, matters only to requests that follow one another closely.
-    pub idle_timeout: Duration,
+    /// A process of php-fpm serves nobody else as long, whether it is idle or not. The default is
+    /// 100 ms: what a kept connection saves, some 10 µs, matters only to requests that follow one
+    /// another closely, and there are enough of them in that time.
+    pub max_age: Duration,
 }
 
 impl Default for FastCgiConfig {
     fn default() -> Self {
         Self {
             max_idle: 64,
-            idle_timeout: Duration::from_secs(1),
+            max_age: Duration::from_millis(100),
         }
     }
 }
@@ -48,13 +49,20 @@ impl Default for FastCgiConfig {
 /// find that out by sending a request into the void: whether it was run cannot be known then, so
 /// it cannot be repeated, and would be lost.
 ///
-/// So the next request is begun as soon as a response is over, with a record that holds nothing of
-/// it (`FCGI_BEGIN_REQUEST`, §5.1). When there is one, it is sent only if the server has read that
-/// record, which the kernel tells about a Unix socket, and has not closed the connection: then the
-/// server is waiting for this very request. Otherwise the connection is closed, and the request
-/// goes over a new one. About a TCP connection the kernel does not tell, so these are not kept.
+/// So a connection is used again only if its server has read all of the last request, which the
+/// kernel tells about a Unix socket, and has not closed it after that. A process of php-fpm reads
+/// the record that ends the payload when it comes back for the next request, and not before; one
+/// that is about to end, or is still busy behind `fastcgi_finish_request()`, does not. It gets
+/// 10 ms, then the connection is closed and the request goes over a new one. Servers that read
+/// ahead give no such sign, and may lose a request when they end. About a TCP connection the
+/// kernel does not tell, so these are not kept.
 ///
-/// No request of which anything was sent is ever sent again.
+/// Nor does a kept connection stand in the way of others. When requests wait on new connections
+/// that the server has not accepted yet, since all its processes are busy, a connection is closed
+/// behind its response, so that they are served in their order; and none is used for longer than
+/// [`max_age`](FastCgiConfig::max_age), so that other clients of the server have their turn.
+///
+/// A request of which anything was sent is never sent again.
 #[derive(Clone, Debug)]
 pub struct FastCgi {
     connector: Arc<Connector>,
@@ -73,7 +81,7 @@ impl FastCgi {
         };
         Self {
             connector: Arc::new(Connector::new(address)),
-            pool: Arc::new(Pool::new(max_idle, config.idle_timeout)),
+            pool: Arc::new(Pool::new(max_idle, config.max_age)),
         }
     }
 
@@ -120,7 +128,7 @@ impl FastCgi {
         let finished = timeout_at(deadline, finish).await;
         lines.finish(stderr);
         let (answer, is_clean) = finished.unwrap_or(Err(Failure::TimedOut))?;
-        if is_clean && self.pool.keeps() && connection.begin_next() {
+        if is_clean && self.pool.keeps() && connection.may_be_kept() {
             self.pool.put(connection);
         }
         Ok(answer)
@@ -139,11 +147,19 @@ impl FastCgi {
         {
             return Ok(kept);
         }
-        let mut new = Connection::new(self.connector.connect(deadline).await?);
-        match new.start(env, payload, keep) {
-            Ok(()) => Ok(new),
-            // It was not accepted before its server closed the listening socket.
-            Err(_) => Err(Failure::Lost),
+        let mut new = self.connect(deadline).await?;
+        if new.start(env, payload, keep).is_err() {
+            // Its server has ended before it accepted the connection; the next one may be there.
+            new = self.connect(deadline).await?;
+            new.start(env, payload, keep)
+                .map_err(|error| self.connector.failure(&error))?;
         }
+        Ok(new)
+    }
+
+    async fn connect(&self, deadline: Instant) -> Result<Connection, Failure> {
+        let stream = self.connector.connect(deadline).await?;
+        let queued = self.pool.keeps().then(|| self.pool.queue());
+        Ok(Connection::new(stream, queued))
     }
 }

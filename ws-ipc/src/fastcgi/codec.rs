@@ -2,28 +2,30 @@
 
 use crate::Environment;
 
-/// The size of what [`encode_begin`] writes.
-pub const BEGIN_SIZE: usize = 2 * HEADER_SIZE;
+/// The size of a request's beginning, which holds nothing of the request yet.
+pub(super) const BEGIN_SIZE: usize = 2 * HEADER_SIZE;
 
-/// Appends the record that begins a request (§5.1): `FCGI_BEGIN_REQUEST` for a responder.
-///
-/// It holds nothing of the request yet. With `keep` the server leaves the connection open after
-/// the response (`FCGI_KEEP_CONN`).
-pub fn encode_begin(output: &mut Vec<u8>, id: u16, keep: bool) {
-    output.extend_from_slice(&header(BEGIN_REQUEST, id, 8, 0));
-    let role = RESPONDER.to_be_bytes();
-    output.extend_from_slice(&[role[0], role[1], u8::from(keep), 0, 0, 0, 0, 0]);
-}
-
-/// Appends all of a request but its beginning: the variables (`FCGI_PARAMS`, §5.2), the payload
-/// (`FCGI_STDIN`, §5.3), and the empty records that end the two streams.
+/// Appends a request for a responder: its beginning (`FCGI_BEGIN_REQUEST`, §5.1), the variables
+/// (`FCGI_PARAMS`, §5.2) and the payload (`FCGI_STDIN`, §5.3), with the empty records that end the
+/// two streams. With `keep` the server may leave the connection open after the response
+/// (`FCGI_KEEP_CONN`).
 ///
 /// `CONTENT_LENGTH` comes first and holds the payload's length, whatever `environment` says. No
 /// variable is divided between two records if it fits into one: php-fpm does not put it together.
-pub fn encode_request(output: &mut Vec<u8>, id: u16, environment: &Environment, payload: &[u8]) {
+pub fn encode_request(
+    output: &mut Vec<u8>,
+    id: u16,
+    keep: bool,
+    environment: &Environment,
+    payload: &[u8],
+) {
     // Each variable takes at most 8 bytes beside what the environment counts.
     let streams = environment.size() + 8 * environment.iter().len() + payload.len();
     output.reserve(streams + 64 + 16 * (streams / MAX_CONTENT_SIZE + 2));
+
+    output.extend_from_slice(&header(BEGIN_REQUEST, id, 8, 0));
+    let [role1, role0] = RESPONDER.to_be_bytes();
+    output.extend_from_slice(&[role1, role0, u8::from(keep), 0, 0, 0, 0, 0]);
 
     let length = payload.len().to_string();
     let own = (CONTENT_LENGTH, length.as_bytes());
@@ -387,7 +389,7 @@ mod tests {
         environment.set("A", "b").unwrap();
         environment.set("LONG", "v".repeat(128)).unwrap();
         let mut bytes = Vec::new();
-        encode_request(&mut bytes, 0x102, &environment, b"hi");
+        encode_request(&mut bytes, 0x102, true, &environment, b"hi");
         let content = [
             &b"\x0e\x01CONTENT_LENGTH2\x01\x01Ab\x04\x80\0\0\x80LONG"[..],
             &[b'v'; 128],
@@ -395,6 +397,7 @@ mod tests {
         .concat();
         let len = u8::try_from(content.len()).unwrap();
         let expected = [
+            &b"\x01\x01\x01\x02\0\x08\0\0\0\x01\x01\0\0\0\0\0"[..],
             &[1, PARAMS, 1, 2, 0, len, 8 - len % 8, 0],
             &content[..],
             &vec![0; usize::from(8 - len % 8)],
@@ -405,14 +408,6 @@ mod tests {
         ]
         .concat();
         assert_eq!(bytes, expected);
-    }
-
-    #[test]
-    fn beginning_has_its_announced_size() {
-        let mut bytes = Vec::new();
-        encode_begin(&mut bytes, 2, true);
-        assert_eq!(bytes, b"\x01\x01\0\x02\0\x08\0\0\0\x01\x01\0\0\0\0\0");
-        assert_eq!(bytes.len(), BEGIN_SIZE);
     }
 
     #[test]

@@ -4,16 +4,17 @@ use std::future::poll_fn;
 use std::io;
 use std::os::fd::AsFd;
 use std::pin::Pin;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::net::RecvFlags;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::codec::{BEGIN_SIZE, Event, FastCgiError, ProtocolStatus, ResponseDecoder};
-use super::{encode_begin, encode_request};
+use super::encode_request;
+use super::pool::Queued;
 use crate::cgi::{self, AnswerDecoder, CgiError};
 use crate::connector::Stream;
 use crate::{Environment, Failure, sys};
@@ -38,20 +39,31 @@ pub(super) struct Connection {
     /// The id of the request under way. Neighbours have different ones, so that the rest of one
     /// response is never taken for the next.
     id: u16,
-    /// Whether the request has been begun, so that the server may be waiting for the rest.
-    is_begun: bool,
+    opened: Instant,
+    /// While the server has not begun to read the first request.
+    queued: Option<Queued>,
+    /// What the kernel holds for the server then.
+    unread_size: usize,
 }
 
 impl Connection {
-    pub(super) fn new(stream: Stream) -> Self {
+    /// The ticket is for a connection that may be kept.
+    pub(super) fn new(stream: Stream, queued: Option<Queued>) -> Self {
         Self {
             stream,
             input: vec![0; INPUT_SIZE],
             output: Vec::new(),
             written: 0,
-            id: 1,
-            is_begun: false,
+            id: 2,
+            opened: Instant::now(),
+            queued,
+            unread_size: 0,
         }
+    }
+
+    /// How long ago it was opened.
+    pub(super) fn age(&self) -> Duration {
+        self.opened.elapsed()
     }
 
     /// Sends the request, as far as the kernel takes it at once.
@@ -65,16 +77,19 @@ impl Connection {
         payload: &[u8],
         keep: bool,
     ) -> io::Result<()> {
+        self.id = 3 - self.id;
         self.output.clear();
-        if !self.is_begun {
-            encode_begin(&mut self.output, self.id, keep);
+        self.output.shrink_to(MAX_KEPT_OUTPUT_SIZE);
+        encode_request(&mut self.output, self.id, keep, environment, payload);
+        self.written = 0;
+        if self.queued.is_some() {
+            // A piece by itself, so that it is seen when the server reads it.
+            self.written = self.stream.write_now(&self.output[..BEGIN_SIZE])?;
         }
-        encode_request(&mut self.output, self.id, environment, payload);
-        self.is_begun = true;
-        self.written = match self.stream.try_write(&self.output) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            written => written?,
-        };
+        self.written += self.stream.write_now(&self.output[self.written..])?;
+        if self.queued.is_some() {
+            self.unread_size = self.unix().map_or(0, unread_size);
+        }
         Ok(())
     }
 
@@ -122,45 +137,27 @@ impl Connection {
         Ok((answer.into_bytes(), is_clean))
     }
 
-    /// Begins the next request before there is one; returns whether that was possible.
-    ///
-    /// Thus the server shows, by reading it, that it is back from the last request and waits for
-    /// another. See [`FastCgi`](super::FastCgi).
-    pub(super) fn begin_next(&mut self) -> bool {
-        if self.unix().is_none() {
-            return false;
-        }
-        self.id = 3 - self.id;
-        self.output.clear();
-        self.output.shrink_to(MAX_KEPT_OUTPUT_SIZE);
-        encode_begin(&mut self.output, self.id, true);
-        self.is_begun = matches!(self.stream.try_write(&self.output), Ok(BEGIN_SIZE));
-        self.is_begun
+    /// Whether a request may follow on this connection, if the server lets it.
+    pub(super) fn may_be_kept(&self) -> bool {
+        self.unix().is_some()
     }
 
-    /// Whether the server has read the beginning of the next request.
-    pub(super) fn is_awaited(&self) -> bool {
+    /// Whether the server has read all of the last request.
+    pub(super) fn has_been_read(&self) -> bool {
         self.unix().is_some_and(has_been_read)
     }
 
-    /// Waits until the server has read the beginning of the next request; returns whether it has,
-    /// soon, and has not closed the connection.
-    pub(super) async fn becomes_ready(&self) -> bool {
+    /// Waits until the server has read all of the last request; returns whether it does soon.
+    pub(super) async fn is_read_soon(&self) -> bool {
         let Some(stream) = self.unix() else {
             return false;
         };
-        if !has_been_read(stream) {
-            // The socket becomes writable anew when its peer has read something.
-            let wait = stream.async_io(Interest::WRITABLE, || match has_been_read(stream) {
-                true => Ok(()),
-                false => Err(io::ErrorKind::WouldBlock.into()),
-            });
-            if !matches!(timeout(READY_WAIT, wait).await, Ok(Ok(()))) {
-                return false;
-            }
-        }
-        // Asked last: php-fpm reads and discards, too, what reaches a connection that it closes.
-        self.is_open()
+        // The socket becomes writable anew when its peer has read something.
+        let wait = stream.async_io(Interest::WRITABLE, || match has_been_read(stream) {
+            true => Ok(()),
+            false => Err(io::ErrorKind::WouldBlock.into()),
+        });
+        matches!(timeout(READY_WAIT, wait).await, Ok(Ok(())))
     }
 
     /// Whether the server has not closed the connection, nor sent what nobody asked for.
@@ -185,21 +182,32 @@ impl Connection {
             input,
             output,
             written,
+            queued,
+            unread_size,
             ..
         } = self;
+        let unread_size = *unread_size;
         let mut stream = Pin::new(stream);
         let mut is_writing = true;
         poll_fn(|cx| {
             while is_writing && *written < output.len() {
                 match stream.as_mut().poll_write(cx, &output[*written..]) {
-                    Poll::Ready(Ok(len)) => *written += len,
+                    Poll::Ready(Ok(len)) => {
+                        *written += len;
+                        // There is room because the server reads.
+                        *queued = None;
+                    }
                     // Who does not read to the end may have answered all the same.
                     Poll::Ready(Err(_)) => is_writing = false,
                     Poll::Pending => break,
                 }
             }
+            if queued.is_some() && poll_reads(&stream, unread_size, cx).is_ready() {
+                *queued = None;
+            }
             let mut buffer = ReadBuf::new(input);
             ready!(stream.as_mut().poll_read(cx, &mut buffer))?;
+            *queued = None;
             Poll::Ready(Ok(buffer.filled().len()))
         })
         .await
@@ -209,7 +217,32 @@ impl Connection {
 /// Whether the peer has read all that was sent. The kernel says so a moment before it has counted
 /// the last byte.
 fn has_been_read(stream: &UnixStream) -> bool {
-    sys::unread_by_peer(stream.as_fd()).is_ok_and(|size| size <= 1)
+    unread_size(stream) <= 1
+}
+
+fn unread_size(stream: &UnixStream) -> usize {
+    // An open socket has no error to tell.
+    sys::unread_by_peer(stream.as_fd()).unwrap_or(0)
+}
+
+/// Whether the peer has read some of what was sent; if not, the task is woken when it does.
+fn poll_reads(stream: &Stream, unread_before: usize, cx: &mut Context<'_>) -> Poll<()> {
+    let Stream::Unix(stream) = stream else {
+        return Poll::Ready(());
+    };
+    // The socket becomes writable anew when its peer has read something, so there must be
+    // something. A closed one stays writable for ever, which is no reason to ask for ever.
+    let check = || match has_been_read(stream) || unread_size(stream) < unread_before {
+        true => Ok(()),
+        false => Err(io::ErrorKind::WouldBlock.into()),
+    };
+    let is_over = ready!(stream.poll_write_ready(cx)).is_err()
+        || stream.try_io(Interest::WRITABLE, check).is_ok()
+        || stream.poll_write_ready(cx).is_ready();
+    match is_over {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    }
 }
 
 fn check_end(app_status: u32, protocol_status: ProtocolStatus) -> Result<(), Failure> {

@@ -16,8 +16,7 @@
 //! let mut environment = Environment::new();
 //! environment.set("SCRIPT_FILENAME", "/srv/app.php")?;
 //! let mut request = Vec::new();
-//! fastcgi::encode_begin(&mut request, 1, true);
-//! fastcgi::encode_request(&mut request, 1, &environment, b"hello");
+//! fastcgi::encode_request(&mut request, 1, true, &environment, b"hello");
 //!
 //! let response = b"\x01\x06\0\x01\0\x05\x03\0\n\nbye\0\0\0\x01\x03\0\x01\0\x08\0\0\0\0\0\0\0\0\0\0";
 //! let mut decoder = ResponseDecoder::new(1);
@@ -33,6 +32,4 @@ mod connection;
 mod pool;
 
 pub use client::{FastCgi, FastCgiConfig};
-pub use codec::{
-    BEGIN_SIZE, Event, FastCgiError, ProtocolStatus, ResponseDecoder, encode_begin, encode_request,
-};
+pub use codec::{Event, FastCgiError, ProtocolStatus, ResponseDecoder, encode_request};

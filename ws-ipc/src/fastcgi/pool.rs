@@ -3,40 +3,52 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::connection::Connection;
 
 /// How often the connections that wait are looked after.
-const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Connections on which the next request has been begun and nothing of it been sent.
+/// Connections whose last response is whole.
 #[derive(Debug)]
 pub(super) struct Pool {
     max_idle: usize,
-    idle_timeout: Duration,
+    max_age: Duration,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     /// The one that waits longest comes first.
-    idle: Vec<Idle>,
+    idle: Vec<Connection>,
+    /// How many requests wait on new connections that the server has not begun to read.
+    queued: usize,
+    /// For how many of them a connection has been closed.
+    provided_for: usize,
     /// Whether the task that closes what nobody needs is there.
     is_swept: bool,
 }
 
+/// A request on a new connection that the server has not begun to read.
 #[derive(Debug)]
-struct Idle {
-    connection: Connection,
-    since: Instant,
+pub(super) struct Queued {
+    pool: Arc<Pool>,
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        let mut state = self.pool.state();
+        state.queued -= 1;
+        state.provided_for = state.provided_for.min(state.queued);
+    }
 }
 
 impl Pool {
-    pub(super) fn new(max_idle: usize, idle_timeout: Duration) -> Self {
+    pub(super) fn new(max_idle: usize, max_age: Duration) -> Self {
         Self {
             max_idle,
-            idle_timeout,
+            max_age,
             state: Mutex::default(),
         }
     }
@@ -45,46 +57,52 @@ impl Pool {
         self.max_idle > 0
     }
 
-    /// Keeps a connection on which the next request has been begun; closes it if there are enough.
+    /// Takes note of a request that waits for the server, as long as the result lives.
+    pub(super) fn queue(self: &Arc<Self>) -> Queued {
+        self.state().queued += 1;
+        Queued {
+            pool: Arc::clone(self),
+        }
+    }
+
+    /// Keeps a connection, or closes it: if it is too old, if there are enough, and one for each
+    /// request that waits on another, which comes before those that would use it.
     pub(super) fn put(self: &Arc<Self>, connection: Connection) {
         let mut state = self.state();
-        if state.idle.len() >= self.max_idle {
+        if state.provided_for < state.queued {
+            state.provided_for += 1;
             return;
         }
-        state.idle.push(Idle {
-            connection,
-            since: Instant::now(),
-        });
+        if state.idle.len() >= self.max_idle || connection.age() >= self.max_age {
+            return;
+        }
+        state.idle.push(connection);
         if !std::mem::replace(&mut state.is_swept, true) {
             tokio::spawn(sweep(Arc::downgrade(self)));
         }
     }
 
-    /// Takes a connection whose server waits for the request, which is the case once it has read
-    /// the beginning: the one that was used last, so that the others become too old.
+    /// Takes a connection whose server waits for a request: the one that was used last, so that the
+    /// others become too old.
     pub(super) async fn take(&self) -> Option<Connection> {
-        let connection = {
+        let (connection, has_been_read) = {
             let mut state = self.state();
-            let ready = state
-                .idle
-                .iter()
-                .rposition(|idle| idle.connection.is_awaited());
-            match ready {
-                Some(at) => Some(state.idle.remove(at).connection),
-                None => state.idle.pop().map(|idle| idle.connection),
-            }
-        }?;
-        connection.becomes_ready().await.then_some(connection)
+            let ready = state.idle.iter().rposition(Connection::has_been_read);
+            let newest = state.idle.len().checked_sub(1);
+            (state.idle.remove(ready.or(newest)?), ready.is_some())
+        };
+        let is_back = has_been_read || connection.is_read_soon().await;
+        // Asked last: php-fpm reads and discards, too, what is left on a connection that it closes.
+        (is_back && connection.is_open()).then_some(connection)
     }
 
     /// Closes connections that are too old, or that their servers have closed; returns whether any
     /// is left.
     fn sweep(&self) -> bool {
         let mut state = self.state();
-        let idle_timeout = self.idle_timeout;
         state
             .idle
-            .retain(|idle| idle.since.elapsed() < idle_timeout && idle.connection.is_open());
+            .retain(|connection| connection.age() < self.max_age && connection.is_open());
         state.is_swept = !state.idle.is_empty();
         state.is_swept
     }

@@ -1,8 +1,9 @@
 //! The reading end of one FIFO.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use super::directory::{Node, Shared};
 use super::error::FifoError;
@@ -13,8 +14,8 @@ use super::error::FifoError;
 #[derive(Debug)]
 pub struct Fifo {
     directory: Arc<Shared>,
-    name: String,
-    path: PathBuf,
+    name: Box<str>,
+    path: Arc<Path>,
     node: Node,
 }
 
@@ -23,8 +24,8 @@ impl Fifo {
         let path = node.place.path().join(name);
         Self {
             directory,
-            name: name.to_owned(),
-            path,
+            name: name.into(),
+            path: path.into(),
             node,
         }
     }
@@ -32,6 +33,11 @@ impl Fifo {
     /// Returns its absolute path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Returns its absolute path, for one who keeps it.
+    pub fn shared_path(&self) -> Arc<Path> {
+        Arc::clone(&self.path)
     }
 
     /// Returns its name within the directory.
@@ -89,6 +95,16 @@ impl Fifo {
         self.node.file.readable().await
     }
 
+    /// As [`readable`](Self::readable), for one who waits for several things at once and keeps no
+    /// future of each. Only the latest caller is woken.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the system says; none is known to occur.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.node.file.poll_read_ready(cx)
+    }
+
     /// Reads what [`readable`](Self::readable) has seen.
     ///
     /// # Errors
@@ -134,7 +150,7 @@ impl Fifo {
 impl Drop for Fifo {
     fn drop(&mut self) {
         let mut state = self.directory.lock();
-        state.live.remove(&self.name);
+        state.live.remove(&*self.name);
         self.node.place.unlink_if(&self.name, self.node.inode);
     }
 }

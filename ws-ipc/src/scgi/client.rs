@@ -72,6 +72,9 @@ pub(crate) enum Length {
     Optional,
 }
 
+/// Bytes of a payload that costs less to copy than to write by itself.
+const SMALL: usize = 16 * 1024;
+
 /// Sends one request and reads its answer.
 pub(crate) async fn exchange(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
@@ -80,7 +83,14 @@ pub(crate) async fn exchange(
     max_output: usize,
     length: Length,
 ) -> Result<Vec<u8>, Failure> {
-    let head = scgi::encode_request(env, payload.len());
+    let mut head = scgi::encode_request(env, payload.len());
+    // What is small leaves in one write, and wakes the other side once.
+    let payload: &[u8] = if payload.len() <= SMALL {
+        head.extend_from_slice(payload);
+        &[]
+    } else {
+        payload
+    };
     let (mut input, mut output) = tokio::io::split(stream);
     let write = async {
         // Who does not read to the end may answer all the same. Our direction is not shut down: to

@@ -8,7 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use super::{Identity, Signal};
+use super::{Cgroup, Confinement, Identity, Landlock, Limits, Signal};
 
 /// The datagram that says: the request is in the memory file that comes with it.
 pub(super) const IN_MEMORY: &[u8] = &[0];
@@ -24,6 +24,7 @@ pub(super) struct Order {
     pub(super) env: Vec<(OsString, OsString)>,
     pub(super) dir: Option<PathBuf>,
     pub(super) identity: Option<Identity>,
+    pub(super) confinement: Confinement,
 }
 
 /// Whether a job's descendants end with it.
@@ -36,6 +37,10 @@ pub(super) enum Kind {
 }
 
 /// From the server to a spawner.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one at a time, and it is used up at once"
+)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Request {
     Spawn(Order),
@@ -66,6 +71,21 @@ pub(super) enum Notice {
 pub(super) enum Obstacle {
     Program,
     Directory,
+    Identity,
+    Limits,
+    Landlock,
+    Cgroup,
+}
+
+impl Obstacle {
+    const ALL: [Self; 6] = [
+        Self::Program,
+        Self::Directory,
+        Self::Identity,
+        Self::Limits,
+        Self::Landlock,
+        Self::Cgroup,
+    ];
 }
 
 /// How a process ended.
@@ -142,6 +162,7 @@ impl Order {
             out.extend(uid.to_le_bytes());
             out.extend(gid.to_le_bytes());
         }
+        self.confinement.encode(out);
     }
 
     fn decode(input: &mut Input<'_>) -> Option<Self> {
@@ -155,11 +176,81 @@ impl Order {
             mark: input.string()?.into_string().ok()?,
             argv: input.list(Input::string)?,
             env: input.list(|input| Some((input.string()?, input.string()?)))?,
-            dir: input.option(Input::string)?.map(PathBuf::from),
+            dir: input.option(Input::path)?,
             identity: input.option(|input| {
                 Some(Identity {
                     uid: input.u32()?,
                     gid: input.u32()?,
+                })
+            })?,
+            confinement: Confinement::decode(input)?,
+        })
+    }
+}
+
+impl Confinement {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(u8::from(self.no_new_privs));
+        for limit in self.limits.all() {
+            put_option(out, limit.map(u64::to_le_bytes));
+        }
+        put_option(out, self.nice.map(u8::to_le_bytes));
+        put_option(out, self.umask.map(u32::to_le_bytes));
+        out.push(u8::from(self.landlock.is_some()));
+        if let Some(Landlock {
+            read,
+            execute,
+            write,
+        }) = &self.landlock
+        {
+            for paths in [read, execute, write] {
+                put_count(out, paths.len());
+                for path in paths {
+                    put_string(out, path.as_os_str());
+                }
+            }
+        }
+        out.push(u8::from(self.cgroup.is_some()));
+        if let Some(Cgroup {
+            dir,
+            memory,
+            processes,
+        }) = &self.cgroup
+        {
+            put_string(out, dir.as_os_str());
+            put_option(out, memory.map(u64::to_le_bytes));
+            put_option(out, processes.map(u64::to_le_bytes));
+        }
+    }
+
+    fn decode(input: &mut Input<'_>) -> Option<Self> {
+        Some(Self {
+            no_new_privs: match input.u8()? {
+                0 => false,
+                1 => true,
+                _ => return None,
+            },
+            limits: {
+                let mut limits = [None; 6];
+                for limit in &mut limits {
+                    *limit = input.option(Input::u64)?;
+                }
+                Limits::of(limits)
+            },
+            nice: input.option(Input::u8)?,
+            umask: input.option(Input::u32)?,
+            landlock: input.option(|input| {
+                Some(Landlock {
+                    read: input.list(Input::path)?,
+                    execute: input.list(Input::path)?,
+                    write: input.list(Input::path)?,
+                })
+            })?,
+            cgroup: input.option(|input| {
+                Some(Cgroup {
+                    dir: input.path()?,
+                    memory: input.option(Input::u64)?,
+                    processes: input.option(Input::u64)?,
                 })
             })?,
         })
@@ -183,10 +274,7 @@ impl Notice {
                 out.push(2);
                 out.extend(job.to_le_bytes());
                 out.extend(errno.to_le_bytes());
-                out.push(match obstacle {
-                    Obstacle::Program => 0,
-                    Obstacle::Directory => 1,
-                });
+                out.push(obstacle as u8);
             }
             Self::Exited { job, end } => {
                 out.push(3);
@@ -215,11 +303,7 @@ impl Notice {
             2 => Self::Refused {
                 job,
                 errno: input.i32()?,
-                obstacle: match input.u8()? {
-                    0 => Obstacle::Program,
-                    1 => Obstacle::Directory,
-                    _ => return None,
-                },
+                obstacle: *Obstacle::ALL.get(usize::from(input.u8()?))?,
             },
             3 => Self::Exited {
                 job,
@@ -243,6 +327,11 @@ fn put_count(out: &mut Vec<u8>, count: usize) {
 fn put_string(out: &mut Vec<u8>, string: &OsStr) {
     put_count(out, string.len());
     out.extend(string.as_bytes());
+}
+
+fn put_option<const N: usize>(out: &mut Vec<u8>, bytes: Option<[u8; N]>) {
+    out.push(u8::from(bytes.is_some()));
+    out.extend(bytes.into_iter().flatten());
 }
 
 /// What is left of a datagram.
@@ -280,6 +369,10 @@ impl<'a> Input<'a> {
         Some(OsString::from_vec(self.take(len)?.to_vec()))
     }
 
+    fn path(&mut self) -> Option<PathBuf> {
+        self.string().map(PathBuf::from)
+    }
+
     fn list<T>(&mut self, mut item: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
         // Nothing is allocated for a count: only for items that are there.
         (0..self.u32()?).map(|_| item(self)).collect()
@@ -306,6 +399,43 @@ mod tests {
         vec(any::<u8>(), 0..40).prop_map(OsString::from_vec)
     }
 
+    fn path() -> impl Strategy<Value = PathBuf> {
+        string().prop_map(PathBuf::from)
+    }
+
+    fn confinement() -> impl Strategy<Value = Confinement> {
+        let paths = || vec(path(), 0..3);
+        let landlock = (paths(), paths(), paths()).prop_map(|(read, execute, write)| Landlock {
+            read,
+            execute,
+            write,
+        });
+        let cgroup = (path(), option::of(any::<u64>()), option::of(any::<u64>()));
+        let cgroup = cgroup.prop_map(|(dir, memory, processes)| Cgroup {
+            dir,
+            memory,
+            processes,
+        });
+        (
+            any::<bool>(),
+            any::<[Option<u64>; 6]>(),
+            any::<Option<u8>>(),
+            any::<Option<u32>>(),
+            option::of(landlock),
+            option::of(cgroup),
+        )
+            .prop_map(|(no_new_privs, limits, nice, umask, landlock, cgroup)| {
+                Confinement {
+                    no_new_privs,
+                    limits: Limits::of(limits),
+                    nice,
+                    umask,
+                    landlock,
+                    cgroup,
+                }
+            })
+    }
+
     fn order() -> impl Strategy<Value = Order> {
         (
             any::<u64>(),
@@ -313,18 +443,22 @@ mod tests {
             "[a-z0-9.]{0,20}",
             vec(string(), 0..6),
             vec((string(), string()), 0..6),
-            option::of(string().prop_map(PathBuf::from)),
+            option::of(path()),
             option::of((any::<u32>(), any::<u32>()).prop_map(|(uid, gid)| Identity { uid, gid })),
+            confinement(),
         )
-            .prop_map(|(job, kind, mark, argv, env, dir, identity)| Order {
-                job,
-                kind,
-                mark,
-                argv,
-                env,
-                dir,
-                identity,
-            })
+            .prop_map(
+                |(job, kind, mark, argv, env, dir, identity, confinement)| Order {
+                    job,
+                    kind,
+                    mark,
+                    argv,
+                    env,
+                    dir,
+                    identity,
+                    confinement,
+                },
+            )
     }
 
     fn request() -> impl Strategy<Value = Request> {
@@ -337,7 +471,7 @@ mod tests {
     }
 
     fn notice() -> impl Strategy<Value = Notice> {
-        let obstacle = prop_oneof![Just(Obstacle::Program), Just(Obstacle::Directory)];
+        let obstacle = prop::sample::select(Obstacle::ALL.to_vec());
         let end = prop_oneof![
             any::<i32>().prop_map(End::Code),
             any::<i32>().prop_map(End::Signal)

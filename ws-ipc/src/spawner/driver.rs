@@ -1,8 +1,10 @@
 //! One task per spawner: carries commands to it and notices back, and replaces it when it dies.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -11,11 +13,11 @@ use tokio::io::{Interest, Ready};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::codec::{End, IN_MEMORY, Kind, Notice, Obstacle, Order, Request};
-use super::handle::{Child, Link, Shared};
+use super::handle::{Child, Link, Load, Shared};
 use super::helper::{END_TIMEOUT, Helper, Legacy, ends, see_off};
-use super::{MAX_DATAGRAM_SIZE, Signal};
+use super::{EMPTYING_INTERVAL, MAX_DATAGRAM_SIZE, Signal};
 use crate::supervisor::Backoff;
-use crate::{Failure, children, socketpair, sys};
+use crate::{Failure, cgroup, children, socketpair, sys};
 
 /// From the handles to the task.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ pub(super) struct Spawn {
     pub(super) order: Order,
     pub(super) stdio: [OwnedFd; 3],
     pub(super) reply: Option<oneshot::Sender<Result<Child, Refusal>>>,
+    /// Its share in the load of the spawner that it is on its way to.
+    pub(super) load: Option<Load>,
 }
 
 /// Why a spawner did not start a job.
@@ -129,11 +133,13 @@ async fn drive(
     let instance = INSTANCES.fetch_add(1, Ordering::Relaxed);
     let mut driver = Driver {
         shared: Arc::clone(shared),
-        index,
         commands,
         marks: format!("{}-{instance}.", std::process::id()),
         jobs: HashMap::new(),
         next_job: 1,
+        unanswered: 0,
+        waiting_since: None,
+        cgroups: BTreeSet::new(),
         outbox: VecDeque::new(),
     };
     let outcome = driver.run(&control, closing).await;
@@ -167,6 +173,8 @@ async fn drive(
         entries.filter_map(|entry| entry.pid).collect()
     };
     let (leaders, spawners) = (pids(Kind::Run), pids(Kind::Spawner));
+    let cgroups = std::mem::take(&mut driver.cgroups);
+    end_cgroups(cgroups, &driver.marks).await;
     let marks = driver.marks.clone();
     let legacy = Legacy {
         session: pid,
@@ -181,15 +189,36 @@ async fn drive(
     }
 }
 
+/// Kills and removes the control groups that a dead spawner left.
+async fn end_cgroups(mut dirs: BTreeSet<PathBuf>, prefix: &str) {
+    let deadline = Instant::now() + END_TIMEOUT;
+    loop {
+        dirs.retain(|dir| !cgroup::end_all(dir, prefix));
+        if dirs.is_empty() {
+            return;
+        }
+        if Instant::now() > deadline {
+            tracing::error!(?dirs, prefix, "control groups do not end");
+            return;
+        }
+        tokio::time::sleep(EMPTYING_INTERVAL).await;
+    }
+}
+
 /// The state of one spawner's task.
 struct Driver {
     shared: Arc<Shared>,
-    index: usize,
     commands: Inbox,
     /// What the marks of its jobs begin with.
     marks: String,
     jobs: HashMap<u64, Entry>,
     next_job: u64,
+    /// Jobs that were sent and neither started nor refused.
+    unanswered: usize,
+    /// Since when there are any, or since the last of them was answered.
+    waiting_since: Option<Instant>,
+    /// Where its jobs have had control groups.
+    cgroups: BTreeSet<PathBuf>,
     /// Commands that the socket has not taken yet.
     outbox: VecDeque<Command>,
 }
@@ -203,6 +232,8 @@ struct Entry {
     /// `None` until it is started.
     pid: Option<i32>,
     reply: Option<oneshot::Sender<Result<Child, Refusal>>>,
+    /// The child's, once it is started.
+    load: Option<Load>,
     /// `None` before it is started and after its end was told.
     exit: Option<oneshot::Sender<End>>,
 }
@@ -215,6 +246,8 @@ impl Driver {
     ) -> io::Result<Outcome> {
         let readiness = sys::register(control.as_fd(), Interest::READABLE | Interest::WRITABLE)?;
         let mut buffer = [0; 64];
+        let patience = self.shared.answer_timeout;
+        let mut look = pin!(tokio::time::sleep(patience));
         loop {
             self.flush(control)?;
             let interest = match self.outbox.is_empty() {
@@ -247,6 +280,18 @@ impl Driver {
                     // The link in the slot is a sender, so there is always one.
                     None => return Ok(Outcome::Closed),
                 },
+                () = &mut look => {
+                    if self.waiting_since.is_some_and(|since| since.elapsed() >= patience) {
+                        // If it was us who were late, there is something to be read.
+                        match socketpair::receive(control, &mut buffer, false) {
+                            Ok((0, _)) => return Ok(Outcome::Lost),
+                            Ok((len, _)) => self.handle_notice(&buffer[..len])?,
+                            Err(error) if is_would_block(&error) => return Err(silence()),
+                            Err(error) => return Err(error),
+                        }
+                    }
+                    look.as_mut().reset(tokio::time::Instant::now() + patience);
+                }
                 _ = closing.wait_for(|&closing| closing) => return Ok(Outcome::Closed),
             }
         }
@@ -324,12 +369,18 @@ impl Driver {
             return (Some(Command::Spawn(spawn)), Err(error));
         }
         self.next_job += 1;
-        self.shared.slots[self.index]
-            .load
-            .fetch_add(1, Ordering::Relaxed);
+        self.unanswered += 1;
+        self.waiting_since.get_or_insert_with(Instant::now);
         let Order {
-            kind, argv, dir, ..
+            kind,
+            argv,
+            dir,
+            confinement,
+            ..
         } = spawn.order;
+        if let Some(cgroup) = confinement.cgroup {
+            self.cgroups.insert(cgroup.dir);
+        }
         self.jobs.insert(
             job,
             Entry {
@@ -340,6 +391,7 @@ impl Driver {
                 dir: dir.map_or_else(String::new, |dir| dir.display().to_string()),
                 pid: None,
                 reply: spawn.reply,
+                load: spawn.load,
                 exit: None,
             },
         );
@@ -349,6 +401,10 @@ impl Driver {
     fn handle_notice(&mut self, datagram: &[u8]) -> io::Result<()> {
         let notice = Notice::decode(datagram)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "malformed notice"))?;
+        if !matches!(notice, Notice::Exited { .. }) {
+            self.unanswered -= 1;
+            self.waiting_since = (self.unanswered > 0).then(Instant::now);
+        }
         match notice {
             Notice::Started { job, pid } => self.handle_started(job, pid),
             Notice::Refused {
@@ -360,6 +416,10 @@ impl Driver {
                     let what = match obstacle {
                         Obstacle::Program => std::mem::take(&mut entry.program),
                         Obstacle::Directory => std::mem::take(&mut entry.dir),
+                        Obstacle::Identity => format!("{} as its user", entry.program),
+                        Obstacle::Limits => format!("{} with its limits", entry.program),
+                        Obstacle::Landlock => format!("{} with its Landlock rules", entry.program),
+                        Obstacle::Cgroup => format!("{} in a control group", entry.program),
                     };
                     let failure = Failure::CannotStart { what, errno };
                     if let Some(reply) = entry.reply {
@@ -392,16 +452,14 @@ impl Driver {
         if let (Some(reply), Some(commands)) = (entry.reply.take(), self.commands.sender.upgrade())
         {
             // If nobody waits any more, the child comes back and is released by being dropped.
-            let _ = reply.send(Ok(Child::new(pid, job, commands, exited)));
+            let child = Child::new(pid, job, commands, exited, entry.load.take());
+            let _ = reply.send(Ok(child));
         }
     }
 
     /// Takes a job off the books.
     fn remove(&mut self, job: u64) -> Option<Entry> {
         let entry = self.jobs.remove(&job)?;
-        self.shared.slots[self.index]
-            .load
-            .fetch_sub(1, Ordering::Relaxed);
         if entry.exit.is_some() {
             self.shared.counters.running.fetch_sub(1, Ordering::Relaxed);
         }
@@ -422,6 +480,7 @@ impl Driver {
             if let Command::Spawn(mut spawn) = command
                 && let Some(reply) = spawn.reply.take()
             {
+                spawn.load = None;
                 let _ = reply.send(Err(Refusal::Unsent(spawn)));
             }
         }
@@ -464,6 +523,10 @@ impl Packed {
             }
         }
     }
+}
+
+fn silence() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "it does not answer")
 }
 
 fn is_would_block(error: &io::Error) -> bool {

@@ -1,13 +1,16 @@
 //! The server's side: a handle to the spawners, and one to each child.
 
+use std::ffi::OsStr;
 use std::future::poll_fn;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::pin::Pin;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -26,6 +29,11 @@ pub struct SpawnersConfig {
     pub count: usize,
     /// The restart policy of each.
     pub backoff: BackoffConfig,
+    /// How long a spawner that has jobs to start may be silent; then it is killed and replaced.
+    ///
+    /// Until a program is there, its spawner stands still with it: on a file system that does not
+    /// answer, or because another process of the program's user stops all that this user has.
+    pub answer_timeout: Duration,
 }
 
 impl Default for SpawnersConfig {
@@ -33,6 +41,8 @@ impl Default for SpawnersConfig {
         Self {
             count: 2,
             backoff: BackoffConfig::default(),
+            // Many times what a start takes on a host that is loaded, and less than a message has.
+            answer_timeout: Duration::from_secs(10),
         }
     }
 }
@@ -83,6 +93,7 @@ impl Spawners {
         let shared = Arc::new(Shared {
             helper: helper.clone(),
             backoff: config.backoff,
+            answer_timeout: config.answer_timeout,
             slots: (0..count).map(|_| Slot::default()).collect(),
             closing: watch::Sender::new(false),
             alive: watch::Sender::new(0),
@@ -172,6 +183,7 @@ impl Drop for Front {
 pub(super) struct Shared {
     pub(super) helper: HelperCommand,
     pub(super) backoff: BackoffConfig,
+    pub(super) answer_timeout: Duration,
     pub(super) slots: Vec<Slot>,
     pub(super) closing: watch::Sender<bool>,
     /// How many slots have a living spawner.
@@ -199,8 +211,28 @@ pub(super) struct Counters {
 #[derive(Debug, Default)]
 pub(super) struct Slot {
     link: Mutex<Option<Link>>,
-    /// Jobs that were given to it and are not released.
-    pub(super) load: AtomicUsize,
+    load: Arc<AtomicUsize>,
+}
+
+/// One job's share in the load of a spawner: from the choice of the spawner until nobody holds on to
+/// the job.
+///
+/// That it ends there, and not when the spawner has been told, sends the next job the same way with
+/// the release of the last: one wake-up for both.
+#[derive(Debug)]
+pub(super) struct Load(Arc<AtomicUsize>);
+
+impl Load {
+    fn new(load: &Arc<AtomicUsize>) -> Self {
+        load.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(load))
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The way to a living spawner.
@@ -223,13 +255,13 @@ impl Slot {
 }
 
 impl Shared {
-    /// The way to the living spawner with the fewest jobs.
-    fn least_loaded(&self) -> Option<Link> {
+    /// The way to the living spawner with the fewest jobs, now one more.
+    fn least_loaded(&self) -> Option<(Link, Load)> {
         self.slots
             .iter()
-            .filter_map(|slot| Some((slot.load.load(Ordering::Relaxed), slot.link().clone()?)))
-            .min_by_key(|(load, _)| *load)
-            .map(|(_, link)| link)
+            .filter_map(|slot| Some((&slot.load, slot.link().clone()?)))
+            .min_by_key(|(load, _)| load.load(Ordering::Relaxed))
+            .map(|(load, link)| (link, Load::new(load)))
     }
 
     /// Clears away what a dead spawner left, except the spawners that it started.
@@ -247,19 +279,17 @@ impl Shared {
     }
 
     pub(super) async fn spawn(&self, job: Job, kind: Kind) -> Result<Child, Failure> {
-        let order = order_of(&job, kind);
-        let what = job
-            .argv
-            .first()
-            .map(|name| name.to_string_lossy().into_owned());
+        let (order, stdio) = order_of(job, kind);
         if order_size(&order) > MAX_ORDER_SIZE {
             let error = io::Error::from_raw_os_error(nix::libc::E2BIG);
+            let what = order.argv.first().map(|name| name.to_string_lossy());
             return Err(Failure::cannot_start(what.unwrap_or_default(), &error));
         }
         let mut command = Box::new(driver::Spawn {
             order,
-            stdio: [job.stdin, job.stdout, job.stderr],
+            stdio,
             reply: None,
+            load: None,
         });
         let mut alive = self.alive.subscribe();
         let mut closing = self.closing.subscribe();
@@ -268,7 +298,7 @@ impl Shared {
                 return Err(Failure::Cancelled);
             }
             alive.mark_unchanged();
-            let Some(link) = self.least_loaded() else {
+            let Some((link, load)) = self.least_loaded() else {
                 tokio::select! {
                     _ = alive.changed() => continue,
                     _ = closing.changed() => continue,
@@ -276,6 +306,7 @@ impl Shared {
             };
             let (reply, answer) = oneshot::channel();
             command.reply = Some(reply);
+            command.load = Some(load);
             command = match link.commands.send(Command::Spawn(command)) {
                 Ok(()) => match answer.await {
                     Ok(Ok(child)) => return Ok(child),
@@ -303,6 +334,7 @@ pub struct Child {
     commands: mpsc::UnboundedSender<Command>,
     exit: oneshot::Receiver<End>,
     ended: Option<Result<End, Failure>>,
+    _load: Option<Load>,
 }
 
 impl Child {
@@ -311,6 +343,7 @@ impl Child {
         job: u64,
         commands: mpsc::UnboundedSender<Command>,
         exit: oneshot::Receiver<End>,
+        load: Option<Load>,
     ) -> Self {
         Self {
             pid,
@@ -318,6 +351,7 @@ impl Child {
             commands,
             exit,
             ended: None,
+            _load: load,
         }
     }
 
@@ -377,8 +411,19 @@ impl Drop for Child {
     }
 }
 
-fn order_of(job: &Job, kind: Kind) -> Order {
-    Order {
+/// What a job is in words, and its descriptors.
+fn order_of(job: Job, kind: Kind) -> (Order, [OwnedFd; 3]) {
+    let Job {
+        argv,
+        env,
+        dir,
+        identity,
+        confinement,
+        stdin,
+        stdout,
+        stderr,
+    } = job;
+    let order = Order {
         // The driver of the spawner that takes it gives number and mark.
         job: 0,
         kind,
@@ -386,11 +431,13 @@ fn order_of(job: &Job, kind: Kind) -> Order {
             Kind::Run => String::new(),
             Kind::Spawner => children::SPAWNER_MARK.to_owned(),
         },
-        argv: job.argv.clone(),
-        env: job.env.clone(),
-        dir: job.dir.clone(),
-        identity: job.identity,
-    }
+        argv,
+        env,
+        dir,
+        identity,
+        confinement,
+    };
+    (order, [stdin, stdout, stderr])
 }
 
 fn order_size(order: &Order) -> usize {
@@ -398,5 +445,12 @@ fn order_size(order: &Order) -> usize {
         .argv
         .iter()
         .chain(order.env.iter().flat_map(|(name, value)| [name, value]));
-    strings.map(|string| string.len() + 4).sum::<usize>() + 256
+    let landlock = order.confinement.landlock.iter();
+    let paths = landlock
+        .flat_map(|it| [&it.read, &it.execute, &it.write])
+        .flatten()
+        .map(|path| path.as_os_str());
+    let lengths = strings.map(|string| string.len());
+    let lengths = lengths.chain(paths.map(OsStr::len));
+    lengths.map(|len| len + 4).sum::<usize>() + 256
 }

@@ -9,7 +9,7 @@ use tokio::io::Interest;
 
 use super::codec::Kind;
 use super::handle::{Child, Shared};
-use super::{HelperCommand, Job};
+use super::{Confinement, HelperCommand, Job};
 use crate::{Failure, children, socketpair, sys};
 
 /// A spawner's process, seen from here.
@@ -59,6 +59,7 @@ impl Helper {
             env: std::env::vars_os().collect(),
             dir: None,
             identity: None,
+            confinement: Confinement::NONE,
             stdin,
             stdout: socketpair::null().map_err(failed)?,
             stderr: io::stderr().as_fd().try_clone_to_owned().map_err(failed)?,

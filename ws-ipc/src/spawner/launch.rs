@@ -1,67 +1,161 @@
 //! One start: from an order to a process id.
 
-use std::ffi::OsStr;
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use super::Identity;
+use rustix::process::{Resource, Rlimit};
+
 use super::codec::{Kind, Obstacle, Order};
+use super::{Confinement, Identity, landlock};
+use crate::cgroup::JobCgroup;
 use crate::children::MARK;
+use crate::sys::{self, Stack, Start, Step, Strings};
 
-/// Starts the program as leader of a process group of its own; another spawner makes itself the
-/// leader of a session, which the leader of a group could not.
-///
-/// The program sees descriptors 0, 1 and 2: every other one of this process is close-on-exec. It
-/// starts with an empty signal mask and default dispositions, as this process ignores and blocks
-/// none.
-pub(super) fn launch(
-    order: &Order,
-    [stdin, stdout, stderr]: [OwnedFd; 3],
-) -> Result<i32, (io::Error, Obstacle)> {
-    let refused = |error| {
-        let dir_is_bad = order.dir.as_ref().is_some_and(|dir| !dir.is_dir());
-        (
-            error,
-            if dir_is_bad {
-                Obstacle::Directory
-            } else {
-                Obstacle::Program
+/// What starts programs: the parts that are the same for all of them.
+#[derive(Debug)]
+pub(super) struct Launcher {
+    stack: Stack,
+    /// The limit of descriptors that was there before this process raised its own.
+    descriptors: Rlimit,
+}
+
+/// A program that was started.
+#[derive(Debug)]
+pub(super) struct Launched {
+    pub(super) pid: i32,
+    pub(super) pidfd: OwnedFd,
+    pub(super) cgroup: Option<JobCgroup>,
+}
+
+impl Launcher {
+    /// Gives programs this limit of descriptors: many walk through all that the limit allows.
+    pub(super) fn new(descriptors: Rlimit) -> Self {
+        Self {
+            stack: Stack::default(),
+            descriptors,
+        }
+    }
+
+    /// Starts the program as leader of a process group of its own; another spawner makes itself the
+    /// leader of a session, which the leader of a group could not.
+    ///
+    /// The program sees descriptors 0, 1 and 2: every other one of this process is close-on-exec.
+    /// It starts with an empty signal mask and default dispositions, as this process ignores and
+    /// blocks none.
+    pub(super) fn launch(
+        &mut self,
+        order: &Order,
+        stdio: &[OwnedFd; 3],
+    ) -> Result<Launched, (io::Error, Obstacle)> {
+        let program_is_bad = |error| (error, Obstacle::Program);
+        let (name, _) = order
+            .argv
+            .split_first()
+            .ok_or_else(|| program_is_bad(io::ErrorKind::InvalidInput.into()))?;
+        let program = resolve(name, &order.env).map_err(program_is_bad)?;
+        let program = c_string(program.as_os_str()).map_err(program_is_bad)?;
+        let (argv, env) = strings(order).map_err(program_is_bad)?;
+        let dir = order.dir.as_ref().map(|dir| c_string(dir.as_os_str()));
+        let dir = dir
+            .transpose()
+            .map_err(|error| (error, Obstacle::Directory))?;
+        let Confinement {
+            no_new_privs,
+            nice,
+            umask,
+            landlock: paths,
+            cgroup,
+            ..
+        } = &order.confinement;
+        let ruleset = paths.as_ref().map(landlock::ruleset).transpose();
+        let ruleset = ruleset.map_err(|error| (error, Obstacle::Landlock))?;
+        let cgroup = cgroup.as_ref().map(|it| JobCgroup::make(it, &order.mark));
+        let cgroup = cgroup
+            .transpose()
+            .map_err(|error| (error, Obstacle::Cgroup))?;
+        let started = sys::start(
+            &Start {
+                program: &program,
+                argv: &argv,
+                env: &env,
+                stdio: stdio.each_ref().map(AsFd::as_fd),
+                leads_group: order.kind == Kind::Run,
+                cgroup: cgroup.as_ref().map(JobCgroup::processes),
+                limits: &self.limits(&order.confinement),
+                nice: nice.map(i32::from),
+                umask: *umask,
+                identity: order.identity.map(|Identity { uid, gid }| (uid, gid)),
+                dir: dir.as_deref(),
+                no_new_privs: *no_new_privs,
+                landlock: ruleset.as_ref().map(AsFd::as_fd),
             },
-        )
-    };
-    let (name, args) = order
-        .argv
-        .split_first()
-        .ok_or_else(|| refused(io::ErrorKind::InvalidInput.into()))?;
-    // std takes the quicker way (posix_spawn) only for a program with a path, and would otherwise
-    // search the PATH of this process.
-    let program = resolve(name, &order.env).map_err(refused)?;
-    let mut command = Command::new(program);
-    command
-        .arg0(name)
-        .args(args)
-        .env_clear()
-        .envs(order.env.iter().map(|(name, value)| (name, value)))
-        .env(MARK, &order.mark)
-        .stdin(Stdio::from(stdin))
-        .stdout(Stdio::from(stdout))
-        .stderr(Stdio::from(stderr));
-    if order.kind == Kind::Run {
-        command.process_group(0);
+            &mut self.stack,
+        );
+        match started {
+            Ok((pid, pidfd)) => Ok(Launched { pid, pidfd, cgroup }),
+            Err((step, error)) => {
+                if let Some(cgroup) = cgroup {
+                    cgroup.remove();
+                }
+                Err((error, obstacle(step)))
+            }
+        }
     }
-    if let Some(dir) = &order.dir {
-        command.current_dir(dir);
+
+    /// The limits of a program, none of them above what this process may give.
+    fn limits(&self, confinement: &Confinement) -> Vec<(Resource, Rlimit)> {
+        let given = confinement
+            .limits
+            .resources()
+            .map(|(resource, soft, hard)| {
+                let own = rustix::process::getrlimit(resource)
+                    .maximum
+                    .unwrap_or(u64::MAX);
+                let (current, maximum) = (Some(soft.min(own)), Some(hard.min(own)));
+                (resource, Rlimit { current, maximum })
+            });
+        std::iter::once((Resource::Nofile, self.descriptors))
+            .chain(given)
+            .collect()
     }
-    if let Some(Identity { uid, gid }) = order.identity {
-        command.uid(uid).gid(gid);
+}
+
+/// Whom a failed step is put down to.
+fn obstacle(step: Step) -> Obstacle {
+    match step {
+        Step::Clone | Step::Privileges | Step::Exec => Obstacle::Program,
+        Step::Cgroup => Obstacle::Cgroup,
+        Step::Limits => Obstacle::Limits,
+        Step::Identity => Obstacle::Identity,
+        Step::Directory => Obstacle::Directory,
+        Step::Landlock => Obstacle::Landlock,
     }
-    let child = command.spawn().map_err(refused)?;
-    Ok(i32::try_from(child.id()).expect("the kernel's process ids are positive i32"))
+}
+
+/// The arguments, and the environment with the mark in it; the last of several values holds.
+fn strings(order: &Order) -> io::Result<(Strings, Strings)> {
+    let (mut argv, mut env) = (Strings::default(), Strings::default());
+    for arg in &order.argv {
+        argv.push(&[arg.as_bytes()])?;
+    }
+    let given = order.env.iter();
+    let mut variables: BTreeMap<&OsStr, &OsStr> = given
+        .map(|(name, value)| (name.as_ref(), value.as_ref()))
+        .collect();
+    variables.insert(MARK.as_ref(), order.mark.as_ref());
+    for (name, value) in variables {
+        env.push(&[name.as_bytes(), b"=", value.as_bytes()])?;
+    }
+    Ok((argv, env))
+}
+
+fn c_string(string: &OsStr) -> io::Result<CString> {
+    CString::new(string.as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
 
 /// Finds a program that is named without a slash in the `PATH` it is going to have.

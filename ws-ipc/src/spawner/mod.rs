@@ -3,7 +3,7 @@
 //! Starting a process copies tables that grow with the server's connections and memory; a helper
 //! with few descriptors and a single thread does not pay for them. The server keeps at least two
 //! ([`Spawners`]) and hands them jobs over a socketpair, descriptors included. A spawner applies
-//! directory, user, process group and signal dispositions, starts the program, watches it, and
+//! directory, user, confinement, process group and signal dispositions, starts the program, watches it, and
 //! reports how it ended. The program remains a zombie until the server releases it; then its group
 //! and what it left behind are killed, and only after that its number may be given to others.
 //!
@@ -11,9 +11,11 @@
 //! its [`HelperCommand`]. `examples/spawner.rs` is the smallest such program.
 
 mod codec;
+mod confinement;
 mod driver;
 mod handle;
 mod helper;
+mod landlock;
 mod launch;
 mod process;
 
@@ -21,6 +23,7 @@ use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+pub use confinement::{Cgroup, Confinement, Landlock, Limits};
 pub use handle::{Child, Spawners, SpawnersConfig, SpawnersStats};
 pub use process::main;
 
@@ -30,6 +33,9 @@ const MAX_DATAGRAM_SIZE: usize = 32 * 1024;
 /// No job is larger. The kernel's own limit for arguments and environment is a quarter of the stack
 /// limit, 2 MiB by default.
 const MAX_ORDER_SIZE: usize = 8 * 1024 * 1024;
+
+/// How often control groups are looked at whose processes have been killed and are still dying.
+const EMPTYING_INTERVAL: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// How the server starts its helpers: normally the own program with an argument that says so.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +58,8 @@ pub struct Job {
     pub dir: Option<PathBuf>,
     /// The user to run as; without one, the server's.
     pub identity: Option<Identity>,
+    /// What it may not do and how much it may use.
+    pub confinement: Confinement,
     /// Descriptor 0.
     pub stdin: OwnedFd,
     /// Descriptor 1.
@@ -60,7 +68,8 @@ pub struct Job {
     pub stderr: OwnedFd,
 }
 
-/// A user and group to run as. Supplementary groups are given up.
+/// A user and group to run as. Supplementary groups are given up, and capabilities unless the user
+/// is root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// The user id.
@@ -76,7 +85,7 @@ pub enum Signal {
     Hangup,
     /// `SIGINT`.
     Interrupt,
-    /// `SIGTERM`: end in good order.
+    /// `SIGTERM`: end in good order. `SIGCONT` follows, so that a stopped program can.
     Terminate,
     /// `SIGKILL`.
     Kill,

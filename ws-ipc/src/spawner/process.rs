@@ -13,9 +13,10 @@ use nix::sys::signal::Signal as NixSignal;
 use rustix::process::{Resource, Rlimit, WaitIdStatus};
 
 use super::codec::{End, IN_MEMORY, Kind, Notice, Order, Request};
-use super::launch::launch;
-use super::{MAX_DATAGRAM_SIZE, MAX_ORDER_SIZE, Signal};
-use crate::children::{self, SPAWNER_MARK, Suspects};
+use super::launch::{Launched, Launcher};
+use super::{EMPTYING_INTERVAL, MAX_DATAGRAM_SIZE, MAX_ORDER_SIZE, Signal};
+use crate::cgroup::JobCgroup;
+use crate::children::{self, OwnChildren, SPAWNER_MARK, Suspects};
 use crate::{socketpair, sys};
 
 /// Runs this process as a spawner, with the control socket as descriptor 0. Never returns.
@@ -78,14 +79,16 @@ const NO_JOB: u64 = 0;
 struct Spawner {
     control: OwnedFd,
     poll: Poll,
+    children: OwnChildren,
     jobs: BTreeMap<u64, Running>,
     job_of_pid: HashMap<i32, u64>,
     orphans: HashMap<i32, Orphan>,
     /// Something ended since orphans were looked for.
     sweep_is_due: bool,
     buffer: Box<[u8]>,
-    /// The limit of descriptors that was there before this process raised its own.
-    descriptor_limit: Rlimit,
+    launcher: Launcher,
+    /// Control groups of jobs that are gone, in which somebody is still dying.
+    emptying: Vec<JobCgroup>,
 }
 
 /// A started job, until it is reaped.
@@ -94,6 +97,7 @@ struct Running {
     pidfd: OwnedFd,
     kind: Kind,
     mark: String,
+    cgroup: Option<JobCgroup>,
     /// The server does not want it any more: it dies or is dead.
     released: bool,
 }
@@ -134,12 +138,14 @@ impl Spawner {
         Ok(Self {
             control,
             poll,
+            children: OwnChildren::open()?,
             jobs: BTreeMap::new(),
             job_of_pid: HashMap::new(),
             orphans: HashMap::new(),
             sweep_is_due: false,
             buffer: vec![0; MAX_DATAGRAM_SIZE].into_boxed_slice(),
-            descriptor_limit,
+            launcher: Launcher::new(descriptor_limit),
+            emptying: Vec::new(),
         })
     }
 
@@ -152,7 +158,7 @@ impl Spawner {
             let timeout = if control_is_readable {
                 Some(Duration::ZERO)
             } else {
-                (!self.jobs.is_empty() || !self.orphans.is_empty()).then_some(SWEEP_INTERVAL)
+                self.until_sweep()
             };
             self.wait(&mut events, timeout)?;
             if events.is_empty() && !control_is_readable {
@@ -176,6 +182,14 @@ impl Spawner {
                 self.sweep()?;
             }
         }
+    }
+
+    /// How long nothing may happen until something has to be looked at that gives no sign.
+    fn until_sweep(&self) -> Option<Duration> {
+        if !self.emptying.is_empty() {
+            return Some(EMPTYING_INTERVAL);
+        }
+        (!self.jobs.is_empty() || !self.orphans.is_empty()).then_some(SWEEP_INTERVAL)
     }
 
     fn wait(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
@@ -218,10 +232,11 @@ impl Spawner {
     fn spawn(&mut self, order: Order, descriptors: Vec<OwnedFd>) -> io::Result<()> {
         let job = order.job;
         let stdio: [OwnedFd; 3] = descriptors.try_into().map_err(|_| malformed())?;
-        match launch(&order, stdio) {
-            Ok(pid) => {
-                self.restore_limit(pid);
-                let pidfd = children::pidfd(pid)?;
+        let launched = self.launcher.launch(&order, &stdio);
+        // Its own copies are open: whoever reads its output sees the end with it.
+        drop(stdio);
+        match launched {
+            Ok(Launched { pid, pidfd, cgroup }) => {
                 self.watch(&pidfd, pid)?;
                 let Order { kind, mark, .. } = order;
                 self.jobs.insert(
@@ -231,6 +246,7 @@ impl Spawner {
                         pidfd,
                         kind,
                         mark,
+                        cgroup,
                         released: false,
                     },
                 );
@@ -249,19 +265,13 @@ impl Spawner {
         }
     }
 
-    /// Gives a new job the limit of descriptors that we had: many programs walk through all that
-    /// the limit allows.
-    fn restore_limit(&self, pid: i32) {
-        let _ = rustix::process::prlimit(
-            rustix::process::Pid::from_raw(pid),
-            Resource::Nofile,
-            self.descriptor_limit,
-        );
-    }
-
     fn signal(&self, job: u64, signal: Signal) {
         if let Some(running) = self.jobs.get(&job) {
             children::signal_group(running.pid, signal.number());
+            if signal == Signal::Terminate {
+                // What is stopped hears of nothing but this and SIGKILL.
+                children::signal_group(running.pid, rustix::process::Signal::CONT);
+            }
         }
     }
 
@@ -274,6 +284,9 @@ impl Spawner {
         if running.kind == Kind::Run {
             children::kill_group(running.pid);
         }
+        if let Some(cgroup) = &running.cgroup {
+            cgroup.kill();
+        }
         if children::reap(&running.pidfd)? {
             self.forget(job);
         }
@@ -284,6 +297,7 @@ impl Spawner {
     fn forget(&mut self, job: u64) {
         if let Some(running) = self.jobs.remove(&job) {
             self.job_of_pid.remove(&running.pid);
+            self.emptying.extend(running.cgroup);
         }
     }
 
@@ -326,7 +340,7 @@ impl Spawner {
 
     /// Looks for orphans and kills those whose jobs have been released.
     fn sweep(&mut self) -> io::Result<()> {
-        for pid in children::children()? {
+        for pid in self.children.read()? {
             if self.job_of_pid.contains_key(&pid) {
                 continue;
             }
@@ -344,6 +358,7 @@ impl Spawner {
             }
             self.judge(pid);
         }
+        self.emptying.retain(|cgroup| !cgroup.remove());
         Ok(())
     }
 
@@ -403,7 +418,7 @@ impl Spawner {
             self.release(job)?;
         }
         self.sweep()?;
-        while !self.jobs.is_empty() || !self.orphans.is_empty() {
+        while let Some(interval) = self.until_sweep() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(io::Error::new(
@@ -411,7 +426,7 @@ impl Spawner {
                     "children do not end",
                 ));
             }
-            self.wait(&mut events, Some(left.min(SWEEP_INTERVAL)))?;
+            self.wait(&mut events, Some(left.min(interval)))?;
             for event in &events {
                 if let Token(pid @ 1..) = event.token() {
                     self.handle_end(pid)?;

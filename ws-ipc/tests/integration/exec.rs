@@ -164,6 +164,20 @@ async fn t61_program_that_ignores_sigterm_is_killed_2_s_later() {
     spawners.shutdown().await;
 }
 
+/// A signal that is pending while a program is stopped is as good as none: it was killed only when
+/// its time to end in good order was over.
+#[tokio::test]
+async fn t61_stopped_program_goes_on_to_end_in_good_order() {
+    let spawners = spawners();
+    let mut exec = script("trap 'echo heard >&2; exit' TERM; kill -STOP $$; sleep 600");
+    exec.timeout = Duration::from_millis(200);
+    let mut lines = Vec::new();
+    let answer = exec::run(&spawners, exec, &mut |line| lines.push(line.to_owned())).await;
+    assert_eq!(answer, Err(Failure::TimedOut));
+    assert_eq!(lines, ["heard"]);
+    spawners.shutdown().await;
+}
+
 #[tokio::test]
 async fn t61_closed_output_is_no_answer_while_the_program_lives() {
     let spawners = spawners();

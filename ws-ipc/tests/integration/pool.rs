@@ -8,7 +8,8 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 use ws_ipc::cgi::parse_answer;
 use ws_ipc::{
-    Environment, Failure, Pool, PoolConfig, PoolKind, Recycling, ServiceCommand, Spawners,
+    Confinement, Environment, Failure, Pool, PoolConfig, PoolKind, Recycling, ServiceCommand,
+    Spawners,
 };
 
 use crate::support::{eventually, example, exists, kill, spawners};
@@ -36,9 +37,11 @@ impl Setup {
                 env: Vec::new(),
                 dir: None,
                 identity: None,
+                confinement: Confinement::default(),
             },
             processes: NonZeroUsize::new(count).unwrap(),
             kind,
+            ahead: 2,
             recycling,
             dir: dir.path().to_owned(),
             name: "app".into(),
@@ -256,9 +259,11 @@ async fn program_that_is_not_there_is_said_at_the_start() {
             env: Vec::new(),
             dir: None,
             identity: None,
+            confinement: Confinement::default(),
         },
         processes: NonZeroUsize::MIN,
         kind: PoolKind::Workers,
+        ahead: 1,
         recycling: Recycling::default(),
         dir: dir.path().to_owned(),
         name: "app".into(),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tempfile::TempDir;
 use ws_ipc::cgi::{CgiError, parse_answer};
-use ws_ipc::{Environment, Failure, Service, ServiceCommand, Spawners, scgi_call};
+use ws_ipc::{Confinement, Environment, Failure, Service, ServiceCommand, Spawners, scgi_call};
 
 use crate::support::{children_of, eventually, example, exists, kill, processes_with, spawners};
 
@@ -53,6 +53,7 @@ fn command(program: &str, args: &[&str]) -> ServiceCommand {
         env: vec![("PATH".into(), "/usr/bin:/bin".into())],
         dir: None,
         identity: None,
+        confinement: Confinement::default(),
     }
 }
 

@@ -1,8 +1,11 @@
 //! Spawners: what their children see, and how they end.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
-use ws_ipc::{Failure, HelperCommand, Identity, Job, Signal, Spawners, SpawnersConfig};
+use ws_ipc::{
+    Confinement, Failure, HelperCommand, Identity, Job, Signal, Spawners, SpawnersConfig,
+};
 
 use crate::support::{
     children_of, command, eventually, exists, kill, processes_with, run, script, spawners, strings,
@@ -23,6 +26,7 @@ fn job(args: &[&str]) -> Job {
         env: vec![("PATH".into(), "/usr/bin:/bin".into())],
         dir: None,
         identity: None,
+        confinement: Confinement::default(),
         stdin: null(),
         stdout: null(),
         stderr: null(),
@@ -302,6 +306,101 @@ async fn leader_stays_a_zombie_until_it_is_released() {
 }
 
 #[tokio::test]
+async fn t58_number_goes_to_somebody_else_only_when_nothing_more_is_sent_to_it() {
+    let spawners = spawners();
+    let mut child = spawners
+        .spawn(job(&["/bin/sh", "-c", "exit 7"]))
+        .await
+        .unwrap();
+    child.wait().await.unwrap();
+    let pid = child.pid();
+    match victim_with(pid, 20) {
+        Ok(victim) => assert!(victim.is_none(), "its number is another's"),
+        Err(error) => {
+            eprintln!("skipped: {LAST_PID}: {error}");
+            spawners.shutdown().await;
+            return;
+        }
+    }
+    child.signal_group(Signal::Terminate);
+    child.release();
+    eventually("its number is free", || !exists(pid)).await;
+    // Others start processes too, so it takes some attempts.
+    let Some(mut victim) = victim_with(pid, 5000).unwrap() else {
+        eprintln!("skipped: the number went to somebody else");
+        spawners.shutdown().await;
+        return;
+    };
+    run(&spawners, script("true")).await.unwrap();
+    spawners.shutdown().await;
+    assert!(
+        victim.try_wait().unwrap().is_none(),
+        "the victim was killed"
+    );
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+}
+
+/// What the kernel gave last in this namespace; the next process gets the number after it.
+const LAST_PID: &str = "/proc/sys/kernel/ns_last_pid";
+
+/// Starts a process that has this number, if that succeeds with so many attempts.
+fn victim_with(pid: i32, attempts: usize) -> std::io::Result<Option<std::process::Child>> {
+    for _ in 0..attempts {
+        std::fs::write(LAST_PID, (pid - 1).to_string())?;
+        let mut victim = std::process::Command::new("sleep").arg("600").spawn()?;
+        if i32::try_from(victim.id()) == Ok(pid) {
+            return Ok(Some(victim));
+        }
+        victim.kill()?;
+        victim.wait()?;
+    }
+    Ok(None)
+}
+
+#[tokio::test]
+async fn t55_children_are_clean_and_spawners_live_in_a_storm_of_signals() {
+    let spawners = spawners();
+    // Past their own start, in which a signal still ends them.
+    for _ in 0..4 {
+        run(&spawners, script("true")).await.unwrap();
+    }
+    let pids = spawners.pids();
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let is_over = std::sync::Arc::new(is_over);
+    let storm = {
+        let (is_over, pids) = (std::sync::Arc::clone(&is_over), pids.clone());
+        std::thread::spawn(move || {
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                for &pid in &pids {
+                    let pid = nix::unistd::Pid::from_raw(pid);
+                    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGUSR1);
+                }
+            }
+        })
+    };
+    let mut lanes = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let spawners = spawners.clone();
+        lanes.spawn(async move {
+            for _ in 0..100 {
+                let status = run(&spawners, command(&["cat", "/proc/self/status"]));
+                let status = status.await.unwrap();
+                for field in ["SigBlk", "SigIgn", "SigCgt"] {
+                    assert_eq!(signals(&status, field), 0, "{field}");
+                }
+            }
+        });
+    }
+    let ended = lanes.join_all();
+    ended.await;
+    is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    storm.join().unwrap();
+    assert_eq!(spawners.pids(), pids);
+    spawners.shutdown().await;
+}
+
+#[tokio::test]
 async fn signal_reaches_the_group() {
     let spawners = spawners();
     let mut child = spawners.spawn(job(&["sleep", "600"])).await.unwrap();
@@ -335,6 +434,35 @@ async fn killed_spawner_loses_its_jobs_and_is_replaced() {
     eventually("a replacement", || spawners.stats().alive == 2).await;
     assert_eq!(spawners.stats().restarts, 1);
     drop(second.wait());
+    spawners.shutdown().await;
+}
+
+#[tokio::test]
+async fn t61_spawner_that_is_stopped_is_replaced_and_its_jobs_are_lost() {
+    let config = SpawnersConfig {
+        answer_timeout: Duration::from_millis(500),
+        ..SpawnersConfig::default()
+    };
+    let spawners = Spawners::start(crate::support::helper(), config).unwrap();
+    let before = spawners.pids();
+    let running = spawners.spawn(job(&["sleep", "600"])).await.unwrap();
+    for &pid in &before {
+        let pid = nix::unistd::Pid::from_raw(pid);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    }
+    // One for each of them: without jobs nobody would miss it.
+    let (one, other) = tokio::join!(
+        run(&spawners, script("echo one")),
+        run(&spawners, script("echo other")),
+    );
+    assert_eq!((one, other), (Err(Failure::Lost), Err(Failure::Lost)));
+    eventually("two new ones", || spawners.stats().alive == 2).await;
+    assert_eq!(spawners.stats().restarts, 2);
+    assert!(!before.into_iter().any(exists));
+    assert!(!exists(running.pid()));
+    let answer = run(&spawners, script("echo again")).await.unwrap();
+    assert_eq!(answer, "again\n");
+    drop(running);
     spawners.shutdown().await;
 }
 

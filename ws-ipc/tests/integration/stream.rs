@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use ws_ipc::stream::{self, CHUNK_SIZE, Host, StreamCommand};
-use ws_ipc::{Failure, LineDecoder, LineTooLong};
+use ws_ipc::{Confinement, Failure, LineDecoder, LineTooLong};
 
 use crate::support::{command, eventually, processes_with, spawners};
 
@@ -81,6 +81,7 @@ fn script(text: &str) -> StreamCommand {
         env: exec.env,
         dir: None,
         identity: None,
+        confinement: Confinement::default(),
         grace: GRACE,
     }
 }

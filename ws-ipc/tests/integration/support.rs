@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 use ws_ipc::exec::{AnswerChannel, Exec};
-use ws_ipc::{Failure, HelperCommand, Spawners, SpawnersConfig};
+use ws_ipc::{Confinement, Failure, HelperCommand, Spawners, SpawnersConfig};
 
 /// The path of one of this crate's examples, which cargo builds with the tests.
 pub(crate) fn example(name: &str) -> PathBuf {
@@ -42,6 +42,7 @@ pub(crate) fn command(args: &[&str]) -> Exec {
         env: vec![("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())],
         dir: None,
         identity: None,
+        confinement: Confinement::default(),
         payload: Bytes::new(),
         answer: AnswerChannel::Pipe,
         timeout: Duration::from_secs(20),

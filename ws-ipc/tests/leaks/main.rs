@@ -14,7 +14,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use ws_ipc::{Environment, Failure, Service, ServiceCommand, scgi_call};
+use ws_ipc::{Confinement, Environment, Failure, Service, ServiceCommand, scgi_call};
 
 use support::{children_of, eventually, example, exists, kill, run, script, spawners};
 
@@ -278,6 +278,7 @@ fn inv_19_nothing_remains_of_a_service() {
             env: Vec::new(),
             dir: None,
             identity: None,
+            confinement: Confinement::default(),
         };
         let path = dir.path().join("service.sock");
         let service = Service::start(&spawners, command, &path).await.unwrap();

@@ -1,7 +1,7 @@
 //! From raw settings to checked sections.
 
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ws_proto::{DeflateLevel, WindowBits};
@@ -17,9 +17,9 @@ use super::reader::{self, Reader};
 use super::tls::tls;
 use super::trusted::TrustedPeers;
 use super::typed::{
-    AppBackend, AppConfig, CompressionConfig, Console, ControlConfig, FifoConfig, FifoFraming,
-    IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, OnDisconnect, OriginConfig,
-    ServerConfig, StreamOutput, Tls, Trim, ValidateBackend, ValidateConfig,
+    AppBackend, AppConfig, CompressionConfig, Console, ControlConfig, Events, FifoConfig,
+    FifoFraming, IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, OnDisconnect,
+    OriginConfig, ServerConfig, StreamOutput, Tls, Trim, ValidateBackend, ValidateConfig,
 };
 
 /// Smallest allowed timeout. Below it everything fails.
@@ -186,7 +186,8 @@ pub(super) fn validate(reader: &mut Reader<'_>, app: &AppBackend) -> ValidateCon
         false => Chosen::None,
     });
     let callback = callback::read(reader, backend.callback(), keys);
-    if backend == Chosen::App && !matches!(app, AppBackend::Callback(_)) {
+    let has_callback = matches!(app, AppBackend::Callback(_)) || reader.is_faulty("app");
+    if backend == Chosen::App && !has_callback {
         reader.conflict(
             keys.backend,
             "asks the application, which no callback answers for",
@@ -278,7 +279,9 @@ pub(super) fn app(reader: &mut Reader<'_>) -> AppConfig {
         ping: reader
             .read_optional("app.ping", reader::flag)
             .unwrap_or(backend != Chosen::Echo && !is_stream),
+        events: events(reader, backend == Chosen::Echo || is_stream),
         require_user: reader.flag("app.require_user"),
+        watch: watch(reader, backend),
         spare: reader.read("app.spare", |value| reader::number(value, 0, 64)),
         stream: reader.choice(
             "app.stream",
@@ -294,6 +297,32 @@ pub(super) fn app(reader: &mut Reader<'_>) -> AppConfig {
             (_, Some(callback)) => AppBackend::Callback(callback),
             (_, None) => AppBackend::Demo,
         },
+    }
+}
+
+fn watch(reader: &mut Reader<'_>, backend: Chosen) -> Vec<PathBuf> {
+    let paths = reader.list("app.watch", |path, base| Ok(base.join(path)));
+    if !paths.is_empty() && !backend.callback().is_some_and(CallbackKind::is_kept) {
+        reader.conflict("app.watch", "has no effect with this backend");
+    }
+    paths
+}
+
+fn events(reader: &mut Reader<'_>, hears_none: bool) -> Events {
+    let names = reader.list("app.events", |name, _| match name {
+        "open" | "close" => Ok(name.to_owned()),
+        _ => Err(Problem::Malformed {
+            given: name.to_owned(),
+            expected: "\"open\" or \"close\"".to_owned(),
+        }),
+    });
+    if hears_none && !names.is_empty() {
+        reader.conflict("app.events", "has no effect with this backend");
+    }
+    let has = |name: &str| names.iter().any(|other| other == name);
+    Events {
+        open: has("open"),
+        close: has("close"),
     }
 }
 

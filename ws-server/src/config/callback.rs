@@ -2,13 +2,13 @@
 
 use std::num::NonZeroU64;
 
-use ws_ipc::{Address, Recycling};
+use ws_ipc::Recycling;
 
 use super::account::{self, Account};
 use super::build::{DAY, SHORTEST};
-use super::fault::Problem;
 use super::reader::{self, Reader};
-use super::typed::{CallbackBackend, ExecConfig, Output, PoolConfig};
+use super::sandbox::{self, SandboxPaths};
+use super::typed::{CallbackBackend, ExecConfig, ForkExit, Output, PoolConfig};
 
 /// The backends that run a callback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl CallbackKind {
     }
 
     /// Whether this server keeps it running.
-    fn is_kept(self) -> bool {
+    pub(super) fn is_kept(self) -> bool {
         matches!(self, Self::Fork | Self::Worker)
     }
 }
@@ -70,14 +70,16 @@ pub(super) struct Keys {
     output: &'static str,
     address: &'static str,
     processes: &'static str,
-    max_requests: &'static str,
-    max_memory: &'static str,
-    max_age: &'static str,
     outputs: &'static [(&'static str, Output)],
+    recycle_requests: &'static str,
+    recycle_memory: &'static str,
+    recycle_age: &'static str,
+    fork_exit: &'static str,
+    sandbox: SandboxPaths,
 }
 
 macro_rules! keys {
-    ($section:literal, $outputs:expr) => {
+    ($section:literal, $sandbox:expr, $outputs:expr) => {
         Keys {
             backend: concat!($section, ".backend"),
             command: concat!($section, ".command"),
@@ -88,16 +90,19 @@ macro_rules! keys {
             output: concat!($section, ".output"),
             address: concat!($section, ".address"),
             processes: concat!($section, ".processes"),
-            max_requests: concat!($section, ".max_requests"),
-            max_memory: concat!($section, ".max_memory"),
-            max_age: concat!($section, ".max_age"),
             outputs: $outputs,
+            recycle_requests: concat!($section, ".recycle_requests"),
+            recycle_memory: concat!($section, ".recycle_memory"),
+            recycle_age: concat!($section, ".recycle_age"),
+            fork_exit: concat!($section, ".fork_exit"),
+            sandbox: $sandbox,
         }
     };
 }
 
 pub(super) const APP: Keys = keys!(
     "app",
+    sandbox::APP,
     &[
         ("plain", Output::Plain),
         ("cgi", Output::Cgi),
@@ -106,6 +111,7 @@ pub(super) const APP: Keys = keys!(
 );
 pub(super) const VALIDATE: Keys = keys!(
     "validate",
+    sandbox::VALIDATE,
     &[("plain", Output::Plain), ("cgi", Output::Cgi)]
 );
 
@@ -128,13 +134,7 @@ pub(super) fn read(
     keys: &Keys,
 ) -> Option<CallbackBackend> {
     let exec = exec(reader, keys);
-    let address = reader.read_optional(keys.address, |value| {
-        let text = reader::text(value)?;
-        text.parse::<Address>().map_err(|_| Problem::Malformed {
-            given: text,
-            expected: "an address like \"/run/php/php-fpm.sock\" or \"127.0.0.1:9000\"".to_owned(),
-        })
-    });
+    let address = reader.address(keys.address);
     let pool = PoolConfig {
         exec: ExecConfig {
             output: Output::Cgi,
@@ -144,6 +144,10 @@ pub(super) fn read(
             .read_optional(keys.processes, |value| reader::number(value, 1, 1024))
             .and_then(std::num::NonZeroUsize::new),
         recycling: recycling(reader, keys),
+        fork_exit: reader.choice(
+            keys.fork_exit,
+            &[("normal", ForkExit::Normal), ("kill", ForkExit::Kill)],
+        ),
     };
     check_use(reader, chosen, keys);
     let kind = chosen?;
@@ -178,6 +182,7 @@ fn exec(reader: &mut Reader<'_>, keys: &Keys) -> ExecConfig {
             (Some((uid, _)), Some(gid)) => Some(Account::new(uid, gid)),
             _ => None,
         },
+        sandbox: Box::new(sandbox::sandbox(reader, &keys.sandbox)),
     };
     if reader.is_given(keys.group) && !reader.is_given(keys.user) {
         reader.conflict(keys.group, "has no effect without a user");
@@ -189,16 +194,16 @@ fn exec(reader: &mut Reader<'_>, keys: &Keys) -> ExecConfig {
 
 fn recycling(reader: &mut Reader<'_>, keys: &Keys) -> Recycling {
     Recycling {
-        max_requests: reader.read(keys.max_requests, |value| {
+        max_requests: reader.read(keys.recycle_requests, |value| {
             let number = reader::number(value, 0, 1_000_000_000)?;
             Ok(NonZeroU64::new(number as u64))
         }),
         max_memory: reader
-            .read_optional(keys.max_memory, |value| {
+            .read_optional(keys.recycle_memory, |value| {
                 reader::size(value, 1 << 20, 1 << 40)
             })
             .map(|bytes| bytes as u64),
-        max_age: reader.read_optional(keys.max_age, |value| {
+        max_age: reader.read_optional(keys.recycle_age, |value| {
             reader::duration(value, SHORTEST, 365 * DAY)
         }),
     }
@@ -206,26 +211,26 @@ fn recycling(reader: &mut Reader<'_>, keys: &Keys) -> Recycling {
 
 /// Notes the settings that the chosen backend would pass over, and the one that it lacks.
 fn check_use(reader: &mut Reader<'_>, chosen: Option<CallbackKind>, keys: &Keys) {
-    type Holds = fn(CallbackKind) -> bool;
-    let is = |holds: Holds| chosen.is_some_and(holds);
     if let Some(kind) = chosen.filter(|kind| kind.has_command())
         && !reader.is_given(keys.command)
     {
         reader.conflict(keys.command, kind.needs());
     }
-    let uses: [(&str, Holds); 7] = [
-        (keys.command, CallbackKind::has_command),
-        (keys.address, CallbackKind::has_address),
-        (keys.processes, CallbackKind::is_kept),
-        (keys.max_requests, CallbackKind::is_kept),
-        (keys.max_memory, CallbackKind::is_kept),
-        (keys.max_age, CallbackKind::is_kept),
-        (keys.params, |_| true),
-    ];
-    for (path, holds) in uses {
-        // Environment, user and output may stand in a file that another backend is chosen for now
-        // and then; a command that is not run is a mistake.
-        if reader.is_changed(path) && !is(holds) {
+    let is = |holds: fn(CallbackKind) -> bool| chosen.is_some_and(holds);
+    let is_kept = is(CallbackKind::is_kept);
+    // Environment, user and output may stand in a file that another backend is chosen for now and
+    // then; a command that is not run is a mistake.
+    for (path, is_used) in [
+        (keys.command, is(CallbackKind::has_command)),
+        (keys.address, is(CallbackKind::has_address)),
+        (keys.processes, is_kept),
+        (keys.recycle_requests, is_kept),
+        (keys.recycle_memory, is_kept),
+        (keys.recycle_age, is_kept),
+        (keys.fork_exit, chosen == Some(CallbackKind::Fork)),
+        (keys.params, chosen.is_some()),
+    ] {
+        if reader.is_changed(path) && !is_used {
             reader.conflict(path, "has no effect with this backend");
         }
     }

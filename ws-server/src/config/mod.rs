@@ -12,6 +12,7 @@ mod fault;
 mod origin;
 mod raw;
 mod reader;
+mod sandbox;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -29,14 +30,15 @@ pub use fault::{Fault, InvalidConfig, Problem};
 pub(crate) use origin::split_authority;
 pub use origin::{InvalidOrigin, OriginRule, WebOrigin};
 pub use raw::{RawConfig, RawKind, RawValue, Source};
+pub use sandbox::{CgroupPlace, Sandbox};
 pub use settings::{defaults, is_setting};
 pub(crate) use tls::ALPN;
 pub use trusted::{InvalidTrustedPeer, TrustedPeer, TrustedPeers};
 pub use typed::{
-    AppBackend, AppConfig, CallbackBackend, CompressionConfig, Console, ControlConfig, ExecConfig,
-    FifoConfig, FifoFraming, IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel,
-    OnDisconnect, OriginConfig, Output, PoolConfig, ServerConfig, StreamOutput, Tls, Trim,
-    ValidateBackend, ValidateConfig,
+    AppBackend, AppConfig, CallbackBackend, CompressionConfig, Console, ControlConfig, Events,
+    ExecConfig, FifoConfig, FifoFraming, ForkExit, IdentityConfig, LimitsConfig, LogConfig,
+    LogFormat, LogLevel, OnDisconnect, OriginConfig, Output, PoolConfig, ServerConfig,
+    StreamOutput, Tls, Trim, ValidateBackend, ValidateConfig,
 };
 pub use units::{parse_duration, parse_size};
 

@@ -5,6 +5,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ws_ipc::Address;
+
 use super::fault::{Fault, InvalidConfig, Problem};
 use super::raw::{RawConfig, RawKind, RawValue};
 use super::settings::{self, SETTINGS};
@@ -45,6 +47,12 @@ impl<'a> Reader<'a> {
             self.raw.get(path),
             Problem::Conflict(problem),
         ));
+    }
+
+    /// Whether a fault was found in a section so far.
+    pub(super) fn is_faulty(&self, section: &str) -> bool {
+        let is_in = |fault: &Fault| fault.path().split('.').next() == Some(section);
+        self.faults.iter().any(is_in)
     }
 
     pub(super) fn is_given(&self, path: &str) -> bool {
@@ -161,6 +169,24 @@ impl<'a> Reader<'a> {
     pub(super) fn optional_path(&mut self, path: &'static str) -> Option<PathBuf> {
         let base = self.base;
         self.read_optional(path, |value| file_path(value, base))
+    }
+
+    /// Reads the address of a server; the path of a Unix socket is relative like any other.
+    pub(super) fn address(&mut self, path: &'static str) -> Option<Address> {
+        let base = self.base;
+        self.read_optional(path, |value| {
+            let text = text(value)?;
+            let address: Address = text.parse().map_err(|_| {
+                malformed(
+                    &text,
+                    "an address like \"unix:/run/php/php-fpm.sock\" or \"127.0.0.1:9000\"",
+                )
+            })?;
+            let path = address
+                .unix_path()
+                .map(|path| base_of(value, base).join(path));
+            Ok(path.map_or(address, Address::unix))
+        })
     }
 
     /// Reads a path; an empty one is none.

@@ -415,8 +415,8 @@ pub(super) const SETTINGS: &[Setting] = &[
     },
     Setting {
         path: "validate.address",
-        default: DefaultValue::Absent("\"/run/php/php-fpm.sock\""),
-        doc: "With backend \"scgi\" or \"fastcgi\": where that server listens, a path or HOST:PORT.",
+        default: DefaultValue::Absent("\"unix:/run/php/php-fpm.sock\""),
+        doc: "With backend \"scgi\" or \"fastcgi\": where that server listens, unix:PATH or HOST:PORT.",
     },
     Setting {
         path: "validate.params",
@@ -430,22 +430,29 @@ pub(super) const SETTINGS: &[Setting] = &[
               fork server; as many workers as there are cores, but 2 at least.",
     },
     Setting {
-        path: "validate.max_requests",
+        path: "validate.recycle_requests",
         default: DefaultValue::Number(0),
         doc: "Replace a process of fork or worker after so many requests, 0 to 1000000000; 0 is never. It\n\
               costs the start of the program.",
     },
     Setting {
-        path: "validate.max_memory",
+        path: "validate.recycle_memory",
         default: DefaultValue::Absent("\"256MiB\""),
         doc: "Replace a process of fork or worker that holds more resident memory after a request, 1MiB to\n\
               1024GiB. Default: never.",
     },
     Setting {
-        path: "validate.max_age",
+        path: "validate.recycle_age",
         default: DefaultValue::Absent("\"1h\""),
         doc: "Replace a process of fork or worker at the first request after this time, 10ms to 365d.\n\
               Default: never.",
+    },
+    Setting {
+        path: "validate.fork_exit",
+        default: DefaultValue::Text("normal"),
+        doc: "How the children of a fork server end once they have answered: \"normal\", as programs of their\n\
+              language do, or \"kill\", at once. For PHP the latter is several times faster, but functions\n\
+              registered for the shutdown do not run. Told to the command in WS_FORK_EXIT.",
     },
     Setting {
         path: "validate.timeout",
@@ -478,6 +485,71 @@ pub(super) const SETTINGS: &[Setting] = &[
         doc: "Group that it runs as, with a user only. Default: the primary group of that user.",
     },
     Setting {
+        path: "validate.dir",
+        default: DefaultValue::Absent("\"/srv/app\""),
+        doc: "As app.dir, for the validation.",
+    },
+    Setting {
+        path: "validate.umask",
+        default: DefaultValue::Absent("\"0027\""),
+        doc: "As app.umask, for the validation.",
+    },
+    Setting {
+        path: "validate.nice",
+        default: DefaultValue::Number(0),
+        doc: "As app.nice, for the validation.",
+    },
+    Setting {
+        path: "validate.no_new_privs",
+        default: DefaultValue::Flag(true),
+        doc: "As app.no_new_privs, for the validation.",
+    },
+    Setting {
+        path: "validate.max_processes",
+        default: DefaultValue::Absent("64"),
+        doc: "As app.max_processes, for the validation.",
+    },
+    Setting {
+        path: "validate.max_memory",
+        default: DefaultValue::Absent("\"512MiB\""),
+        doc: "As app.max_memory, for the validation.",
+    },
+    Setting {
+        path: "validate.max_file_size",
+        default: DefaultValue::Absent("\"100MiB\""),
+        doc: "As app.max_file_size, for the validation.",
+    },
+    Setting {
+        path: "validate.max_open_files",
+        default: DefaultValue::Absent("256"),
+        doc: "As app.max_open_files, for the validation.",
+    },
+    Setting {
+        path: "validate.max_cpu_time",
+        default: DefaultValue::Absent("\"10s\""),
+        doc: "As app.max_cpu_time, for the validation.",
+    },
+    Setting {
+        path: "validate.cgroup",
+        default: DefaultValue::Absent("\"own\""),
+        doc: "As app.cgroup, for the validation.",
+    },
+    Setting {
+        path: "validate.landlock_read",
+        default: DefaultValue::List(&[]),
+        doc: "As app.landlock_read, for the validation.",
+    },
+    Setting {
+        path: "validate.landlock_execute",
+        default: DefaultValue::List(&[]),
+        doc: "As app.landlock_execute, for the validation.",
+    },
+    Setting {
+        path: "validate.landlock_write",
+        default: DefaultValue::List(&[]),
+        doc: "As app.landlock_write, for the validation.",
+    },
+    Setting {
         path: "app.backend",
         default: DefaultValue::Absent("\"exec\""),
         doc: "What answers messages: \"demo\" and \"echo\" (built in); \"exec\" (the command, once per message);\n\
@@ -494,8 +566,8 @@ pub(super) const SETTINGS: &[Setting] = &[
     },
     Setting {
         path: "app.address",
-        default: DefaultValue::Absent("\"/run/php/php-fpm.sock\""),
-        doc: "With backend \"scgi\" or \"fastcgi\": where that server listens, a path or HOST:PORT.",
+        default: DefaultValue::Absent("\"unix:/run/php/php-fpm.sock\""),
+        doc: "With backend \"scgi\" or \"fastcgi\": where that server listens, unix:PATH or HOST:PORT.",
     },
     Setting {
         path: "app.params",
@@ -509,28 +581,42 @@ pub(super) const SETTINGS: &[Setting] = &[
               fork server; as many workers as there are cores, but 2 at least.",
     },
     Setting {
-        path: "app.max_requests",
+        path: "app.recycle_requests",
         default: DefaultValue::Number(0),
         doc: "Replace a process of fork or worker after so many requests, 0 to 1000000000; 0 is never. It\n\
               costs the start of the program.",
     },
     Setting {
-        path: "app.max_memory",
+        path: "app.recycle_memory",
         default: DefaultValue::Absent("\"256MiB\""),
         doc: "Replace a process of fork or worker that holds more resident memory after a request, 1MiB to\n\
               1024GiB. Default: never.",
     },
     Setting {
-        path: "app.max_age",
+        path: "app.recycle_age",
         default: DefaultValue::Absent("\"1h\""),
         doc: "Replace a process of fork or worker at the first request after this time, 10ms to 365d.\n\
               Default: never.",
     },
     Setting {
+        path: "app.watch",
+        default: DefaultValue::List(&[]),
+        doc: "Files and directories: when one changes, the processes of fork and worker are replaced by fresh\n\
+              ones; what they have in hand is finished. For development; SIGHUP does the same once.",
+    },
+    Setting {
         path: "app.spare",
         default: DefaultValue::Number(2),
-        doc: "Children that a fork server keeps ready, 0 to 64: the fork is then no part of the answer's time.\n\
-              For the demo and programs in Rust; others find it in WS_SPARE.",
+        doc: "Connections that are made to each fork server before there are messages for them, 0 to 64: it\n\
+              has forked the child then, and the fork is no part of the answer's time. Each such child waits\n\
+              with the memory that it does not share.",
+    },
+    Setting {
+        path: "app.fork_exit",
+        default: DefaultValue::Text("normal"),
+        doc: "How the children of a fork server end once they have answered: \"normal\", as programs of their\n\
+              language do, or \"kill\", at once. For PHP the latter is several times faster, but functions\n\
+              registered for the shutdown do not run. Told to the command in WS_FORK_EXIT.",
     },
     Setting {
         path: "app.stream",
@@ -607,6 +693,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         doc: "Accepted messages of a client that is gone: \"finish\" or \"cancel\".",
     },
     Setting {
+        path: "app.events",
+        default: DefaultValue::List(&[]),
+        doc: "What the application is run for besides messages: \"open\" and \"close\" of a connection, as\n\
+              WS_EVENT says. Messages wait for the end of open; close comes after the last of them.",
+    },
+    Setting {
         path: "app.ping",
         default: DefaultValue::Absent("true"),
         doc: "Answer the text message ping with pong, without the application. Default: true, but\n\
@@ -626,6 +718,79 @@ pub(super) const SETTINGS: &[Setting] = &[
         path: "app.group",
         default: DefaultValue::Absent("\"www-data\""),
         doc: "Group that it runs as, with a user only. Default: the primary group of that user.",
+    },
+    Setting {
+        path: "app.dir",
+        default: DefaultValue::Absent("\"/srv/app\""),
+        doc: "Working directory. Default: the server's.",
+    },
+    Setting {
+        path: "app.umask",
+        default: DefaultValue::Absent("\"0027\""),
+        doc: "Permissions, octal, that files do not get which it makes. Default: as the server.",
+    },
+    Setting {
+        path: "app.nice",
+        default: DefaultValue::Number(0),
+        doc: "How much it yields to the server and others when the CPU is short, 0 to 19.",
+    },
+    Setting {
+        path: "app.no_new_privs",
+        default: DefaultValue::Flag(true),
+        doc: "Keep it and its descendants from gaining privileges: programs with a set-user-ID bit (sudo, ping)\n\
+              run without it.",
+    },
+    Setting {
+        path: "app.max_processes",
+        default: DefaultValue::Absent("64"),
+        doc: "Processes and threads, 1 to 1000000. With cgroup: of one run. Without: those of its user in the\n\
+              whole host, which may be more than one run; the system exempts root. Default: no limit of its own.",
+    },
+    Setting {
+        path: "app.max_memory",
+        default: DefaultValue::Absent("\"512MiB\""),
+        doc: "Memory, 1MiB to 1024GiB. With cgroup: what one run uses, all its processes together; beyond, it\n\
+              is killed. Without: the address space of each process, of which some runtimes (Node, Java, Go)\n\
+              reserve far more than they use. Default: no limit of its own.",
+    },
+    Setting {
+        path: "app.max_file_size",
+        default: DefaultValue::Absent("\"100MiB\""),
+        doc: "Size of a file that it writes, 0 to 1024GiB; a process that exceeds it is ended. Default: no limit.",
+    },
+    Setting {
+        path: "app.max_open_files",
+        default: DefaultValue::Absent("256"),
+        doc: "Descriptors of each process, 8 to 1000000. Default: as the server was started with.",
+    },
+    Setting {
+        path: "app.max_cpu_time",
+        default: DefaultValue::Absent("\"10s\""),
+        doc: "CPU time of each process, 1s to 1d, rounded up to seconds; then it is ended. Default: no limit.",
+    },
+    Setting {
+        path: "app.cgroup",
+        default: DefaultValue::Absent("\"own\""),
+        doc: "A control group (v2) for each run: nothing it starts can leave it, and all of it is killed at\n\
+              once. \"own\": beneath the server's, as systemd delegates it (Delegate=memory pids); or a\n\
+              directory that is the server's to use. A start costs some 150 us more. Default: none; then\n\
+              the process group and whatever left it are killed one by one.",
+    },
+    Setting {
+        path: "app.landlock_read",
+        default: DefaultValue::List(&[]),
+        doc: "Files and directories that it may read, with all that is beneath (Landlock, Linux 5.13). With this\n\
+              or one of the next two it reaches no others. Each path costs a start some 10 us.",
+    },
+    Setting {
+        path: "app.landlock_execute",
+        default: DefaultValue::List(&[]),
+        doc: "Those that it may read and execute: its program, interpreter and libraries (\"/usr\", \"/lib\").",
+    },
+    Setting {
+        path: "app.landlock_write",
+        default: DefaultValue::List(&[]),
+        doc: "Those that it may read, write, make and remove; /dev/null, if it uses that.",
     },
     Setting {
         path: "app.require_user",

@@ -324,7 +324,7 @@ fn callbacks_have_what_their_backend_needs_and_nothing_else() {
             "fork",
         ),
         (
-            json!({ "backend": "worker", "command": "app", "max_requests": 500, "max_age": "1h" }),
+            json!({ "backend": "worker", "command": "app", "recycle_requests": 500, "recycle_age": "1h" }),
             "worker",
         ),
         (
@@ -366,8 +366,8 @@ fn callbacks_have_what_their_backend_needs_and_nothing_else() {
         ),
         (json!({ "address": "/s" }), "app.address"),
         (
-            json!({ "backend": "worker", "command": "app", "max_memory": "1KiB" }),
-            "app.max_memory",
+            json!({ "backend": "worker", "command": "app", "recycle_memory": "1KiB" }),
+            "app.recycle_memory",
         ),
     ] {
         let found = faults(json!({ "app": wrong }));
@@ -414,6 +414,36 @@ fn users_are_looked_up() {
         ["app.user: is unknown to this host, so a group is needed"]
     );
     assert!(!faults(user("4294967295")).is_empty(), "-1 means no change");
+}
+
+#[test]
+fn t59_sandboxes_of_the_two_commands_are_apart() {
+    let config = check(json!({
+        "app": {
+            "command": "cat", "max_memory": "64MiB", "cgroup": "own", "umask": "0027",
+            "landlock_read": ["data"],
+        },
+        "validate": { "command": "cat", "max_processes": 7, "cgroup": "groups", "nice": 19 },
+    }));
+    let config = config.unwrap();
+    let AppBackend::Callback(CallbackBackend::Exec(app)) = &config.app().backend else {
+        panic!()
+    };
+    let ValidateBackend::Callback(CallbackBackend::Exec(validate)) = &config.validate().backend
+    else {
+        panic!()
+    };
+    assert_eq!(app.sandbox.max_memory, Some(64 << 20));
+    assert_eq!(app.sandbox.cgroup, Some(CgroupPlace::Own));
+    assert_eq!(app.sandbox.umask, Some(0o027));
+    assert_eq!(app.sandbox.landlock_read, [Path::new("/srv/data")]);
+    assert!(app.sandbox.has_landlock() && app.sandbox.no_new_privs);
+    assert_eq!((app.sandbox.max_processes, app.sandbox.nice), (None, None));
+    assert_eq!(validate.sandbox.max_processes, Some(7));
+    let groups = CgroupPlace::Dir("/srv/groups".into());
+    assert_eq!(validate.sandbox.cgroup, Some(groups));
+    assert_eq!(validate.sandbox.nice, Some(19));
+    assert!(!validate.sandbox.has_landlock());
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crate::rates::RateLimits;
 
 use super::account::Account;
 use super::origin::OriginRule;
+use super::sandbox::Sandbox;
 use super::trusted::TrustedPeers;
 
 /// `[server]`: where to listen and where state lives.
@@ -222,6 +223,8 @@ pub struct ExecConfig {
     pub account: Option<Account>,
     /// What it writes.
     pub output: Output,
+    /// What it may not do and how much it may use.
+    pub sandbox: Box<Sandbox>,
 }
 
 /// A command that is kept running.
@@ -234,6 +237,17 @@ pub struct PoolConfig {
     pub processes: Option<NonZeroUsize>,
     /// When a process is replaced.
     pub recycling: Recycling,
+    /// How the children of a fork server end.
+    pub fork_exit: ForkExit,
+}
+
+/// How the children of a fork server end once they have answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForkExit {
+    /// As programs of their language do.
+    Normal,
+    /// At once.
+    Kill,
 }
 
 /// What a callback writes to its stdout.
@@ -282,6 +296,16 @@ pub enum ValidateBackend {
     Callback(CallbackBackend),
 }
 
+impl ValidateBackend {
+    /// Returns the callback of its own that decides.
+    pub fn callback(&self) -> Option<&CallbackBackend> {
+        match self {
+            Self::Callback(backend) => Some(backend),
+            Self::None | Self::Application => None,
+        }
+    }
+}
+
 /// `[app]`: what answers messages.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -312,8 +336,12 @@ pub struct AppConfig {
     pub on_disconnect: OnDisconnect,
     /// Whether the text message `ping` is answered here.
     pub ping: bool,
+    /// Which events the application hears of besides messages.
+    pub events: Events,
     /// Whether the server refuses to start as root without an account to run the command as.
     pub require_user: bool,
+    /// What has the kept processes replaced when it changes.
+    pub watch: Vec<PathBuf>,
     /// Children that fork servers keep ready.
     pub spare: usize,
     /// What the program of a connection writes.
@@ -335,6 +363,14 @@ pub enum AppBackend {
 }
 
 impl AppBackend {
+    /// Returns the callback that answers, unless the server does.
+    pub fn callback(&self) -> Option<&CallbackBackend> {
+        match self {
+            Self::Callback(backend) => Some(backend),
+            Self::Demo | Self::Echo => None,
+        }
+    }
+
     /// Returns the name as written in the configuration.
     pub fn name(&self) -> &'static str {
         match self {
@@ -343,6 +379,15 @@ impl AppBackend {
             Self::Callback(backend) => backend.name(),
         }
     }
+}
+
+/// Which events the application hears of besides messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Events {
+    /// That a connection opened.
+    pub open: bool,
+    /// That one closed.
+    pub close: bool,
 }
 
 /// What is cut off a plain answer.

@@ -67,7 +67,7 @@ impl AnswerLines {
             state.flush(counters);
             // The driver looks after what waits, and after an end.
             if !(state.output.is_flushed() && state.is_open()) {
-                self.connection.changed.ring();
+                self.connection.seat.ask();
             }
         }
     }

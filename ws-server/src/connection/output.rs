@@ -62,6 +62,16 @@ impl Output {
         self.is_flushed() && self.stall.is_none()
     }
 
+    /// Writes the 101, before anything else, and queues what the kernel does not take.
+    pub(super) fn write_head(&mut self, head: Vec<u8>) {
+        let written = self.write_one(&head);
+        if written < head.len() {
+            let queued = self.queue.push_control(Bytes::from(head));
+            debug_assert!(queued.is_ok(), "a new queue is not finished");
+            self.queue.advance(written);
+        }
+    }
+
     /// Writes frames at once if nothing waits before them, and queues what the kernel does not
     /// take. Errors come again with the next read.
     pub(super) fn write_through(

@@ -21,7 +21,7 @@ use crate::shard::Shard;
 
 impl Connection {
     /// Starts the program, if the application is one for each connection.
-    pub(super) fn start_program(self: &Rc<Self>, shard: &Rc<Shard>) {
+    pub(crate) fn start_program(self: &Rc<Self>, shard: &Rc<Shard>) {
         let application = shard.server.application.as_ref();
         let Some(application) = application.filter(|application| application.is_stream()) else {
             return;
@@ -52,7 +52,7 @@ impl Connection {
         });
         state.output.write_through(out, &[], counters);
         if !state.output.is_flushed() {
-            self.changed.ring();
+            self.seat.ask();
         }
         filled
     }
@@ -209,7 +209,7 @@ impl Host for ProgramTask {
         });
         // Somebody may wait for room, or for everything accepted to be done with.
         if !had_room || state.is_draining || self.connection.waiting_runs() > 0 {
-            self.connection.changed.ring();
+            self.connection.seat.ask();
         }
     }
 
@@ -256,6 +256,6 @@ impl Drop for ProgramTask {
             counters.program_failed(CallbackFailure::Cancelled);
         }
         self.with_program(|program| program.has_ended = true);
-        self.connection.changed.ring();
+        self.connection.seat.ask();
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use ws_proto::{CloseCode, CloseFrame, EncodedMessage, Event, Input, MessageKind, State, frame};
 
 use crate::core::answer::{Answer, Reply};
-use crate::core::question::{Question, Source};
+use crate::core::question::{Occasion, Question, Source};
 use crate::core::rate::Throttle;
 use crate::core::turns::Turns;
 use crate::counters::{CloseCause, Counters};
@@ -54,6 +54,10 @@ pub(super) struct Inner {
     pub(super) cause: Option<CloseCause>,
     pub(super) close_code: Option<CloseCode>,
     pub(super) received: u64,
+    /// What the application is to hear of when all else is done with.
+    pub(super) farewell: Option<Box<Occasion>>,
+    /// A task that ends with the connection.
+    pub(super) attendant: Option<tokio::task::AbortHandle>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +81,7 @@ struct Processed {
     is_out_full: bool,
 }
 
-/// What the driver waits for.
+/// What the connection waits for.
 #[derive(Debug)]
 pub(super) struct Wait {
     /// Nothing but that the others have had their turn; there may be work left.
@@ -257,6 +261,7 @@ impl Inner {
                         counters.callbacks_accepted.increment();
                         self.was_door = false;
                         self.turns.accept(Question {
+                            event: Occasion::Message,
                             source: Source::Client,
                             kind: message.kind,
                             payload: Bytes::copy_from_slice(message.payload),

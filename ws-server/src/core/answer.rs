@@ -1,10 +1,12 @@
 //! What a callback's output means.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use ws_ipc::Failure;
 use ws_ipc::cgi::{CgiAnswer, parse_answer};
 use ws_proto::{CloseCode, CloseFrame, MessageKind};
-use ws_session::UserId;
+use ws_session::{SessionId, UserId};
 
 use super::failure::RunFailure;
 use crate::config::Trim;
@@ -85,8 +87,23 @@ pub(crate) enum Verdict {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) user: UserId,
+    /// The application's session, if it has a name for it.
+    pub(crate) session: Option<SessionId>,
+    /// How long the answer holds; without one, as long as the connection.
+    pub(crate) ttl: Option<Duration>,
     /// Values of `Set-Cookie` headers for the 101.
     pub(crate) cookies: Vec<String>,
+}
+
+impl Identity {
+    pub(crate) fn of(user: UserId) -> Self {
+        Self {
+            user,
+            session: None,
+            ttl: None,
+            cookies: Vec::new(),
+        }
+    }
 }
 
 /// Reads the end of a validation run whose answer is one token, the user id.
@@ -106,10 +123,7 @@ pub(crate) fn plain_verdict(end: Result<Vec<u8>, RunFailure>) -> Verdict {
         .ok()
         .and_then(|token| UserId::new(token).ok())
     {
-        Some(user) => Verdict::Accepted(Identity {
-            user,
-            cookies: Vec::new(),
-        }),
+        Some(user) => Verdict::Accepted(Identity::of(user)),
         None => refused(503, "the answer is not one user id"),
     }
 }
@@ -132,19 +146,41 @@ pub(crate) fn cgi_verdict(end: Result<Vec<u8>, RunFailure>) -> Verdict {
         status if status >= 400 => {
             refused(503, format!("the callback answered with status {status}"))
         }
-        _ => match answer.header("X-WS-User").map(UserId::new) {
-            Some(Ok(user)) => Verdict::Accepted(Identity {
-                user,
-                cookies: answer
-                    .headers()
-                    .filter(|(name, _)| name.eq_ignore_ascii_case("Set-Cookie"))
-                    .map(|(_, value)| value.to_owned())
-                    .collect(),
-            }),
-            Some(Err(error)) => refused(503, format!("X-WS-User: {error}")),
-            None => refused(503, "the answer has no X-WS-User"),
-        },
+        _ => identity(&answer).map_or_else(|cause| refused(503, cause), Verdict::Accepted),
     }
+}
+
+/// Reads who the headers of an answer say that the visitor is.
+fn identity(answer: &CgiAnswer<'_>) -> Result<Identity, String> {
+    let user = answer.header("X-WS-User");
+    let user = user.ok_or_else(|| "the answer has no X-WS-User".to_owned())?;
+    let user = UserId::new(user).map_err(|error| format!("X-WS-User: {error}"))?;
+    let ttl = answer.header("X-WS-TTL").map(ttl).transpose()?;
+    let session = answer.header("X-WS-Session");
+    if session.is_some_and(str::is_empty) {
+        return Err("X-WS-Session is empty".to_owned());
+    }
+    let cookies = answer
+        .headers()
+        .filter(|(name, _)| name.eq_ignore_ascii_case("Set-Cookie"));
+    Ok(Identity {
+        user,
+        session: session.map(SessionId::of_name),
+        ttl,
+        cookies: cookies.map(|(_, value)| value.to_owned()).collect(),
+    })
+}
+
+/// `X-WS-TTL: SECONDS`, at least one.
+fn ttl(value: &str) -> Result<Duration, String> {
+    let seconds = value
+        .trim()
+        .parse::<u32>()
+        .ok()
+        .filter(|seconds| *seconds > 0);
+    let seconds =
+        seconds.ok_or_else(|| format!("X-WS-TTL: {} is no number of seconds", shown(value)))?;
+    Ok(Duration::from_secs(seconds.into()))
 }
 
 fn refusal_of(failure: &RunFailure) -> Verdict {

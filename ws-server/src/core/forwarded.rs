@@ -5,7 +5,7 @@
 //! addresses in them only those that trusted proxies have written: from the right to the first one
 //! that is not a trusted proxy's. That one is the visitor's.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ws_proto::handshake::RequestHead;
 
@@ -19,6 +19,9 @@ const MAX_HOPS: usize = 32;
 pub(crate) struct Forwarded<'a> {
     /// The visitor's address; `None` for one on a Unix socket.
     pub(crate) addr: Option<IpAddr>,
+    /// The visitor's port. That of a proxy's connection is not, even if the visitor's address is the
+    /// proxy's own.
+    pub(crate) port: Option<u16>,
     /// `http` or `https`, if a trusted peer says which one the visitor uses.
     pub(crate) scheme: Option<&'a str>,
     /// A trusted peer said something that cannot be understood: the address is the peer's own.
@@ -28,15 +31,16 @@ pub(crate) struct Forwarded<'a> {
 /// Finds out who the visitor is; `peer` is who connected, `None` on a Unix socket.
 pub(crate) fn visitor<'a>(
     trusted: &TrustedPeers,
-    peer: Option<IpAddr>,
+    peer: Option<SocketAddr>,
     head: &'a RequestHead,
 ) -> Forwarded<'a> {
     let itself = Forwarded {
-        addr: peer,
+        addr: peer.map(|peer| peer.ip()),
+        port: peer.map(|peer| peer.port()),
         scheme: None,
         is_garbled: false,
     };
-    if !trusted.contain(peer) {
+    if !trusted.contain(itself.addr) {
         return itself;
     }
     let scheme = scheme(head);
@@ -44,16 +48,18 @@ pub(crate) fn visitor<'a>(
     let found = match (listed, forwarded(trusted, head)) {
         (Ok(None), found) | (found, Ok(None)) => found,
         // A proxy that writes one of them may pass the other on as the visitor wrote it, so two
-        // that differ are believed neither.
-        (Ok(one), Ok(other)) if one == other => Ok(one),
+        // that differ are believed neither. A port stands in the second at most.
+        (Ok(Some(one)), Ok(Some(other))) if one.addr == other.addr => Ok(Some(other)),
         _ => Err(Garbled),
     };
     match found {
-        Ok(addr) => Forwarded {
-            addr: addr.or(peer),
+        Ok(Some(node)) => Forwarded {
+            addr: Some(node.addr),
+            port: node.port,
             scheme,
             is_garbled: false,
         },
+        Ok(None) => Forwarded { scheme, ..itself },
         Err(Garbled) => Forwarded {
             scheme,
             is_garbled: true,
@@ -65,16 +71,27 @@ pub(crate) fn visitor<'a>(
 /// A list of addresses is not one.
 struct Garbled;
 
-fn x_forwarded_for(trusted: &TrustedPeers, head: &RequestHead) -> Result<Option<IpAddr>, Garbled> {
-    let addresses = elements(head, "X-Forwarded-For").map(|element| {
-        let text = std::str::from_utf8(element).map_err(|_| Garbled)?;
-        text.trim_matches([' ', '\t']).parse().map_err(|_| Garbled)
-    });
-    first_untrusted(trusted, addresses.collect())
+/// One entry of a list.
+#[derive(Clone, Copy)]
+struct Node {
+    addr: IpAddr,
+    port: Option<u16>,
 }
 
-fn forwarded(trusted: &TrustedPeers, head: &RequestHead) -> Result<Option<IpAddr>, Garbled> {
-    let addresses = elements(head, "Forwarded").map(|element| {
+fn x_forwarded_for(trusted: &TrustedPeers, head: &RequestHead) -> Result<Option<Node>, Garbled> {
+    let nodes = elements(head, "X-Forwarded-For").map(|element| {
+        let text = std::str::from_utf8(element).map_err(|_| Garbled)?;
+        let addr = text
+            .trim_matches([' ', '\t'])
+            .parse()
+            .map_err(|_| Garbled)?;
+        Ok(Node { addr, port: None })
+    });
+    first_untrusted(trusted, nodes.collect())
+}
+
+fn forwarded(trusted: &TrustedPeers, head: &RequestHead) -> Result<Option<Node>, Garbled> {
+    let nodes = elements(head, "Forwarded").map(|element| {
         let text = std::str::from_utf8(element).map_err(|_| Garbled)?;
         let node = text
             .split(';')
@@ -82,20 +99,50 @@ fn forwarded(trusted: &TrustedPeers, head: &RequestHead) -> Result<Option<IpAddr
             .find(|(name, _)| name.eq_ignore_ascii_case("for"))
             .map(|(_, node)| node)
             .ok_or(Garbled)?;
-        // RFC 7239 §6: an IPv6 address stands in brackets, and then in quotes.
-        let node = node
-            .strip_prefix('"')
-            .and_then(|node| node.strip_suffix('"'))
-            .unwrap_or(node);
-        let bracketed = node
-            .strip_prefix('[')
-            .and_then(|node| node.strip_suffix(']'));
-        match bracketed {
-            Some(node) => node.parse().map(IpAddr::V6).map_err(|_| Garbled),
-            None => node.parse().map(IpAddr::V4).map_err(|_| Garbled),
-        }
+        node_in(node).ok_or(Garbled)
     });
-    first_untrusted(trusted, addresses.collect())
+    first_untrusted(trusted, nodes.collect())
+}
+
+/// A node of RFC 7239 §6: an address, in brackets if it is one of IPv6, and perhaps a port.
+fn node_in(text: &str) -> Option<Node> {
+    let unquoted = text
+        .strip_prefix('"')
+        .and_then(|text| text.strip_suffix('"'));
+    let node = unquoted.unwrap_or(text);
+    let (addr, port) = match node.strip_prefix('[') {
+        Some(node) => {
+            let (addr, port) = node.split_once(']')?;
+            (IpAddr::V6(addr.parse().ok()?), port)
+        }
+        None => {
+            let (addr, port) = node.split_at(node.find(':').unwrap_or(node.len()));
+            (IpAddr::V4(addr.parse().ok()?), port)
+        }
+    };
+    let port = match port.strip_prefix(':') {
+        // A colon cannot stand in a token, so it needs the quotes.
+        Some(port) if unquoted.is_some() => port_in(port)?,
+        None if port.is_empty() => None,
+        _ => return None,
+    };
+    Some(Node { addr, port })
+}
+
+/// A port, or none if the proxy keeps it to itself: `_` and a name of its own making.
+#[expect(
+    clippy::option_option,
+    reason = "an unknown port is not a malformed one"
+)]
+fn port_in(text: &str) -> Option<Option<u16>> {
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    match text.strip_prefix('_') {
+        Some(name) if !name.is_empty() && name.bytes().all(is_name) => Some(None),
+        Some(_) => None,
+        // What `parse` takes beyond it, a sign, is no port.
+        None if text.bytes().all(|byte| byte.is_ascii_digit()) => text.parse().ok().map(Some),
+        None => None,
+    }
 }
 
 /// The elements of a header's list, over all its lines.
@@ -109,16 +156,17 @@ fn elements<'a>(head: &'a RequestHead, name: &str) -> impl Iterator<Item = &'a [
 /// Walks from the right, from proxy to proxy; if all are trusted, the first of them is the visitor.
 fn first_untrusted(
     trusted: &TrustedPeers,
-    addresses: Vec<Result<IpAddr, Garbled>>,
-) -> Result<Option<IpAddr>, Garbled> {
+    nodes: Vec<Result<Node, Garbled>>,
+) -> Result<Option<Node>, Garbled> {
     let mut visitor = None;
-    for (hop, addr) in addresses.into_iter().rev().enumerate() {
+    for (hop, node) in nodes.into_iter().rev().enumerate() {
         if hop == MAX_HOPS {
             return Err(Garbled);
         }
-        let addr = addr?.to_canonical();
-        visitor = Some(addr);
-        if !trusted.contain(visitor) {
+        let Node { addr, port } = node?;
+        let addr = addr.to_canonical();
+        visitor = Some(Node { addr, port });
+        if !trusted.contain(Some(addr)) {
             break;
         }
     }
@@ -159,20 +207,25 @@ mod tests {
         TrustedPeers::new(peers.iter().map(|peer| peer.parse().unwrap()).collect())
     }
 
-    /// Who a visitor of 127.0.0.1, which is trusted beside 10.0.0.0/8, is; `None` if garbled.
+    const PEER: &str = "127.0.0.1:4711";
+
+    /// Who a visitor of 127.0.0.1, which is trusted beside 10.0.0.0/8, is: address and port;
+    /// `None` if garbled.
     #[track_caller]
-    fn seen(headers: &[(&str, &str)]) -> Option<String> {
+    fn seen_with_port(headers: &[(&str, &str)]) -> Option<(String, Option<u16>)> {
         let head = head(headers);
-        let peer = "127.0.0.1".parse().unwrap();
+        let peer: SocketAddr = PEER.parse().unwrap();
         let seen = visitor(&trusted(&["127.0.0.1", "10.0.0.0/8"]), Some(peer), &head);
         if seen.is_garbled {
-            assert_eq!(
-                seen.addr,
-                Some(peer),
-                "the peer's own address is the fallback"
-            );
+            let itself = (Some(peer.ip()), Some(peer.port()));
+            assert_eq!((seen.addr, seen.port), itself, "the peer is the fallback");
         }
-        (!seen.is_garbled).then(|| seen.addr.unwrap().to_string())
+        (!seen.is_garbled).then(|| (seen.addr.unwrap().to_string(), seen.port))
+    }
+
+    #[track_caller]
+    fn seen(headers: &[(&str, &str)]) -> Option<String> {
+        seen_with_port(headers).map(|(addr, _)| addr)
     }
 
     fn listed(value: &str) -> Option<String> {
@@ -186,9 +239,10 @@ mod tests {
             ("Forwarded", "for=1.2.3.4"),
             ("X-Forwarded-Proto", "https"),
         ]);
-        let peer = Some("127.0.0.2".parse().unwrap());
+        let peer = Some("127.0.0.2:4711".parse().unwrap());
         let itself = Forwarded {
-            addr: peer,
+            addr: Some("127.0.0.2".parse().unwrap()),
+            port: Some(4711),
             scheme: None,
             is_garbled: false,
         };
@@ -260,8 +314,10 @@ mod tests {
             ("for=\"192.0.2.43\"", Some("192.0.2.43")),
             ("for=unknown", None),
             ("for=_gazonk", None),
-            ("for=\"192.0.2.43:47011\"", None),
+            ("for=192.0.2.43:47011", None),
             ("for=2001:db8::1", None),
+            ("for=\"[2001:db8::1\"", None),
+            ("for=\"2001:db8::1\"", None),
             ("proto=https", None),
             ("for", None),
         ] {
@@ -271,9 +327,41 @@ mod tests {
     }
 
     #[test]
+    fn t03_port_is_the_peer_s_or_the_header_s_and_never_the_proxy_s() {
+        let of = |name: &str, value: &str| seen_with_port(&[(name, value)]).unwrap();
+        let itself = seen_with_port(&[]).unwrap();
+        assert_eq!(itself, ("127.0.0.1".to_owned(), Some(4711)));
+        // A visitor on the proxy's own host.
+        for (name, value) in [
+            ("X-Forwarded-For", "127.0.0.1"),
+            ("Forwarded", "for=127.0.0.1"),
+            ("Forwarded", "for=\"127.0.0.1:_hidden\""),
+        ] {
+            let expected = ("127.0.0.1".to_owned(), None);
+            assert_eq!(of(name, value), expected, "{value}");
+        }
+        for (value, addr, port) in [
+            ("for=\"192.0.2.43:47011\"", "192.0.2.43", Some(47011)),
+            ("for=\"[2001:db8::1]:80\"", "2001:db8::1", Some(80)),
+            ("for=\"127.0.0.1:80\"", "127.0.0.1", Some(80)),
+            ("for=\"1.2.3.4:5\", for=\"10.0.0.1:6\"", "1.2.3.4", Some(5)),
+        ] {
+            assert_eq!(of("Forwarded", value), (addr.to_owned(), port), "{value}");
+        }
+        for garbled in ["65536", "+80", "-1", "", "_", "_a/b", "80:81", "8 0"] {
+            let value = format!("for=\"192.0.2.43:{garbled}\"");
+            assert_eq!(seen_with_port(&[("Forwarded", &value)]), None, "{value}");
+        }
+    }
+
+    #[test]
     fn t03_two_headers_that_differ_are_believed_neither() {
         let both = |one, other| seen(&[("X-Forwarded-For", one), ("Forwarded", other)]);
         assert_eq!(both("1.2.3.4", "for=1.2.3.4").as_deref(), Some("1.2.3.4"));
+        assert_eq!(
+            both("1.2.3.4", "for=\"1.2.3.4:5\"").as_deref(),
+            Some("1.2.3.4")
+        );
         assert_eq!(both("1.2.3.4", "for=6.6.6.6"), None);
         assert_eq!(both("1.2.3.4", "for=nobody"), None);
     }

@@ -30,11 +30,21 @@ impl<T> Handshakes<T> {
         let number = self.arrived;
         self.arrived += 1;
         let oldest = match self.waiting.len() >= self.limit {
-            true => self.waiting.pop_first().map(|(_, oldest)| oldest),
+            true => self.take_oldest(),
             false => None,
         };
         self.waiting.insert(number, newcomer);
         (number, oldest)
+    }
+
+    /// The one that has waited longest.
+    pub(crate) fn oldest(&self) -> Option<&T> {
+        self.waiting.first_key_value().map(|(_, oldest)| oldest)
+    }
+
+    /// Takes the one out that has waited longest.
+    pub(crate) fn take_oldest(&mut self) -> Option<T> {
+        self.waiting.pop_first().map(|(_, oldest)| oldest)
     }
 
     /// Forgets one that is done with, if it is still there.

@@ -16,5 +16,6 @@ pub(crate) mod pace;
 pub(crate) mod question;
 pub(crate) mod rate;
 pub(crate) mod stall;
+pub(crate) mod trace;
 pub(crate) mod turns;
 pub(crate) mod uri;

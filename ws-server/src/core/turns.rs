@@ -103,10 +103,26 @@ impl<Q, A, P> Turns<Q, A, P> {
         self.last_id
     }
 
+    /// Takes in what is to be asked before any message and is none, so that it is not counted among
+    /// them: its number is 0, and no message starts before it has finished. It comes first or not at
+    /// all.
+    pub(crate) fn begin_with(&mut self, question: Q) {
+        debug_assert!(
+            self.last_id == 0 && self.held.is_none(),
+            "messages came before"
+        );
+        self.held
+            .get_or_insert_default()
+            .waiting
+            .push_back((0, question));
+    }
+
     /// The next message whose callback is to run now.
     pub(crate) fn start(&mut self) -> Option<(MessageId, Q)> {
         let held = self.held.as_mut()?;
-        if held.running >= self.limits.running {
+        let first = held.started.front();
+        let is_beginning = first.is_some_and(|(id, turn)| *id == 0 && turn.answer.is_none());
+        if is_beginning || held.running >= self.limits.running {
             return None;
         }
         let (id, question) = held.waiting.pop_front()?;

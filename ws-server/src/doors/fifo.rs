@@ -2,14 +2,16 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tracing::{debug, warn};
 use ws_ipc::{Fifo, FifoDirectory, Framing, Record, RecordDecoder};
 use ws_proto::{EncodedMessage, MessageKind};
@@ -18,7 +20,7 @@ use ws_session::Target;
 use crate::application::Application;
 use crate::config::FifoFraming;
 use crate::connection::Connection;
-use crate::core::question::{Question, Source};
+use crate::core::question::{Occasion, Question, Source};
 use crate::core::uri::Uri;
 use crate::counters::{Counters, RecordRefusal};
 use crate::shard::Shard;
@@ -43,7 +45,7 @@ const RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) async fn serve_global(server: Arc<Shared>, fifo: Fifo) {
     let counters = &server.hub.counters;
     let mut reader = Reader::new(fifo, &server, READ_SIZE);
-    while let Some(record) = reader.next(counters).await {
+    while let Some(record) = poll_fn(|cx| reader.poll_next(cx, counters)).await {
         let mut messages = Vec::new();
         messages.extend(global_message(&record, counters));
         while messages.len() < MAX_BURST
@@ -77,49 +79,58 @@ fn global_message(record: &[u8], counters: &Counters) -> Option<EncodedMessage> 
 }
 
 /// Runs every record of a connection's FIFO through the application, as that connection's user.
-pub(crate) async fn serve_connection(shard: Rc<Shard>, connection: Rc<Connection>, fifo: Fifo) {
-    let server = &shard.server;
-    let counters = &server.hub.counters;
-    let mut reader = Reader::new(fifo, server, SMALL_READ_SIZE);
-    loop {
-        let record = tokio::select! {
-            biased;
-            () = connection.ended() => break,
-            record = reader.next(counters) => match record {
-                Some(record) => record,
-                None => break,
-            },
-        };
-        // The program of a connection reads whatever line it is.
-        let is_line = server
-            .application
-            .as_ref()
-            .is_some_and(Application::is_stream);
-        if !is_line && Uri::parse(&record).is_none() {
-            let refusal = RecordRefusal::NotUri;
-            warn!(
-                conn.id = %connection.id(), reason = refusal.as_str(), size = record.len(),
-                "a FIFO's record was not run"
-            );
-            counters.record_refused(refusal);
-            continue;
+pub(crate) fn serve_connection(
+    shard: Rc<Shard>,
+    connection: Rc<Connection>,
+    fifo: Fifo,
+) -> impl Future<Output = ()> {
+    // Made out here, for an async function has room for its arguments besides what becomes of them.
+    let mut reader = Reader::new(fifo, &shard.server, SMALL_READ_SIZE);
+    async move {
+        let counters = &shard.server.hub.counters;
+        // Nothing here is a future that would be kept while the FIFO is idle: there are thousands.
+        loop {
+            let next = poll_fn(|cx| match connection.poll_ended(cx) {
+                Poll::Ready(()) => Poll::Ready(None),
+                Poll::Pending => reader.poll_next(cx, counters),
+            });
+            let Some(record) = next.await else {
+                break;
+            };
+            // The program of a connection reads whatever line it is.
+            let application = shard.server.application.as_ref();
+            let is_line = application.is_some_and(Application::is_stream);
+            if !is_line && Uri::parse(&record).is_none() {
+                let refusal = RecordRefusal::NotUri;
+                warn!(
+                    conn.id = %connection.id(), reason = refusal.as_str(), size = record.len(),
+                    "a FIFO's record was not run"
+                );
+                counters.record_refused(refusal);
+                continue;
+            }
+            let question = Question {
+                event: Occasion::Message,
+                source: Source::Fifo,
+                kind: MessageKind::Text,
+                payload: record,
+            };
+            if Box::pin(connection.admit(counters, question))
+                .await
+                .is_err()
+            {
+                counters.record_refused(RecordRefusal::Ended);
+                break;
+            }
         }
-        let question = Question {
-            source: Source::Fifo,
-            kind: MessageKind::Text,
-            payload: record,
-        };
-        if connection.admit(counters, question).await.is_err() {
-            counters.record_refused(RecordRefusal::Ended);
-            break;
-        }
+        reader.give_up(counters);
     }
-    reader.give_up(counters);
 }
 
-/// Tells the readers of FIFOs that something happened to the names of theirs.
+/// Tells the readers of FIFOs that something happened to the names of theirs, or that the server
+/// goes down.
 #[derive(Debug, Default)]
-pub(crate) struct FifoWatch(Mutex<HashMap<String, Arc<Notify>>>);
+pub(crate) struct FifoWatch(Mutex<HashMap<Box<str>, Arc<Call>>>);
 
 impl FifoWatch {
     /// Passes on what happens in the directory, for ever.
@@ -129,27 +140,70 @@ impl FifoWatch {
                 Ok(names) => names.iter().for_each(|name| self.tell(name)),
                 Err(error) => {
                     warn!(%error, "the FIFO directory cannot be watched");
-                    tokio::time::sleep(RENEWAL_INTERVAL).await;
+                    sleep(RENEWAL_INTERVAL).await;
                 }
             }
         }
     }
 
+    /// Has every reader look whether the server goes down.
+    pub(crate) fn tell_all(&self) {
+        self.readers().values().for_each(|reader| reader.wake());
+    }
+
     fn tell(&self, name: &str) {
         if let Some(reader) = self.readers().get(name) {
-            reader.notify_one();
+            reader.change();
         }
     }
 
-    fn expect(&self, name: &str) -> Arc<Notify> {
-        Arc::clone(self.readers().entry(name.to_owned()).or_default())
+    fn expect(&self, name: &str) -> Arc<Call> {
+        Arc::clone(self.readers().entry(name.into()).or_default())
     }
 
     fn forget(&self, name: &str) {
         self.readers().remove(name);
     }
 
-    fn readers(&self) -> MutexGuard<'_, HashMap<String, Arc<Notify>>> {
+    fn readers(&self) -> MutexGuard<'_, HashMap<Box<str>, Arc<Call>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What one reader is told, by whatever thread.
+#[derive(Debug, Default)]
+struct Call(Mutex<Told>);
+
+#[derive(Debug, Default)]
+struct Told {
+    has_changed: bool,
+    reader: Option<Waker>,
+}
+
+impl Call {
+    /// Something happened to the name.
+    fn change(&self) {
+        self.told().has_changed = true;
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(reader) = &self.told().reader {
+            reader.wake_by_ref();
+        }
+    }
+
+    /// Whether something happened to the name since the last call. The latest caller is woken.
+    fn take_change(&self, cx: &Context<'_>) -> bool {
+        let mut told = self.told();
+        match &mut told.reader {
+            Some(reader) => reader.clone_from(cx.waker()),
+            None => told.reader = Some(cx.waker().clone()),
+        }
+        std::mem::take(&mut told.has_changed)
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -167,7 +221,13 @@ struct Reader {
     records: VecDeque<Bytes>,
     /// When the record began whose end has not come.
     partial_since: Option<Instant>,
-    changed: Arc<Notify>,
+    /// Something happened to its name.
+    is_changed: bool,
+    /// Until when nothing is done: it did not work a moment ago.
+    pause: Option<Pin<Box<Sleep>>>,
+    /// When the record that began is given up.
+    partial_timer: Option<Pin<Box<Sleep>>>,
+    call: Arc<Call>,
     server: Arc<Shared>,
 }
 
@@ -179,17 +239,20 @@ impl Drop for Reader {
 
 impl Reader {
     fn new(fifo: Fifo, server: &Arc<Shared>, read_size: usize) -> Self {
-        let changed = server.fifo_watch.expect(fifo.name());
+        let call = server.fifo_watch.expect(fifo.name());
         if !fifo.is_intact() {
             // It vanished before there was anybody to tell.
-            changed.notify_one();
+            call.change();
         }
         Self {
             decoder: decoder(server),
             read_size,
             records: VecDeque::new(),
             partial_since: None,
-            changed,
+            is_changed: false,
+            pause: None,
+            partial_timer: None,
+            call,
             server: Arc::clone(server),
             fifo,
         }
@@ -197,19 +260,65 @@ impl Reader {
 
     /// The next whole record; `None` when the server goes down and everything that was read is
     /// taken. What is refused is counted and passed over.
-    async fn next(&mut self, counters: &Counters) -> Option<Bytes> {
-        let mut draining = self.server.draining.clone();
+    fn poll_next(&mut self, cx: &mut Context<'_>, counters: &Counters) -> Poll<Option<Bytes>> {
         loop {
             if let Some(record) = self.next_read(counters) {
-                return Some(record);
+                return Poll::Ready(Some(record));
             }
-            tokio::select! {
-                biased;
-                // What is still in the FIFO stays there; its end goes with the directory's owner.
-                _ = draining.wait_for(|draining| *draining) => return None,
-                () = self.fill(counters) => {}
+            // Before the look at what it is told of, so that this cannot be missed.
+            let has_changed = self.call.take_change(cx);
+            // What is still in the FIFO stays there; its end goes with the directory's owner.
+            if *self.server.draining.borrow() {
+                return Poll::Ready(None);
+            }
+            self.is_changed |= has_changed;
+            if let Some(pause) = &mut self.pause {
+                ready!(pause.as_mut().poll(cx));
+                self.pause = None;
+            }
+            if std::mem::take(&mut self.is_changed) {
+                self.renew(counters);
+                continue;
+            }
+            // A record whose rest is there already is not unfinished, however late it is read.
+            let ready = match self.fifo.poll_readable(cx) {
+                Poll::Ready(ready) => ready,
+                Poll::Pending => {
+                    ready!(self.poll_partial(cx));
+                    self.drop_partial(counters);
+                    continue;
+                }
+            };
+            match ready.and_then(|()| self.read_by(Fifo::read_ready, counters)) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => {
+                    warn!(fifo = %self.fifo.path().display(), %error, "cannot read a FIFO");
+                    self.pause();
+                }
             }
         }
+    }
+
+    /// Ready when the time is over of a record that has begun.
+    fn poll_partial(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(since) = self.partial_since else {
+            self.partial_timer = None;
+            return Poll::Pending;
+        };
+        let deadline = since + PARTIAL_TIMEOUT;
+        let timer = self
+            .partial_timer
+            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if timer.deadline() != deadline {
+            timer.as_mut().reset(deadline);
+        }
+        timer.as_mut().poll(cx)
+    }
+
+    /// Has it tried again in a while.
+    fn pause(&mut self) {
+        self.pause = Some(Box::pin(sleep(RENEWAL_INTERVAL)));
     }
 
     /// The next of the records that were read already.
@@ -224,27 +333,6 @@ impl Reader {
         for _ in &self.records {
             counters.fifo_records.increment();
             counters.record_refused(RecordRefusal::Ended);
-        }
-    }
-
-    async fn fill(&mut self, counters: &Counters) {
-        let partial_deadline = self.partial_since.unwrap_or_else(Instant::now) + PARTIAL_TIMEOUT;
-        let ready = tokio::select! {
-            // A record whose rest is there already is not unfinished, however late it is read.
-            biased;
-            () = self.changed.notified() => return self.renew(counters).await,
-            ready = self.fifo.readable() => ready,
-            () = sleep_until(partial_deadline), if self.decoder.has_partial() => {
-                return self.drop_partial(counters);
-            }
-        };
-        match ready.and_then(|()| self.read_by(Fifo::read_ready, counters)) {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => {
-                warn!(fifo = %self.fifo.path().display(), %error, "cannot read a FIFO");
-                tokio::time::sleep(RENEWAL_INTERVAL).await;
-            }
         }
     }
 
@@ -296,7 +384,7 @@ impl Reader {
     }
 
     /// Makes a FIFO anew if it was removed or replaced.
-    async fn renew(&mut self, counters: &Counters) {
+    fn renew(&mut self, counters: &Counters) {
         if self.fifo.is_intact() {
             return;
         }
@@ -316,8 +404,8 @@ impl Reader {
             }
             Err(error) => {
                 warn!(%error, "a FIFO vanished and cannot be made anew");
-                tokio::time::sleep(RENEWAL_INTERVAL).await;
-                self.changed.notify_one();
+                self.is_changed = true;
+                self.pause();
             }
         }
     }

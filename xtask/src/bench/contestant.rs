@@ -91,7 +91,7 @@ impl Programs {
         let (plain, tls) = match group {
             Group::Tls => (false, true),
             Group::Idle => (true, true),
-            Group::Echo | Group::Handshakes | Group::Broadcast => (true, false),
+            Group::Echo | Group::Handshakes | Group::Broadcast | Group::Flat => (true, false),
         };
         if plain && self.uws.is_none() {
             notes.push("without uWebSockets: --uws names no program".to_owned());
@@ -110,7 +110,15 @@ impl Programs {
         let takes_part = |contestant: &Contestant| match contestant {
             Contestant::Ours => true,
             _ if *cell == Cell::Idle(Idle::Fifos) => false,
-            Contestant::Tcp => matches!(cell, Cell::Echo { has_tls: false, .. }),
+            // Ours, the floor, and the one that ours is compared with.
+            Contestant::FastWebSockets | Contestant::Tungstenite | Contestant::NodeWs
+                if matches!(cell, Cell::Flat { .. }) =>
+            {
+                false
+            }
+            Contestant::Tcp => {
+                matches!(cell, Cell::Echo { has_tls: false, .. } | Cell::Flat { .. })
+            }
             Contestant::UWebSockets => {
                 let path = if cell.has_tls() {
                     &self.uws_tls
@@ -138,9 +146,9 @@ impl Programs {
 
     fn pinned(&self, core: &str, program: &Path) -> Command {
         if !self.is_pinned {
-            return Command::new(program);
+            return process::tied(program);
         }
-        let mut command = Command::new("taskset");
+        let mut command = process::tied("taskset");
         command.args(["-c", core]).arg(program);
         command
     }

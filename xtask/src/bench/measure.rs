@@ -1,17 +1,22 @@
 //! One figure: a fresh server, `ws bench` against it, and what that reports.
 
+use std::fs;
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::unistd::{SysconfVar, sysconf};
 use serde_json::Value;
 
-use super::cell::{BROADCAST_SIZE, Cell, Scale};
+use super::cell::{BROADCAST_SIZE, Cell, Scale, Speakers, UNDER_WAY};
 use super::contestant::{Contestant, Programs, Running};
 use super::result::Sample;
 
-/// No reply takes longer; a server that is stuck costs no more time than this.
-const TIMEOUT: &str = "20s";
+/// No reply takes longer where little is in flight; a server that is stuck costs no more time than
+/// this.
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// And so many nanoseconds longer for each byte in flight: no server is as slow as 100 MB/s.
+const TIMEOUT_PER_BYTE: u64 = 10;
 
 pub(super) fn measure(
     cell: &Cell,
@@ -20,6 +25,7 @@ pub(super) fn measure(
     scale: Scale,
 ) -> Result<Sample> {
     let Cell::Idle(_) = cell else {
+        check_room(cell)?;
         let report = load(cell, contestant, programs, &arguments(cell, scale))?;
         return sample(cell, &report);
     };
@@ -35,20 +41,41 @@ pub(super) fn measure(
     Ok(Sample::of_memory(bytes))
 }
 
+/// Fails if the kernel would drop packets of what is in flight for want of memory: the figure would
+/// be that of repetitions.
+fn check_room(cell: &Cell) -> Result<()> {
+    let limits = fs::read_to_string("/proc/sys/net/ipv4/tcp_mem").unwrap_or_default();
+    let Some(room) = room_in(&limits) else {
+        return Ok(());
+    };
+    let mib = |bytes: u64| bytes >> 20;
+    ensure!(
+        cell.in_flight() <= room,
+        "{} MiB are in flight and the kernel has {} MiB for TCP (sysctl net.ipv4.tcp_mem)",
+        mib(cell.in_flight()),
+        mib(room)
+    );
+    Ok(())
+}
+
+/// The bytes from which on TCP saves memory: the second of the three numbers, in pages.
+fn room_in(limits: &str) -> Option<u64> {
+    let pages: u64 = limits.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    let page = sysconf(SysconfVar::PAGE_SIZE).ok()??;
+    Some(pages * u64::try_from(page).ok()?)
+}
+
 /// How long a cell is measured: where much is in flight, long enough that it all comes round twice
 /// at a gigabyte a second.
 fn duration(cell: &Cell, scale: Scale) -> Duration {
-    let Cell::Echo {
-        connections,
-        in_flight,
-        size,
-        ..
-    } = *cell
-    else {
-        return scale.duration();
-    };
-    let in_flight = u64::from(connections) * u64::from(in_flight) * u64::from(size);
-    scale.duration().max(Duration::from_nanos(2 * in_flight))
+    scale
+        .duration()
+        .max(Duration::from_nanos(2 * cell.in_flight()))
+}
+
+/// The longest that a reply may take.
+fn timeout(cell: &Cell) -> Duration {
+    TIMEOUT + Duration::from_nanos(TIMEOUT_PER_BYTE * cell.in_flight())
 }
 
 /// What `ws bench` is told, besides the URL.
@@ -65,6 +92,21 @@ fn arguments(cell: &Cell, scale: Scale) -> Vec<String> {
              --duration {duration}ms --warm-up {}",
             scale.warm_up()
         ),
+        Cell::Flat {
+            connections,
+            size,
+            speakers,
+        } => {
+            let flag = match speakers {
+                Speakers::Some => "active",
+                Speakers::All => "in-turn",
+            };
+            format!(
+                "echo --connections {connections} --{flag} {UNDER_WAY} --size {size} \
+                 --duration {duration}ms --warm-up {}",
+                scale.warm_up()
+            )
+        }
         Cell::Idle(_) => "idle".to_owned(),
         Cell::Handshakes { connections } => {
             format!("handshakes --keep --connections {connections}")
@@ -109,7 +151,8 @@ fn command(
     command
         .arg(server.url(cell))
         .args(arguments)
-        .args(["--timeout", TIMEOUT, "--pid", &server.pid().to_string()])
+        .args(["--timeout", &format!("{}s", timeout(cell).as_secs())])
+        .args(["--pid", &server.pid().to_string()])
         .stdin(Stdio::null());
     if contestant == Contestant::Tcp {
         command.arg("--raw");
@@ -151,14 +194,18 @@ fn causes(report: &Value) -> String {
 fn sample(cell: &Cell, report: &Value) -> Result<Sample> {
     let units = match cell {
         Cell::Handshakes { .. } => number(report, "/connections/opened")?,
-        Cell::Echo { .. } | Cell::Broadcast { .. } | Cell::Idle(_) => number(report, "/messages")?,
+        Cell::Echo { .. } | Cell::Broadcast { .. } | Cell::Flat { .. } | Cell::Idle(_) => {
+            number(report, "/messages")?
+        }
     };
     if units < 1.0 {
         bail!("nothing was answered in the time");
     }
     let times = match cell {
         Cell::Handshakes { .. } => "/handshake_microseconds",
-        Cell::Echo { .. } | Cell::Broadcast { .. } | Cell::Idle(_) => "/latency_microseconds",
+        Cell::Echo { .. } | Cell::Broadcast { .. } | Cell::Flat { .. } | Cell::Idle(_) => {
+            "/latency_microseconds"
+        }
     };
     let micros = |name: &str| Ok::<_, anyhow::Error>(number(report, name)? * 1e6 / units);
     let time = |name: &str| -> Result<Duration> {
@@ -225,6 +272,13 @@ mod tests {
     }
 
     #[test]
+    fn memory_for_tcp_is_told_in_pages() {
+        assert_eq!(room_in("287898\t383867\t575796\n"), room_in("1 383867"));
+        assert_eq!(room_in("1 2 3").map(|it| it % 8192), Some(0));
+        assert_eq!((room_in(""), room_in("1 x")), (None, None));
+    }
+
+    #[test]
     fn causes_are_told_with_their_numbers() {
         let report = json!({
             "failures": { "stream: reset": 3 },
@@ -239,9 +293,16 @@ mod tests {
     #[test]
     fn load_generator_is_told_what_the_cell_is() {
         let line = arguments(&ECHO, Scale::Whole).join(" ");
-        let expected = "echo --connections 100 --in-flight 16 --size 20 --duration 1200ms \
-                        --warm-up 300ms";
+        let expected = "echo --connections 100 --in-flight 16 --size 20 --duration 1000ms \
+                        --warm-up 200ms";
         assert_eq!(line, expected);
+        let flat = Cell::Flat {
+            connections: 9_000,
+            size: 20,
+            speakers: Speakers::All,
+        };
+        let line = arguments(&flat, Scale::Quick).join(" ");
+        assert!(line.contains("--connections 9000 --in-turn 100 "), "{line}");
         let heavy = Cell::Echo {
             connections: 5_000,
             in_flight: 16,
@@ -250,5 +311,9 @@ mod tests {
         };
         let line = arguments(&heavy, Scale::Whole).join(" ");
         assert!(line.contains("--duration 10485ms"), "{line}");
+        assert_eq!(
+            (timeout(&heavy).as_secs(), timeout(&flat).as_secs()),
+            (72, 20)
+        );
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::Group;
-use super::cell::Cell;
+use super::cell::{self, Cell};
 use super::contestant::Contestant;
 
 /// One contestant's figure in one round.
@@ -97,10 +97,12 @@ impl Results {
                 cells.push(entry.cell);
             }
         }
-        let rows = if self.group == Group::Idle {
-            self.rows_of_memory(&cells, &contestants)
-        } else {
-            self.rows_of_time(&cells, &contestants)
+        let rows = match self.group {
+            Group::Idle => self.rows_of_memory(&cells, &contestants),
+            Group::Flat => self.rows_of_growth(&cells, &contestants),
+            Group::Echo | Group::Tls | Group::Handshakes | Group::Broadcast => {
+                self.rows_of_time(&cells, &contestants)
+            }
         };
         let mut section = format!("### {}\n\n{}\n", title(self.group), markdown(&rows));
         for entry in &self.entries {
@@ -138,6 +140,29 @@ impl Results {
         rows
     }
 
+    /// CPU time of each contestant, and its ratio to the first of the cells that are compared.
+    fn rows_of_growth(&self, cells: &[Cell], contestants: &[Contestant]) -> Vec<Vec<String>> {
+        let mut head = vec![first_column(self.group).to_owned()];
+        for it in contestants {
+            head.extend([format!("{it}, us"), "to the fewest".to_owned()]);
+        }
+        let mut rows = vec![head];
+        for compared in cells.chunks(cell::compared(self.group)) {
+            for &cell in compared {
+                let mut row = vec![cell.to_string()];
+                for &contestant in contestants {
+                    let ratios = self.ratios((cell, contestant), (compared[0], contestant));
+                    for median in [median(self.values(cell, contestant)), median(ratios)] {
+                        let shown = median.map(|it| format!("{it:.2}"));
+                        row.push(shown.unwrap_or_else(|| self.absence(cell, contestant)));
+                    }
+                }
+                rows.push(row);
+            }
+        }
+        rows
+    }
+
     /// CPU time of the base, and the others' as ratios to it.
     fn rows_of_time(&self, cells: &[Cell], contestants: &[Contestant]) -> Vec<Vec<String>> {
         let base = base(contestants);
@@ -157,7 +182,8 @@ impl Results {
                 micros.unwrap_or_else(|| self.absence(cell, base)),
             ];
             for &other in &others {
-                let ratio = median(self.ratios(cell, other, base)).map(|it| format!("{it:.2}"));
+                let ratio =
+                    median(self.ratios((cell, other), (cell, base))).map(|it| format!("{it:.2}"));
                 row.push(ratio.unwrap_or_else(|| self.absence(cell, other)));
             }
             for contestant in [Contestant::Ours, base] {
@@ -182,12 +208,12 @@ impl Results {
     }
 
     /// One ratio for each round in which both succeeded.
-    fn ratios(&self, cell: Cell, one: Contestant, base: Contestant) -> Vec<f64> {
+    fn ratios(&self, one: (Cell, Contestant), base: (Cell, Contestant)) -> Vec<f64> {
         let ratio = |(round, sample): (u32, &Sample)| {
-            let (_, other) = self.samples(cell, base).find(|it| it.0 == round)?;
+            let (_, other) = self.samples(base.0, base.1).find(|it| it.0 == round)?;
             (other.value > 0.0).then(|| sample.value / other.value)
         };
-        self.samples(cell, one).filter_map(ratio).collect()
+        self.samples(one.0, one.1).filter_map(ratio).collect()
     }
 
     /// The medians over the rounds of p50 and p99.
@@ -242,12 +268,14 @@ fn title(group: Group) -> &'static str {
         Group::Idle => "Idle connections: bytes of memory in user space for each",
         Group::Handshakes => "Handshakes: CPU time for an upgrade",
         Group::Broadcast => "Broadcast of 64 B: CPU time for a delivery",
+        Group::Flat => "Many connections, 100 messages in flight: CPU time for a message",
     }
 }
 
 fn first_column(group: Group) -> &'static str {
     match group {
         Group::Echo | Group::Tls => "connections x in flight x size",
+        Group::Flat => "connections x size",
         Group::Idle | Group::Handshakes | Group::Broadcast => "connections",
     }
 }
@@ -331,7 +359,7 @@ mod tests {
                 sample(10.0 * slowness),
             );
         }
-        let ratios = results.ratios(CELL, Contestant::Ours, Contestant::UWebSockets);
+        let ratios = results.ratios((CELL, Contestant::Ours), (CELL, Contestant::UWebSockets));
         assert_eq!(ratios, [2.0, 2.0, 2.0]);
         let table = results.table();
         let row = "| 9000, kept  |           10.00 |             2.00 | 250 us | 12.0 ms |";
@@ -368,6 +396,30 @@ mod tests {
     }
 
     #[test]
+    fn growth_is_told_to_the_fewest_connections_of_the_same_round() {
+        let mut results = Results::new(Group::Flat);
+        let cell = |connections| Cell::Flat {
+            connections,
+            size: 20,
+            speakers: cell::Speakers::All,
+        };
+        for (round, slowness) in [(0, 1.0), (1, 3.0), (2, 1.0)] {
+            for (connections, value) in [(100, 10.0), (1_000, 11.0), (9_000, 11.5)] {
+                let sample = sample(value * slowness);
+                results.add(cell(connections), Contestant::Ours, round, sample);
+            }
+        }
+        let table = results.table();
+        for row in [
+            "| connections x size   | ws, us | to the fewest |",
+            "| 100 x 20 B, in turn  |  10.00 |          1.00 |",
+            "| 9000 x 20 B, in turn |  11.50 |          1.15 |",
+        ] {
+            assert!(table.contains(row), "{table}");
+        }
+    }
+
+    #[test]
     fn base_is_the_best_known_that_is_there() {
         use Contestant::{Ours, Tcp, Tungstenite, UWebSockets};
         assert_eq!(base(&[Ours, Tcp, UWebSockets]), UWebSockets);
@@ -378,7 +430,7 @@ mod tests {
     #[test]
     fn memory_is_shown_as_it_is() {
         let mut results = Results::new(Group::Idle);
-        let cell = Cell::Idle(super::super::cell::Idle::Plain);
+        let cell = Cell::Idle(cell::Idle::Plain);
         results.add(cell, Contestant::Ours, 0, Ok(Sample::of_memory(1499.6)));
         let table = results.table();
         assert!(

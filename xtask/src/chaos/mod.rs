@@ -6,9 +6,11 @@
 //! fails the campaign. A campaign runs in a process of its own, which is ended at its deadline with
 //! all that it has started.
 
+mod askers;
 mod campaigns;
 mod client;
 mod crowd;
+mod family;
 mod figures;
 mod link;
 mod net;
@@ -20,7 +22,7 @@ mod witness;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -158,7 +160,7 @@ fn select(names: &[String]) -> Result<Vec<&'static Campaign>> {
 fn run_apart(arguments: &Arguments, campaign: &Campaign, ws: &Path) -> Result<(Outcome, Value)> {
     let folder = tempfile::Builder::new().prefix("ws-chaos-").tempdir()?;
     let report = folder.path().join("report.json");
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = process::tied(std::env::current_exe()?);
     command
         .args(["chaos", campaign.name, "--report"])
         .arg(&report)

@@ -1,7 +1,7 @@
 //! System calls of a running process that fail because strace says so.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -29,15 +29,41 @@ impl Strace {
     /// Attaches to the process `id`. Of the system calls `calls`, those of `inject`, as strace's
     /// option of that name takes it, fail; without it all are as they were.
     pub(crate) fn attach(id: u32, calls: &str, inject: Option<&str>) -> Result<Self> {
+        Self::attach_with(&[id], &["-f"], calls, inject)
+    }
+
+    /// As [`attach`](Self::attach), of the calls that are about one file.
+    pub(crate) fn attach_about(
+        id: u32,
+        file: &Path,
+        calls: &str,
+        inject: Option<&str>,
+    ) -> Result<Self> {
+        let file = file.to_str().context("a path that is not UTF-8")?;
+        Self::attach_with(&[id], &["-f", "-P", file], calls, inject)
+    }
+
+    /// Attaches to several processes of one thread each, and not to what they start.
+    pub(crate) fn attach_each(ids: &[u32], calls: &str, inject: Option<&str>) -> Result<Self> {
+        Self::attach_with(ids, &[], calls, inject)
+    }
+
+    fn attach_with(
+        ids: &[u32],
+        options: &[&str],
+        calls: &str,
+        inject: Option<&str>,
+    ) -> Result<Self> {
         let strace =
             workspace::find("strace").ok_or_else(|| Skipped("strace is not installed".into()))?;
         let folder = tempfile::Builder::new().prefix("ws-strace-").tempdir()?;
         let mut command = Command::new(strace);
         command
-            .args(["-f", "-qq", "-e", &format!("trace={calls}"), "-o"])
+            .args(options)
+            .args(["-qq", "-e", &format!("trace={calls}"), "-o"])
             .arg(folder.path().join("calls"))
             .args(inject.into_iter().flat_map(|it| ["-e", it]))
-            .args(["-p", &id.to_string()])
+            .args(ids.iter().flat_map(|id| ["-p".to_owned(), id.to_string()]))
             .stdin(Stdio::null())
             .stderr(fs::File::create(folder.path().join("errors"))?);
         let child = command.spawn().context("cannot start strace")?;
@@ -50,14 +76,15 @@ impl Strace {
                 }
                 bail!("strace ended with {status}: {errors}");
             }
-            threads_are_traced(id)
+            ids.iter()
+                .try_fold(true, |all, id| Ok(all && threads_are_traced(*id)?))
         })?;
         Ok(strace)
     }
 
     /// Detaches.
     ///
-    /// Returns how many calls were made to fail.
+    /// Returns how many calls were made to fail, or were held up.
     pub(crate) fn detach(mut self) -> Result<usize> {
         kill(
             Pid::from_raw(i32::try_from(self.child.id())?),
@@ -99,7 +126,7 @@ fn tracer_in(status: &str) -> Option<u32> {
 }
 
 fn injected_in(calls: &str) -> usize {
-    calls.matches("(INJECTED)").count()
+    calls.matches("(INJECTED)").count() + calls.matches("(DELAYED)").count()
 }
 
 #[cfg(test)]
@@ -109,8 +136,9 @@ mod tests {
     #[test]
     fn injected_calls_are_counted() {
         let calls = "7 accept4(6, NULL) = -1 EMFILE (Too many open files) (INJECTED)\n\
-                     7 accept4(6, NULL) = 9\n";
-        assert_eq!(injected_in(calls), 1);
+                     7 accept4(6, NULL) = 9\n\
+                     7 write(2, \"a\", 1) = 1 (DELAYED)\n";
+        assert_eq!(injected_in(calls), 2);
     }
 
     #[test]

@@ -80,6 +80,16 @@ impl Subject {
         self.server.state().join("control.sock")
     }
 
+    /// The directory that it and its callbacks run in.
+    pub(crate) fn folder(&self) -> &Path {
+        self.server.folder()
+    }
+
+    /// The file that it logs to.
+    pub(crate) fn log_file(&self) -> PathBuf {
+        self.server.log_file()
+    }
+
     pub(crate) fn status(&self) -> Result<Status> {
         Status::get(&self.control())
     }

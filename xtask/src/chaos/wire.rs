@@ -290,10 +290,47 @@ impl Dice {
         self.next() % end.max(1)
     }
 
+    /// One of the items, of which there must be some.
+    pub(crate) fn pick<T: Copy>(&mut self, items: &[T]) -> T {
+        items[self.below(items.len() as u64) as usize]
+    }
+
     pub(crate) fn mask(&mut self) -> [u8; 4] {
         let [a, b, c, d, ..] = self.next().to_ne_bytes();
         [a, b, c, d]
     }
+}
+
+/// A whole ClientHello of TLS 1.3 (RFC 8446 §4.1.2), as short as a server takes it: it has to make
+/// a key and a signature for the answer.
+pub(crate) fn client_hello() -> Vec<u8> {
+    const KEY: [u8; 32] = [9; 32];
+    let extension = |kind: u16, content: &[u8]| [&kind.to_be_bytes(), &*sized(content)].concat();
+    let extensions = [
+        // supported_versions: TLS 1.3.
+        extension(43, &[2, 3, 4]),
+        // supported_groups: x25519.
+        extension(10, &[0, 2, 0, 29]),
+        // signature_algorithms: ECDSA with P-256, RSA-PSS, Ed25519.
+        extension(13, &[0, 6, 4, 3, 8, 4, 8, 7]),
+        // key_share.
+        extension(51, &sized(&[&[0, 29], &*sized(&KEY)].concat())),
+    ];
+    let body = [
+        &[3, 3][..],
+        // The random bytes, no session, TLS_AES_128_GCM_SHA256, no compression.
+        &[7; 32],
+        &[0, 0, 2, 0x13, 1, 1, 0],
+        &sized(&extensions.concat()),
+    ];
+    let message = [&[1, 0], &*sized(&body.concat())].concat();
+    [&[22, 3, 1], &*sized(&message)].concat()
+}
+
+/// Bytes behind their number, which takes two more.
+fn sized(bytes: &[u8]) -> Vec<u8> {
+    let size = u16::try_from(bytes.len()).expect("nothing here is long");
+    [&size.to_be_bytes(), bytes].concat()
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@ use crate::chaos::wire::{self, Event};
 pub(crate) enum Errand {
     /// A text there and back, on a connection that stays.
     Echo,
+    /// A ping and its pong, on a connection that stays.
+    Ping,
     /// A new connection, a text there and back, and the end. The time is that until the 101.
     Arrive,
 }
@@ -42,7 +44,7 @@ impl Witnesses {
         for index in 0..count {
             let (stop, samples) = (Arc::clone(&stop), Arc::clone(&samples));
             let client = match errand {
-                Errand::Echo => Some(Client::connect(address)?),
+                Errand::Echo | Errand::Ping => Some(Client::connect(address)?),
                 Errand::Arrive => None,
             };
             threads.push(thread::spawn(move || {
@@ -51,6 +53,7 @@ impl Witnesses {
                     samples.push((start, took));
                 };
                 match client {
+                    Some(client) if errand == Errand::Ping => ping(client, &stop, pause, record),
                     Some(client) => echo(client, index, &stop, pause, record),
                     None => arrive(address, &stop, pause, record),
                 }
@@ -127,6 +130,28 @@ fn echo(
     // Pushes may still be on their way, so no closing handshake is looked at to the byte.
     hang_up(&client.into_parts().0)?;
     Ok(())
+}
+
+fn ping(
+    mut client: Client,
+    stop: &AtomicBool,
+    pause: Duration,
+    record: impl Fn(Instant, Duration),
+) -> Result<()> {
+    for turn in 0_u64.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let start = Instant::now();
+        client.send(wire::PING, &turn.to_be_bytes())?;
+        match client.receive()? {
+            Some(Event::Pong(payload)) if payload == turn.to_be_bytes() => {}
+            other => return Err(anyhow!("{other:?} instead of a pong")),
+        }
+        record(start, start.elapsed());
+        thread::sleep(pause);
+    }
+    client.close()
 }
 
 fn arrive(

@@ -59,6 +59,15 @@ pub(crate) struct BenchArgs {
     #[arg(short = 'k', long, value_name = "K")]
     pub(super) in_flight: Option<NonZeroU32>,
 
+    /// Messages under way on all connections together, each on the next one in turn, while the
+    /// others are idle (echo)
+    #[arg(long, value_name = "M", conflicts_with_all = ["in_flight", "messages"])]
+    pub(super) in_turn: Option<NonZeroU32>,
+
+    /// Have only so many of the connections send, while the others are idle (echo)
+    #[arg(long, value_name = "N", conflicts_with_all = ["in_turn", "messages"])]
+    pub(super) active: Option<NonZeroU32>,
+
     /// Send binary messages instead of text (echo, broadcast by ws:)
     #[arg(long)]
     pub(super) binary: bool,
@@ -171,6 +180,11 @@ impl BenchArgs {
                  which takes {MIN_BROADCAST_SIZE} bytes"
             )));
         }
+        for (flag, count) in [("in-turn", self.in_turn), ("active", self.active)] {
+            if count.is_some_and(|count| count > self.connections) {
+                return Err(usage(format!("--{flag}: more than there are connections")));
+            }
+        }
         if self.mode == Mode::Broadcast && self.publish.is_none() {
             return Err(usage("broadcast needs --publish".to_owned()));
         }
@@ -205,7 +219,7 @@ impl BenchArgs {
     /// Refuses flags that would be ignored.
     fn check_modes(&self) -> Result<(), Failure> {
         use Mode::{Broadcast, Echo, Handshakes, Idle};
-        let flags: [(&str, bool, &[Mode]); 11] = [
+        let flags: [(&str, bool, &[Mode]); 13] = [
             (
                 "duration",
                 self.duration.is_some(),
@@ -215,6 +229,8 @@ impl BenchArgs {
             ("warm-up", self.warm_up.is_some(), &[Echo, Broadcast]),
             ("size", self.size.is_some(), &[Echo, Broadcast]),
             ("in-flight", self.in_flight.is_some(), &[Echo]),
+            ("in-turn", self.in_turn.is_some(), &[Echo]),
+            ("active", self.active.is_some(), &[Echo]),
             ("binary", self.binary, &[Echo, Broadcast]),
             ("publish", self.publish.is_some(), &[Broadcast]),
             ("burst", self.burst.is_some(), &[Broadcast]),
@@ -309,6 +325,9 @@ mod tests {
             "ws://a/ -d 1s -n 5",
             "ws://a/ -s 1KB",
             "ws://a/ -k 0",
+            "ws://a/ -k 2 --in-turn 5",
+            "ws://a/ -n 9 --in-turn 5",
+            "ws://a/ --in-turn 5 --active 5",
             "ws://a/ broadcast --publish nowhere",
             "ws://a/ handshakes --rate 0",
             "ws://a/ --insecure --ca x",
@@ -322,6 +341,10 @@ mod tests {
     fn flags_of_another_mode_are_refused() {
         for line in [
             "ws://a/ idle -n 5",
+            "ws://a/ idle --in-turn 5",
+            "ws://a/ -c 4 --in-turn 5",
+            "ws://a/ idle --active 5",
+            "ws://a/ -c 4 --active 5",
             "ws://a/ idle --size 1KiB",
             "ws://a/ handshakes -d 5s",
             "ws://a/ echo --rate 5",

@@ -33,6 +33,12 @@ pub(super) struct Echo {
     payload_size: usize,
     in_flight: u32,
     quota: Option<Quota>,
+    /// Messages that go from connection to connection, if they do, and those of them that wait for
+    /// the next one.
+    in_turn: Option<u32>,
+    waiting: u32,
+    /// The connections with a number from this on are idle.
+    active: u32,
     /// Messages that were sent before any reply had come.
     begun: u64,
     is_stopped: bool,
@@ -105,10 +111,30 @@ impl Echo {
             payload_size,
             in_flight,
             quota,
+            in_turn: None,
+            waiting: 0,
+            active: u32::MAX,
             begun: 0,
             is_stopped: false,
             scratch: Vec::new(),
             figures: Figures::default(),
+        }
+    }
+
+    /// Has so many messages under way on all connections together, each reply setting off the next
+    /// message on another one.
+    pub(super) fn in_turn(self, count: u32) -> Self {
+        Self {
+            in_turn: Some(count),
+            ..self
+        }
+    }
+
+    /// Has only so many connections send.
+    pub(super) fn active(self, count: u32) -> Self {
+        Self {
+            active: count,
+            ..self
         }
     }
 
@@ -137,7 +163,9 @@ impl Echo {
         self.figures.valid += 1;
         peer.read_at += 1;
         peer.read_offset = 0;
-        if !self.is_stopped && peer.share.is_none_or(|share| peer.end < share) {
+        if self.in_turn.is_some() {
+            self.waiting += 1;
+        } else if !self.is_stopped && peer.share.is_none_or(|share| peer.end < share) {
             // The place of the reply is that of the message which takes its turn.
             peer.sent_at[place] = now;
             peer.end += 1;
@@ -197,6 +225,9 @@ impl Traffic for Echo {
     type Peer = EchoPeer;
 
     fn peer(&self, id: u32) -> EchoPeer {
+        let quota = self
+            .quota
+            .map(|quota| quota.each + u32::from(id < quota.extra));
         EchoPeer {
             id,
             write_at: 0,
@@ -205,14 +236,15 @@ impl Traffic for Echo {
             read_at: 0,
             read_offset: 0,
             sent_at: vec![0; self.in_flight as usize].into(),
-            share: self
-                .quota
-                .map(|quota| quota.each + u32::from(id < quota.extra)),
+            share: if id < self.active { quota } else { Some(0) },
         }
     }
 
     fn begin(&mut self, peer: &mut EchoPeer, now: u64) {
-        peer.end = self.in_flight.min(peer.share.unwrap_or(u32::MAX));
+        let most = self.in_turn.map_or(u32::MAX, |count| {
+            count.saturating_sub(u32::try_from(self.begun).unwrap_or(u32::MAX))
+        });
+        peer.end = self.in_flight.min(peer.share.unwrap_or(most));
         self.begun += u64::from(peer.end);
         peer.sent_at.fill(now);
     }
@@ -267,6 +299,16 @@ impl Traffic for Echo {
                 return Ok(());
             }
         }
+    }
+
+    fn take_waiting(&mut self) -> u32 {
+        let waiting = std::mem::take(&mut self.waiting);
+        if self.is_stopped { 0 } else { waiting }
+    }
+
+    fn take_turn(&mut self, peer: &mut EchoPeer, now: u64) {
+        peer.sent_at[(peer.end % self.in_flight) as usize] = now;
+        peer.end += 1;
     }
 
     fn is_warm(&self) -> bool {
@@ -434,6 +476,38 @@ mod tests {
         }
         assert!(echo.is_done(&peer) && echo.is_settled(&peer));
         assert_eq!(echo.figures.messages, 3);
+    }
+
+    #[test]
+    fn a_message_in_turn_goes_on_with_the_next_connection() {
+        let mut echo = Echo::new(0, 1, Opcode::Text, false, KEY, None).in_turn(2);
+        let mut peers = [echo.peer(0), echo.peer(1), echo.peer(2)];
+        for peer in &mut peers {
+            echo.begin(peer, 0);
+        }
+        assert_eq!(peers.each_ref().map(|peer| peer.end), [1, 1, 0]);
+        assert_eq!(echo.take_waiting(), 0);
+        peers[0].write_at = 1;
+        echo.end_of_message(&mut peers[0], 1).unwrap();
+        assert!(echo.is_settled(&peers[0]) && !echo.is_settled(&peers[1]));
+        assert_eq!((echo.take_waiting(), echo.take_waiting()), (1, 0));
+        echo.take_turn(&mut peers[2], 5);
+        assert_eq!((peers[2].end, peers[2].sent_at[0]), (1, 5));
+        echo.stop();
+        peers[2].write_at = 1;
+        echo.end_of_message(&mut peers[2], 9).unwrap();
+        assert_eq!(echo.take_waiting(), 0);
+    }
+
+    #[test]
+    fn connections_beyond_the_active_ones_send_nothing() {
+        let mut echo = Echo::new(0, 2, Opcode::Text, false, KEY, None).active(1);
+        let mut peers = [echo.peer(0), echo.peer(1)];
+        for peer in &mut peers {
+            echo.begin(peer, 0);
+        }
+        assert_eq!(peers.each_ref().map(|peer| peer.end), [2, 0]);
+        assert!(echo.is_settled(&peers[1]) && !echo.is_done(&peers[0]));
     }
 
     proptest! {

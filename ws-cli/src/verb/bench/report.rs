@@ -1,6 +1,7 @@
 //! The result, as JSON and as text.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 
 use serde::Serialize;
 
@@ -19,6 +20,8 @@ pub(super) struct Report {
     pub(super) threads: u32,
     pub(super) payload_size_bytes: usize,
     pub(super) in_flight: u32,
+    pub(super) in_turn: Option<NonZeroU32>,
+    pub(super) active: Option<NonZeroU32>,
     pub(super) burst: u32,
     /// Of the time that was measured.
     pub(super) seconds: f64,
@@ -88,6 +91,8 @@ impl Report {
             threads: args.thread_count(),
             payload_size_bytes: args.payload_size(),
             in_flight: args.in_flight(),
+            in_turn: args.in_turn,
+            active: args.active,
             burst: args.burst(),
             seconds: course.seconds,
             connections: Connections {
@@ -207,8 +212,14 @@ impl Report {
         if matches!(self.mode, Mode::Echo | Mode::Broadcast) {
             line += &format!(", {} B", self.payload_size_bytes);
         }
+        if let Some(count) = self.active {
+            line += &format!(", {count} of the connections active");
+        }
         match self.mode {
-            Mode::Echo => line += &format!(", {} in flight", self.in_flight),
+            Mode::Echo => match self.in_turn {
+                Some(count) => line += &format!(", {count} in flight, in turn"),
+                None => line += &format!(", {} in flight", self.in_flight),
+            },
             Mode::Broadcast => line += &format!(", bursts of {}", self.burst),
             Mode::Idle | Mode::Handshakes => {}
         }

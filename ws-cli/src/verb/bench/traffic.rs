@@ -46,6 +46,15 @@ pub(super) trait Traffic: Send {
         write_control(control, stream)
     }
 
+    /// Messages that wait for the next connection in turn. The caller finds one for each, of which
+    /// nothing is awaited, and gives it the [turn](Self::take_turn).
+    fn take_waiting(&mut self) -> u32 {
+        0
+    }
+
+    /// Takes a turn: one more message is to be written.
+    fn take_turn(&mut self, _peer: &mut Self::Peer, _now: u64) {}
+
     /// Tells whether the load has come to flow evenly: with many messages in flight, the first
     /// replies come long after the first messages.
     fn is_warm(&self) -> bool {

@@ -136,6 +136,8 @@ pub(super) struct Worker<T: Traffic> {
     traffic: T,
     tally: Tally,
     slots: Vec<Option<Connection<T::Peer>>>,
+    /// The place of the connection whose turn is next.
+    turn: usize,
     /// Connections that are being opened, with their deadlines, the earliest first.
     deadlines: VecDeque<(u64, usize)>,
     opening: u32,
@@ -165,6 +167,7 @@ impl<T: Traffic> Worker<T> {
         let waker = Waker::new(poll.registry(), WAKER)?;
         let worker = Self {
             slots: Vec::with_capacity(job.count as usize),
+            turn: 0,
             began_at: shared.now(),
             job,
             shared,
@@ -223,6 +226,7 @@ impl<T: Traffic> Worker<T> {
                     self.ready(event.token().0, event.is_read_closed());
                 }
             }
+            self.pass_on();
             self.traffic.turn_ended();
             let messages = self.traffic.figures().messages;
             if messages != self.shown_messages {
@@ -436,6 +440,37 @@ impl<T: Traffic> Worker<T> {
                 self.end(place, Some(&fault));
             }
         }
+    }
+
+    /// Gives the messages that wait to the connections whose turn it is.
+    fn pass_on(&mut self) {
+        for _ in 0..self.traffic.take_waiting() {
+            let Some(place) = self.next_in_turn() else {
+                return;
+            };
+            let now = self.shared.now();
+            let Some(connection) = &mut self.slots[place] else {
+                continue;
+            };
+            self.traffic.take_turn(&mut connection.peer, now);
+            if let Err(fault) = connection.flush(&mut self.traffic) {
+                self.end(place, Some(&fault));
+            }
+        }
+    }
+
+    /// The next open connection of which nothing is awaited.
+    fn next_in_turn(&mut self) -> Option<usize> {
+        for _ in 0..self.slots.len() {
+            self.turn = (self.turn + 1) % self.slots.len();
+            let is_free = self.slots[self.turn]
+                .as_ref()
+                .is_some_and(|it| it.state == State::Open && self.traffic.is_settled(&it.peer));
+            if is_free {
+                return Some(self.turn);
+            }
+        }
+        None
     }
 
     fn close_all(&mut self) {

@@ -78,7 +78,7 @@ async fn t54_b14_a_callback_has_three_descriptors() {
         }
     }
     // Connections are accepted while callbacks are started.
-    let more: Vec<Client> = FuturesUnordered::from_iter((0..60).map(|_| server.connect()))
+    let more: Vec<Client> = FuturesUnordered::from_iter((0..1000).map(|_| server.connect()))
         .collect()
         .await;
     for client in &mut clients {

@@ -2,8 +2,11 @@
 //! never do to anybody else.
 
 mod answers;
+mod backends;
+mod confinement;
 mod contract;
 mod disconnects;
+mod events;
 mod failures;
 mod isolation;
 mod lines;

@@ -1,12 +1,14 @@
 //! The order of replies, and how many messages are held.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 
 use futures_util::{SinkExt, StreamExt};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::lines_of;
 use crate::support::*;
+use crate::wire::{Wire, frame};
 
 /// Sleeps for the last word of the message, and answers the first.
 const LATE: &str = r#"read -r n latency; echo "$n" >> started; sleep "$latency"; echo "$n""#;
@@ -104,6 +106,39 @@ async fn one_runs_sixteen_wait_and_the_rest_is_not_read() {
     }
     bye(client).await;
     server.finish();
+}
+
+#[test]
+fn t34_of_a_hundred_thousand_uris_in_one_piece_seventeen_are_held() {
+    const COUNT: usize = 100_000;
+    const ANSWERED: u64 = 50;
+    let setup = Setup::new();
+    let mut gate = Gate::new(setup.dir(), "gate");
+    let server = setup
+        .app("read _ < gate; echo \"$REQUEST_URI\"")
+        .set("limits.ping_interval", "off")
+        .start();
+    let mut wire = Wire::open(&server);
+    let before = server.figure("memory_bytes");
+    let mut stream = wire.stream().try_clone().unwrap();
+    let flood = std::thread::spawn(move || {
+        let uris = (0..COUNT).map(|number| frame(0x81, format!("/{number}")));
+        // It ends with the connection: nobody reads the rest.
+        let _ = stream.write_all(&uris.collect::<Vec<_>>().concat());
+    });
+    for number in 0..ANSWERED {
+        server.until("callbacks.accepted", 17 + number);
+        gate.open(1);
+        assert_eq!(wire.hear(), format!("/{number}"));
+    }
+    server.until("callbacks.accepted", 17 + ANSWERED);
+    // What came meanwhile is in the sockets of both ends.
+    let growth = server.figure("memory_bytes").saturating_sub(before);
+    assert!(growth < 1 << 20, "{growth} bytes");
+    assert_eq!(server.figure("callbacks.accepted"), 17 + ANSWERED);
+    // In good order, all the others would have to be run now.
+    let _dir = server.kill();
+    flood.join().unwrap();
 }
 
 /// The most memory that the server has had, in KiB.

@@ -57,6 +57,8 @@ fn connection(server: &Shared, deflate: Option<DeflateParams>, now: Instant) -> 
         cause: None,
         close_code: None,
         received: 0,
+        farewell: None,
+        attendant: None,
     }
 }
 

@@ -177,19 +177,26 @@ pub(super) fn slowloris(context: &Context, report: &mut Report) -> Result<()> {
     )?;
     let baseline = subject.status()?;
     let witnesses = Witnesses::start(subject.address(), 2, Errand::Arrive, PAUSE)?;
-    let before = witnesses.over(context.size(Duration::from_secs(1), Duration::from_secs(5)))?;
+    let connected = Witnesses::start(subject.address(), 2, Errand::Echo, PAUSE)?;
+    let span = context.size(Duration::from_secs(1), Duration::from_secs(5));
+    let both = || connected.during(|| witnesses.over(span));
+    let (before, mut without) = both()?;
     let memory = subject.memory()?;
     let mut drippers = Vec::new();
     for index in 0..count {
         drippers.push(drip_from(&subject, Slow::ALL[index % 4])?);
     }
     let mut held = 0;
-    let ((), during) = witnesses.during(|| {
-        drip(&mut drippers, limit + Duration::from_secs(5), || {
-            held = held.max(subject.memory()?.saturating_sub(memory));
-            Ok(())
+    let (((), during), with) = connected.during(|| {
+        witnesses.during(|| {
+            drip(&mut drippers, limit + Duration::from_secs(5), || {
+                held = held.max(subject.memory()?.saturating_sub(memory));
+                Ok(())
+            })
         })
     })?;
+    without.extend(both()?.1);
+    connected.stop()?;
     witnesses.stop()?;
     let mut times: BTreeMap<Slow, Vec<Duration>> = BTreeMap::new();
     for dripper in &drippers {
@@ -259,6 +266,7 @@ pub(super) fn slowloris(context: &Context, report: &mut Report) -> Result<()> {
         "ms",
         bound,
     );
+    report.unaffected("echo of the connected", &without, &with);
     subject.finish(report)
 }
 
@@ -320,4 +328,93 @@ fn drip(
         thread::sleep(Duration::from_millis(10));
     }
     Ok(())
+}
+
+/// Between two who begin a handshake, if they do not come all at once.
+const APART: Duration = Duration::from_millis(2);
+
+pub(super) fn half_shaken(context: &Context, report: &mut Report) -> Result<()> {
+    let count = context.size(200, 500);
+    let limit = context.size(Duration::from_secs(3), Duration::from_secs(10));
+    let limit_text = format!("{}s", limit.as_secs());
+    let subject = Subject::launch(
+        &context.ws,
+        &Launch {
+            listen: &["127.0.0.1:0", "wss://127.0.0.1:0"],
+            arguments: &["--echo"],
+            variables: &[
+                ("WS__SERVER__TLS__SELF_SIGNED", "true"),
+                // The signatures are made where the echoes are.
+                ("WS__SERVER__THREADS", "1"),
+                ("WS__LIMITS__HANDSHAKE_TIMEOUT", &limit_text),
+            ],
+            ..Launch::default()
+        },
+    )?;
+    let witnesses = Witnesses::start(subject.address(), 4, Errand::Echo, PAUSE)?;
+    let span = context.size(Duration::from_secs(1), Duration::from_secs(5));
+    let mut without = witnesses.over(span)?;
+    let hello = wire::client_hello();
+    let address = subject.listener("wss://")?;
+    let begin = |apart: Duration| -> Result<Vec<TcpStream>> {
+        let begin_one = |_| {
+            thread::sleep(apart);
+            let mut stream = TcpStream::connect(address)?;
+            stream.write_all(&hello)?;
+            Ok(stream)
+        };
+        (0..count).map(begin_one).collect()
+    };
+    let refused = |wanted: usize| {
+        subject.wait_for("they are refused", limit + COUNTED_LIMIT, |it| {
+            Ok(it.get_u64("sockets.refused_by.timeout")? >= wanted as u64)
+        })
+    };
+    let (memory, with) = witnesses.during(|| {
+        let crowd = begin(APART)?;
+        let answered = answered(&crowd)?;
+        let memory = subject.memory_growth()?;
+        report.exactly("handshakes answered", answered as f64, "", count as f64);
+        refused(count)?;
+        Ok(memory)
+    })?;
+    without.extend(witnesses.over(span)?);
+    // What a core can sign in the time is the floor here, so there is no bound.
+    let (crowd, at_once) = witnesses.during(|| {
+        let crowd = begin(Duration::ZERO)?;
+        answered(&crowd)?;
+        Ok(crowd)
+    })?;
+    witnesses.stop()?;
+    let after = refused(2 * count)?;
+    drop(crowd);
+    report.exactly(
+        "refused for the time",
+        after.get_u64("sockets.refused_by.timeout")? as f64,
+        "",
+        (2 * count) as f64,
+    );
+    report.at_most(
+        "memory while all were held",
+        mib(memory),
+        "MiB",
+        // The state of a handshake is larger than that of a connection.
+        MAX_FIXED_GROWTH + (count * 32) as f64 / 1024.0,
+    );
+    report.unaffected("echo of the connected", &without, &with);
+    let at_once = Percentiles::of(&at_once);
+    report.note("all at once: longest echo", millis(at_once.max), "ms");
+    subject.finish(report)
+}
+
+/// How many of them were sent a message of the handshake.
+fn answered(crowd: &[TcpStream]) -> Result<usize> {
+    let mut answered = 0;
+    for mut stream in crowd {
+        stream.set_read_timeout(Some(COUNTED_LIMIT))?;
+        let mut head = [0; 3];
+        stream.read_exact(&mut head)?;
+        answered += usize::from(head == [22, 3, 3]);
+    }
+    Ok(answered)
 }

@@ -1,12 +1,17 @@
 //! The campaigns, each of them one function.
 
+mod callbacks;
 mod calls;
 mod crowding;
 mod cuts;
 mod floods;
 mod half_open;
+mod hostile;
+mod processes;
 mod readers;
 mod segments;
+mod slow_disk;
+mod visitors;
 
 use std::time::Duration;
 
@@ -72,6 +77,12 @@ pub(super) const ALL: &[Campaign] = &[
         run: crowding::slowloris,
     },
     Campaign {
+        name: "half-shaken",
+        about: "clients that begin a TLS handshake and say nothing more",
+        limits: [minutes(1), minutes(2)],
+        run: crowding::half_shaken,
+    },
+    Campaign {
         name: "half-open",
         about: "clients that vanish without a word, their callbacks running",
         limits: [minutes(1), minutes(2)],
@@ -82,5 +93,59 @@ pub(super) const ALL: &[Campaign] = &[
         about: "pings from clients that never read",
         limits: [minutes(1), minutes(2)],
         run: floods::ping_flood,
+    },
+    Campaign {
+        name: "killed",
+        about: "callbacks, workers and fork servers that are killed",
+        limits: [minutes(2), minutes(5)],
+        run: callbacks::killed,
+    },
+    Campaign {
+        name: "stopped",
+        about: "callbacks, workers and forked children that stop, ten at once",
+        limits: [minutes(1), minutes(4)],
+        run: callbacks::stopped,
+    },
+    Campaign {
+        name: "left-behind",
+        about: "callbacks that leave daemons behind",
+        limits: [minutes(1), minutes(3)],
+        run: callbacks::left_behind,
+    },
+    Campaign {
+        name: "greedy",
+        about: "callbacks that fork, fill memory and compute for ever",
+        limits: [minutes(1), minutes(4)],
+        run: hostile::greedy,
+    },
+    Campaign {
+        name: "output-flood",
+        about: "callbacks that write for ever, or a byte a second",
+        limits: [minutes(1), minutes(4)],
+        run: hostile::output_flood,
+    },
+    Campaign {
+        name: "validation",
+        about: "half of the validations crash, hang or answer nonsense",
+        limits: [minutes(1), minutes(3)],
+        run: visitors::validation,
+    },
+    Campaign {
+        name: "no-processes",
+        about: "every second process cannot be made: EAGAIN, ENOMEM",
+        limits: [minutes(1), minutes(3)],
+        run: processes::no_processes,
+    },
+    Campaign {
+        name: "reused-ids",
+        about: "others get the process ids of callbacks and workers",
+        limits: [minutes(1), minutes(4)],
+        run: processes::reused_ids,
+    },
+    Campaign {
+        name: "slow-disk",
+        about: "each write to the log takes half a second",
+        limits: [minutes(1), minutes(2)],
+        run: slow_disk::slow_disk,
     },
 ];

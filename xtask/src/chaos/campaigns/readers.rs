@@ -131,11 +131,12 @@ fn broadcast_beside_narrow(
         good.wait_for(publisher.count(), ARRIVAL_LIMIT)
     };
     publish_for(span / 2, &mut publisher)?;
-    let before = good.tally().delays;
+    let mut without = good.tally().delays;
     let (slow, appetite) = connect_slow()?;
     let slow_count = slow.len();
     let slow = Crowd::listen(slow, appetite, &publisher.sent)?;
     publish_for(span, &mut publisher)?;
+    let with = good.tally().delays.split_off(without.len());
     let overflows = || subject.status()?.get_u64("connections.closed_by.overflow");
     let closed = poll_until("the slow are closed", CLOSE_LIMIT, || {
         Ok(overflows()? >= slow_count as u64)
@@ -152,6 +153,7 @@ fn broadcast_beside_narrow(
         },
     );
     report.at_most("memory grown", mib(publisher.memory), "MiB", MAX_GROWTH);
+    publish_for(span / 2, &mut publisher)?;
     let count = publisher.count();
     let tally = good.stop()?;
     report.note("pushes", count as f64, "");
@@ -162,7 +164,8 @@ fn broadcast_beside_narrow(
         println!("  {fault}");
     }
     report.exactly("torn, garbled or out of order", faults as f64, "", 0.0);
-    report.unaffected("others: delivery", &before, &tally.delays[before.len()..]);
+    without.extend(&tally.delays[without.len() + with.len()..]);
+    report.unaffected("others: delivery", &without, &with);
     Ok(())
 }
 
@@ -192,7 +195,7 @@ pub(super) fn zero_window(context: &Context, report: &mut Report) -> Result<()> 
         good.wait_for(publisher.count(), ARRIVAL_LIMIT)
     };
     publish(pushes / 4, &mut publisher)?;
-    let before = good.tally().delays;
+    let mut without = good.tally().delays;
     let memory = subject.memory()?;
     publisher.memory = 0;
 
@@ -201,6 +204,7 @@ pub(super) fn zero_window(context: &Context, report: &mut Report) -> Result<()> 
     let start = Instant::now();
     publish(pushes, &mut publisher)?;
     let took = start.elapsed();
+    let with = good.tally().delays.split_off(without.len());
     let closed = subject.wait_for("the mute are closed", CLOSE_LIMIT, |it| {
         Ok(it.get_u64("connections.closed")? >= mute_count as u64)
     });
@@ -232,6 +236,7 @@ pub(super) fn zero_window(context: &Context, report: &mut Report) -> Result<()> 
         "MiB",
     );
     report.at_most("memory grown", mib(publisher.memory), "MiB", MAX_GROWTH);
+    publish(pushes / 4, &mut publisher)?;
     let count = publisher.count();
     let tally = good.stop()?;
     for fault in tally.faults.iter().take(3) {
@@ -244,8 +249,10 @@ pub(super) fn zero_window(context: &Context, report: &mut Report) -> Result<()> 
         "",
         0.0,
     );
-    ensure!(tally.delays.len() >= before.len(), "deliveries were lost");
-    report.unaffected("others: delivery", &before, &tally.delays[before.len()..]);
+    let measured = without.len() + with.len();
+    ensure!(tally.delays.len() >= measured, "deliveries were lost");
+    without.extend(&tally.delays[measured..]);
+    report.unaffected("others: delivery", &without, &with);
     drop(mute);
     subject.finish(report)
 }

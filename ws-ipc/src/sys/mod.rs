@@ -4,8 +4,10 @@
 
 #![expect(
     unsafe_code,
-    reason = "fork, _exit, sigaction, close_range, SIOCOUTQ and AsyncFd::register have no safe binding"
+    reason = "clone, fork, _exit, sigaction, close_range, SIOCOUTQ and AsyncFd::register have no safe binding"
 )]
+
+mod start;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -15,6 +17,8 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signa
 use nix::unistd::ForkResult;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+pub(crate) use start::{Stack, Start, Step, Strings, start};
 
 /// Which side of a fork the caller is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

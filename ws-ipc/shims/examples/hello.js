@@ -1,0 +1,1 @@
+module.exports = async (env, body) => `${body}, said ${env.REMOTE_ADDR}`;

@@ -1,0 +1,3 @@
+<?php
+
+return fn (array $server, string $body): string => "$body, said {$server['REMOTE_ADDR']}";

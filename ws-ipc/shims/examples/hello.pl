@@ -1,0 +1,1 @@
+sub { my ($env, $body) = @_; return "$body, said $env->{REMOTE_ADDR}" };

@@ -1,0 +1,2 @@
+def answer(env, body):
+    return f"{body.decode()}, said {env['REMOTE_ADDR']}"

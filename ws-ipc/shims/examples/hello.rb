@@ -1,0 +1,3 @@
+def answer(env, body)
+  "#{body}, said #{env['REMOTE_ADDR']}"
+end

@@ -1,0 +1,436 @@
+<?php
+
+/*
+ * Runs a PHP application for ws: loads it once, then answers each request in a process of its own.
+ *
+ *     php fork.php app.php               a forked process per request
+ *     php fork.php --worker app.php      all requests one after another in this process
+ *
+ * The application is a file that returns a function. What that echoes, and what it returns, is the
+ * answer:
+ *
+ *     <?php
+ *     // Loaded once: autoloader, configuration, templates.
+ *     return fn (array $server, string $body) => "$body, said $server[REMOTE_ADDR]";
+ *
+ * $_SERVER (the first argument), $_GET, $_COOKIE and getenv() are as in CGI; the body is also on
+ * php://stdin, and the constant STDIN is closed. ws\header('X-WS-Close', '1000 bye') adds a header
+ * to the answer. To answer is to return: who throws or calls exit has not answered, and what was
+ * echoed before is dropped. What is written to STDOUT goes to the log, like STDERR.
+ *
+ * Whatever the application opens while it is loaded is shared by all processes, which no connection
+ * to a database stands: open those in the function.
+ *
+ * Environment:
+ *     WS_FORK_EXIT=kill             Processes end by SIGKILL once they have answered, several times
+ *                                   faster: registered shutdown functions and destructors do not
+ *                                   run. Sessions are closed before. "normal" without it.
+ *     USE_ZEND_ALLOC_HUGE_PAGES=1   Read by PHP itself: its memory is on pages of 2 MiB, which
+ *                                   makes it cheaper to fork a large application. With both,
+ *                                   one of 50 MiB answers at least four times as many requests.
+ *
+ * Descriptor 0 is a listening Unix socket, the protocol is SCGI, the answer is CGI's with a
+ * Content-Length. SIGTERM ends it after the requests that it has accepted. Needs PHP 8.2 with
+ * pcntl, posix and sockets.
+ */
+
+declare(strict_types=1);
+
+namespace ws;
+
+const MAX_REQUEST_SIZE = 64 << 20;
+const MAX_CHILDREN = 256;
+
+/** Adds a header to the answer: X-WS-Type, X-WS-Close, X-WS-User, Status, Set-Cookie, ... */
+function header(string $name, string $value): void
+{
+    if (!preg_match('/^[A-Za-z0-9-]+$/D', $name) || preg_match('/[\x00-\x1F\x7F]/', $value)) {
+        throw new \InvalidArgumentException("not a header: $name");
+    }
+    Answer::$headers[] = "$name: $value";
+}
+
+/** The answer that is being made. */
+final class Answer
+{
+    public static bool $isDue = false;
+    /** @var list<string> */
+    public static array $headers = [];
+}
+
+/**
+ * Takes an SCGI request apart.
+ *
+ * @return ?array{array<string, string>, string} variables and body; null if more has to come
+ */
+function parse_request(string $bytes): ?array
+{
+    if (!preg_match('/^([0-9]{1,9}):/', $bytes, $size)) {
+        if (preg_match('/^[0-9]{0,9}$/D', $bytes)) {
+            return null;
+        }
+        throw new \UnexpectedValueException('request does not begin with a length');
+    }
+    $start = strlen($size[0]);
+    $comma = $start + (int) $size[1];
+    if (strlen($bytes) <= $comma) {
+        return null;
+    }
+    $fields = explode("\0", substr($bytes, $start, $comma - $start));
+    if ($bytes[$comma] !== ',' || array_pop($fields) !== '' || count($fields) % 2 !== 0) {
+        throw new \UnexpectedValueException('variables of the request are malformed');
+    }
+    $variables = array_column(array_chunk($fields, 2), 1, 0);
+    $length = $variables['CONTENT_LENGTH'] ?? '';
+    if (!ctype_digit($length)) {
+        throw new \UnexpectedValueException('request does not tell the length of its body');
+    }
+    if (strlen($bytes) < $comma + 1 + (int) $length) {
+        return null;
+    }
+    return [$variables, substr($bytes, $comma + 1, (int) $length)];
+}
+
+/** @param list<string> $headers */
+function build_answer(array $headers, string $body): string
+{
+    return implode("\r\n", [...$headers, 'Content-Length: ' . strlen($body), '', '']) . $body;
+}
+
+/** @return array<string, mixed> what PHP makes of a Cookie header: the first of a name counts */
+function parse_cookies(string $header): array
+{
+    $pairs = array_map(trim(...), explode(';', strtr($header, ['&' => '%26', '+' => '%2B'])));
+    parse_str(implode('&', array_reverse($pairs)), $cookies);
+    return $cookies;
+}
+
+/** Runs the application for one request and returns the answer. */
+function run(callable $application, array $variables, string $body): string
+{
+    Answer::$headers = [];
+    Answer::$isDue = true;
+    Stdin::set($body);
+    fill_superglobals($variables);
+    $output = '';
+    $level = ob_get_level();
+    // Also what the application flushes is part of the answer.
+    ob_start(function (string $printed, int $phase) use (&$output) {
+        $output .= $phase & PHP_OUTPUT_HANDLER_CLEAN ? '' : $printed;
+        return '';
+    });
+    try {
+        $returned = $application($variables, $body);
+        while (ob_get_level() > $level) {
+            ob_end_flush();
+        }
+        return build_answer(Answer::$headers, $output . $returned);
+    } catch (\Throwable $error) {
+        fwrite(STDERR, "$error\n");
+        return build_answer(['Status: 500'], '');
+    } finally {
+        discard_output($level);
+        Answer::$isDue = false;
+    }
+}
+
+function discard_output(int $level): void
+{
+    while (ob_get_level() > $level) {
+        ob_end_clean();
+    }
+}
+
+/** Variables of the request before are taken back, which matters to a worker. */
+function fill_superglobals(array $variables): void
+{
+    static $server = null, $former = [];
+    $server ??= $_SERVER;
+    $now = microtime(true);
+    $_SERVER = $variables + ['REQUEST_TIME' => (int) $now, 'REQUEST_TIME_FLOAT' => $now] + $server;
+    parse_str($variables['QUERY_STRING'] ?? '', $_GET);
+    $_COOKIE = parse_cookies($variables['HTTP_COOKIE'] ?? '');
+    $_REQUEST = $_GET;
+    foreach (array_diff_key($former, $variables) as $name => $value) {
+        putenv(isset($server[$name]) ? "$name=$server[$name]" : $name);
+    }
+    foreach ($variables as $name => $value) {
+        putenv("$name=$value");
+    }
+    $former = $variables;
+}
+
+/** Descriptor 0: the listening socket at first, then what a request's body is read from. */
+final class Stdin
+{
+    /** @var resource */
+    private static $file;
+
+    public static function takeListener(): \Socket
+    {
+        $stream = fopen('php://fd/0', 'r+');
+        $listener = $stream ? @socket_import_stream($stream) : false;
+        // Fails unless it is such a socket; the kernel allows as many to wait as it ever does.
+        if (!$listener || !@socket_listen($listener, 4096)) {
+            fwrite(STDERR, "fork.php: descriptor 0 is no listening socket\n");
+            exit(1);
+        }
+        socket_set_nonblock($listener);
+        fclose(STDIN);
+        self::$file = fopen('/dev/null', 'r');
+        return $listener;
+    }
+
+    /** A file, since a body may be larger than a pipe. It gets the lowest free descriptor: 0. */
+    public static function set(string $body): void
+    {
+        // In memory if possible: to delete it costs a disk milliseconds.
+        $path = @tempnam('/dev/shm', 'ws');
+        fclose(self::$file);
+        self::$file = fopen($path, 'w+');
+        unlink($path);
+        fwrite(self::$file, $body);
+        rewind(self::$file);
+    }
+}
+
+/** Writes the whole answer, unless nobody waits for it any more. */
+function send(\Socket $connection, string $answer): void
+{
+    do {
+        $sent = @socket_send($connection, $answer, strlen($answer), MSG_NOSIGNAL);
+        $answer = substr($answer, (int) $sent);
+    } while ($sent && $answer !== '');
+}
+
+/** Waits for connections and their requests, and for the ends of the processes that answer them. */
+final class ForkServer
+{
+    /** @var array<string, array{\Socket, string}> connections that are being read, and what came */
+    private array $arriving = [];
+    /** @var array<int, ?\Socket> children, and the connections of those whose answer is awaited */
+    private array $children = [];
+    private bool $isEnding = false;
+
+    public function __construct(
+        private readonly \Socket $listener,
+        private readonly \Closure $application,
+        private readonly bool $killsItself,
+    ) {
+    }
+
+    public function run(): void
+    {
+        pcntl_signal(SIGTERM, fn () => $this->isEnding = true);
+        // Interrupts the waiting.
+        pcntl_signal(SIGCHLD, fn () => null);
+        while (!$this->isEnding || $this->arriving || $this->children) {
+            $this->step();
+        }
+    }
+
+    private function step(): void
+    {
+        foreach ($this->wait() as $key => $connection) {
+            if ($connection === $this->listener) {
+                $this->accept();
+            } elseif (is_int($key)) {
+                // The request was read to its end: this is the hang-up.
+                $this->children[$key] = null;
+                posix_kill(-$key, SIGKILL);
+            } else {
+                $this->read($key, $connection);
+            }
+        }
+        $this->reap();
+    }
+
+    /** @return array<int|string, \Socket> what can be read */
+    private function wait(): array
+    {
+        pcntl_signal_dispatch();
+        $ready = array_filter($this->children) + array_map(fn ($it) => $it[0], $this->arriving);
+        if (!$this->isEnding && count($this->arriving) + count($this->children) < MAX_CHILDREN) {
+            $ready['listener'] = $this->listener;
+        }
+        $none = null;
+        // Signals interrupt the waiting; its limit is for one that came a moment before it.
+        [$seconds, $microseconds] = $this->children ? [0, 100_000] : [1, 0];
+        $count = $ready
+            ? @socket_select($ready, $none, $none, $seconds, $microseconds)
+            : usleep($microseconds);
+        return $count ? $ready : [];
+    }
+
+    private function accept(): void
+    {
+        $connection = @socket_accept($this->listener);
+        if ($connection) {
+            $this->arriving['connection ' . spl_object_id($connection)] = [$connection, ''];
+        }
+    }
+
+    private function read(string $key, \Socket $connection): void
+    {
+        $count = @socket_recv($connection, $bytes, 1 << 16, MSG_DONTWAIT);
+        if ($count === false && socket_last_error($connection) === SOCKET_EAGAIN) {
+            return;
+        }
+        $bytes = $this->arriving[$key][1] .= $bytes;
+        try {
+            $request = parse_request($bytes);
+            if ($request === null && $count && strlen($bytes) < MAX_REQUEST_SIZE) {
+                return;
+            }
+        } catch (\UnexpectedValueException $error) {
+            fwrite(STDERR, "fork.php: {$error->getMessage()}\n");
+        }
+        unset($this->arriving[$key]);
+        if (isset($request)) {
+            $this->fork($connection, ...$request);
+        }
+    }
+
+    private function fork(\Socket $connection, array $variables, string $body): void
+    {
+        $group = posix_getpgrp();
+        $pid = @pcntl_fork();
+        if ($pid === 0) {
+            posix_setpgid(0, 0);
+            $this->becomeChild();
+            $this->answer($connection, $variables, $body, $group);
+        } elseif ($pid > 0) {
+            // The child does the same: its group is there whoever comes first.
+            @posix_setpgid($pid, $pid);
+            $this->children[$pid] = $connection;
+        } else {
+            $reason = pcntl_strerror(pcntl_get_last_error());
+            fwrite(STDERR, "fork.php: cannot fork: $reason\n");
+        }
+    }
+
+    /** Lets go of what is the parent's. Each child draws random numbers of its own. */
+    private function becomeChild(): void
+    {
+        pcntl_signal(SIGTERM, SIG_DFL);
+        pcntl_signal(SIGCHLD, SIG_DFL);
+        $this->arriving = $this->children = [];
+        socket_close($this->listener);
+        mt_srand();
+    }
+
+    private function answer(\Socket $connection, array $variables, string $body, int $group): never
+    {
+        $answer = run($this->application, $variables, $body);
+        if ($this->killsItself) {
+            if (session_status() === PHP_SESSION_ACTIVE) {
+                session_write_close();
+            }
+            send($connection, $answer);
+            posix_kill(posix_getpid(), SIGKILL);
+        }
+        // Who has the answer hangs up, for which the group is killed. Out of it, this process
+        // lives to run its shutdown functions.
+        posix_setpgid(0, $group);
+        send($connection, $answer);
+        exit(0);
+    }
+
+    private function reap(): void
+    {
+        foreach ($this->children as $pid => $connection) {
+            if (pcntl_waitpid($pid, $status, WNOHANG) === 0) {
+                continue;
+            }
+            // What it started dies with it. Its number is taken while its group has members.
+            posix_kill(-$pid, SIGKILL);
+            unset($this->children[$pid]);
+            if ($connection) {
+                // What it started and has left the group may hold the connection, too.
+                @socket_shutdown($connection);
+            }
+            $signal = pcntl_wifsignaled($status) ? pcntl_wtermsig($status) : 0;
+            if ($signal > 0 && $connection && !($signal === SIGKILL && $this->killsItself)) {
+                fwrite(STDERR, "fork.php: process $pid was killed by signal $signal\n");
+            }
+        }
+    }
+}
+
+/** Answers requests one after another. */
+function serve_as_worker(\Socket $listener, \Closure $application): void
+{
+    $isEnding = false;
+    pcntl_signal(SIGTERM, function () use (&$isEnding) {
+        $isEnding = true;
+    });
+    while (pcntl_signal_dispatch() && !$isEnding) {
+        $ready = [$listener];
+        $none = null;
+        if (@socket_select($ready, $none, $none, 1) && ($connection = @socket_accept($listener))) {
+            try {
+                $request = read_request($connection);
+                if ($request !== null) {
+                    send($connection, run($application, ...$request));
+                }
+            } catch (\UnexpectedValueException $error) {
+                fwrite(STDERR, "fork.php: {$error->getMessage()}\n");
+            }
+            unset($connection);
+        }
+    }
+}
+
+/** @return ?array{array<string, string>, string} null if the peer hung up first */
+function read_request(\Socket $connection): ?array
+{
+    $bytes = '';
+    while (($request = parse_request($bytes)) === null) {
+        if (!@socket_recv($connection, $more, 1 << 16, 0) || strlen($bytes) > MAX_REQUEST_SIZE) {
+            return null;
+        }
+        $bytes .= $more;
+    }
+    return $request;
+}
+
+/** @return array{string, bool} the application's file, and whether to be a worker */
+function read_arguments(array $arguments): array
+{
+    array_shift($arguments);
+    $isWorker = ($arguments[0] ?? '') === '--worker';
+    $file = realpath($arguments[$isWorker ? 1 : 0] ?? '');
+    if ($arguments === [] || $file === false || !is_file($file)) {
+        fwrite(STDERR, "usage: php fork.php [--worker] APPLICATION.php\n");
+        exit(2);
+    }
+    return [$file, $isWorker];
+}
+
+function serve(bool $isWorker, \Socket $listener, mixed $application): void
+{
+    if (!is_callable($application)) {
+        fwrite(STDERR, "fork.php: the application does not return a function\n");
+        exit(1);
+    }
+    register_shutdown_function(function () {
+        if (Answer::$isDue) {
+            fwrite(STDERR, "fork.php: the application exited instead of returning\n");
+            discard_output(0);
+        }
+    });
+    if ($isWorker) {
+        serve_as_worker($listener, $application(...));
+    } else {
+        $killsItself = getenv('WS_FORK_EXIT') === 'kill';
+        (new ForkServer($listener, $application(...), $killsItself))->run();
+    }
+}
+
+if (get_included_files()[0] === __FILE__) {
+    // Whatever PHP has to say goes to the log, never into an answer.
+    ini_set('display_errors', 'stderr');
+    ini_set('log_errors', '0');
+    // Out here rather than in a function, so that the application's variables are global as ever.
+    serve(read_arguments($argv)[1], Stdin::takeListener(), require read_arguments($argv)[0]);
+}
