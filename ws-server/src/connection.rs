@@ -263,13 +263,14 @@ impl Connection {
                 self.stage.set(Stage::Left);
                 return self.finish_turns(shard);
             };
+            // Also of one who is never without something to do.
+            if let Some(deadline) = wait.deadline {
+                self.set_alarm(shard, deadline);
+            }
             if wait.is_others_turn {
                 self.stage.set(Stage::Yielded);
                 self.seat.ask();
                 return Turn::Cut;
-            }
-            if let Some(deadline) = wait.deadline {
-                self.set_alarm(shard, deadline);
             }
             let Wait { read, write, .. } = wait;
             self.stage.set(Stage::Waiting { read, write });

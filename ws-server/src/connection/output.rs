@@ -200,19 +200,26 @@ impl Output {
     }
 
     /// Tries whether the kernel would take bytes, though it has not said so: it waits until a good
-    /// part of its buffer is free.
+    /// part of its buffer is free. That part is filled, or each further attempt would find some
+    /// room in it, and take that for a peer who reads.
     pub(super) fn write_unasked(&mut self, counters: &Counters) {
         let Some(stream) = &self.stream else {
             return;
         };
-        let mut slices = [IoSlice::new(&[]); MAX_PIECES];
-        let count = self.queue.slices(&mut slices);
-        // An error comes again with the next write.
-        if let Ok(written) = stream.try_write_unasked(&slices[..count]) {
-            self.has_moved |= written > 0;
-            let sent = self.queue.advance(written) as u64;
-            self.note_sent(sent, counters);
+        let mut sent = 0;
+        while !self.queue.is_empty() {
+            let mut slices = [IoSlice::new(&[]); MAX_PIECES];
+            let count = self.queue.slices(&mut slices);
+            match stream.try_write_unasked(&slices[..count]) {
+                Ok(written) if written > 0 => {
+                    self.has_moved = true;
+                    sent += self.queue.advance(written) as u64;
+                }
+                // An error comes again with the next write.
+                Ok(_) | Err(_) => break,
+            }
         }
+        self.note_sent(sent, counters);
     }
 
     /// Writes one piece, and returns how many bytes the kernel has taken.
