@@ -15,7 +15,8 @@ pub(crate) struct Rota(Mutex<Waiting>);
 #[derive(Debug, Default)]
 struct Waiting {
     slots: VecDeque<u32>,
-    /// Whom to tell that there is one again.
+    /// Whom to tell that there is one again; `None` if nobody waits for it. One who was told without
+    /// waiting could not yield to others.
     driver: Option<Waker>,
 }
 
@@ -25,10 +26,7 @@ impl Rota {
         let mut waiting = self.waiting();
         let next = waiting.slots.pop_front();
         if next.is_none() {
-            match &mut waiting.driver {
-                Some(known) => known.clone_from(driver),
-                None => waiting.driver = Some(driver.clone()),
-            }
+            waiting.driver = Some(driver.clone());
         }
         next
     }
@@ -36,10 +34,8 @@ impl Rota {
     fn add(&self, slot: u32) {
         let mut waiting = self.waiting();
         waiting.slots.push_back(slot);
-        if waiting.slots.len() == 1
-            && let Some(driver) = &waiting.driver
-        {
-            driver.wake_by_ref();
+        if let Some(driver) = waiting.driver.take() {
+            driver.wake();
         }
     }
 
@@ -137,12 +133,18 @@ mod tests {
     }
 
     #[test]
-    fn driver_is_woken_when_there_is_something_to_do_again() {
+    fn driver_is_woken_once_and_only_if_it_waits() {
         let rota = Arc::default();
         let count = Arc::new(Count::default());
         let driver = Waker::from(Arc::clone(&count));
         let seats = [0, 1].map(|slot| Seat::new(slot, &rota));
-        assert_eq!(rota.next(&driver), None);
+        seats[0].ask();
+        assert_eq!(rota.next(&driver), Some(0));
+        seats[0].begin_turn();
+        seats[0].ask();
+        assert_eq!(count.0.load(Ordering::Relaxed), 0, "it goes on by itself");
+        assert_eq!((rota.next(&driver), rota.next(&driver)), (Some(0), None));
+        seats[0].begin_turn();
         seats.iter().for_each(|seat| seat.ask());
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
     }
