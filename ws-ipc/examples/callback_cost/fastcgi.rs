@@ -103,7 +103,10 @@ impl PhpFpm {
         let mut env = environment();
         env.set("GATEWAY_INTERFACE", "CGI/1.1")?;
         env.set("REQUEST_METHOD", "POST")?;
-        env.set("SCRIPT_FILENAME", script.to_str().ok_or("TMPDIR is no text")?)?;
+        env.set(
+            "SCRIPT_FILENAME",
+            script.to_str().ok_or("TMPDIR is no text")?,
+        )?;
         let process = Command::new(program)
             .args(["-n", "-F", "-R", "-y"])
             .arg(dir.path().join("fpm.conf"))

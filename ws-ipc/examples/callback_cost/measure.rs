@@ -148,7 +148,9 @@ pub(crate) fn status_kib(pid: i32, name: &str) -> Outcome<usize> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix(name));
     let size = line.and_then(|line| line.split_ascii_whitespace().next());
-    Ok(size.ok_or_else(|| format!("no {name} in status"))?.parse()?)
+    Ok(size
+        .ok_or_else(|| format!("no {name} in status"))?
+        .parse()?)
 }
 
 /// How this program becomes a spawner.

@@ -136,7 +136,11 @@ fn report(plan: &Plan, shim: Shim, at_once: usize, turns: &[Vec<Pair>]) -> Outco
             let row = Row {
                 what: &what,
                 beside,
-                wanted: if row.unit == RATE.unit { variant.wanted } else { "" },
+                wanted: if row.unit == RATE.unit {
+                    variant.wanted
+                } else {
+                    ""
+                },
                 ..row
             };
             let values = turns[index].iter().map(pick);
