@@ -1,8 +1,11 @@
-//! Measures the server beside its peers: CPU time for a unit of work, side by side in one run.
+//! Measures the server beside its peers, and callbacks beside the least that does the same: CPU time
+//! for a unit of work, side by side in one run.
 //!
-//! [`cell`] says what is measured, [`contestant`] who is, [`measure`] how one figure is had,
-//! [`result`] what becomes of the figures, [`record`] how they get into BENCHMARKS.md.
+//! [`cell`] says what is measured of the server, [`contestant`] who is, [`measure`] how one figure is
+//! had, [`result`] what becomes of the figures; [`callbacks`] does all that for callbacks. [`record`]
+//! says how they get into BENCHMARKS.md.
 
+mod callbacks;
 mod cell;
 mod contestant;
 mod measure;
@@ -14,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
+use clap::builder::PossibleValue;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use self::cell::Scale;
@@ -27,14 +31,14 @@ const BUILD_LIMIT: Duration = Duration::from_secs(3600);
 pub(crate) struct Arguments {
     /// Measure this group only; may be repeated
     #[arg(long, value_enum, value_name = "GROUP")]
-    group: Vec<Group>,
+    group: Vec<Part>,
 
     /// Rounds: in each, every contestant runs once, in another order than before; memory, and echoes
-    /// with more than a GiB in flight, have one [default: 3, with --quick 1]
+    /// with more than a GiB in flight, have one [default: 3, with --quick 1; callbacks: 3 to 15]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=99))]
     rounds: Option<u32>,
 
-    /// Short runs and fewer connections: some 4 minutes instead of 25, and less to be trusted
+    /// Short runs and fewer connections: some 5 minutes instead of 30, and less to be trusted
     #[arg(long)]
     quick: bool,
 
@@ -50,12 +54,49 @@ pub(crate) struct Arguments {
     #[arg(long)]
     no_build: bool,
 
-    /// Write the result into BENCHMARKS.md
+    /// Write the result into BENCHMARKS.md; with --group, the tables of other groups stay
     #[arg(long)]
     write: bool,
 }
 
-/// What belongs together in one table.
+/// What is measured by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// The server, beside its peers.
+    Server(Group),
+    /// The price of a callback, beside the least that does the same.
+    Callbacks,
+}
+
+impl Part {
+    const ALL: [Self; 7] = [
+        Self::Server(Group::Echo),
+        Self::Server(Group::Tls),
+        Self::Server(Group::Idle),
+        Self::Server(Group::Handshakes),
+        Self::Server(Group::Broadcast),
+        Self::Server(Group::Flat),
+        Self::Callbacks,
+    ];
+}
+
+impl ValueEnum for Part {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self {
+            Self::Server(group) => group.to_possible_value(),
+            Self::Callbacks => Some(
+                PossibleValue::new("callbacks")
+                    .help("The price of a callback, beside the least that does the same"),
+            ),
+        }
+    }
+}
+
+/// What belongs together in one table of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Group {
     Echo,
@@ -67,17 +108,6 @@ pub(crate) enum Group {
     Flat,
 }
 
-impl Group {
-    const ALL: [Self; 6] = [
-        Self::Echo,
-        Self::Tls,
-        Self::Idle,
-        Self::Handshakes,
-        Self::Broadcast,
-        Self::Flat,
-    ];
-}
-
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let scale = if arguments.quick {
         Scale::Quick
@@ -85,31 +115,46 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Scale::Whole
     };
     let rounds = arguments.rounds.unwrap_or_else(|| scale.rounds());
-    let groups = if arguments.group.is_empty() {
-        Group::ALL.to_vec()
+    let parts = if arguments.group.is_empty() {
+        &Part::ALL
     } else {
-        arguments.group.clone()
+        &arguments.group[..]
     };
     if !arguments.no_build {
-        build()?;
+        build(parts)?;
     }
     let programs = Programs::find(arguments.uws.as_deref(), arguments.uws_tls.as_deref())?;
     raise_descriptor_limit();
+    let load = record::load();
     let start = Instant::now();
     let mut tables = Vec::new();
-    for group in groups {
-        for note in programs.notes(group) {
-            println!("{note}");
-        }
-        let results = measure_group(group, scale, rounds, &programs);
-        let table = results.table();
+    for part in parts {
+        let table = match part {
+            Part::Callbacks => callbacks::measure(scale, arguments.rounds),
+            Part::Server(group) => {
+                for note in programs.notes(*group) {
+                    println!("{note}");
+                }
+                measure_group(*group, scale, rounds, &programs).table()
+            }
+        };
         println!("\n{table}");
         tables.push(table);
     }
     println!("{:.0} s", start.elapsed().as_secs_f64());
     if arguments.write {
-        let facts = record::facts(rounds, arguments.quick, &programs)?;
-        record::write(&facts, &tables)?;
+        let run = record::Run {
+            is_quick: arguments.quick,
+            rounds: arguments.rounds,
+            is_pinned: programs.is_pinned(),
+            load,
+        };
+        let facts = record::facts(&run)?;
+        if arguments.group.is_empty() {
+            record::write(&facts, &tables)?;
+        } else {
+            record::write_some(&facts, &tables)?;
+        }
     }
     Ok(())
 }
@@ -164,21 +209,19 @@ fn order(contestants: &[Contestant], round: u32) -> impl Iterator<Item = &Contes
 
 /// Builds what is measured. The peers are built apart: what only they and tests ask of a dependency
 /// must not get into the server.
-fn build() -> Result<()> {
-    println!("building ws and its peers, with optimizations");
-    let examples = Contestant::EXAMPLES
-        .iter()
-        .flat_map(|name| ["--example", name]);
-    for targets in [vec!["--bin", "ws"], examples.collect()] {
+fn build(parts: &[Part]) -> Result<()> {
+    println!("building what is measured, with optimizations");
+    let mut targets = vec![vec!["--package", "ws-cli", "--bin", "ws"]];
+    if parts.iter().any(|part| matches!(part, Part::Server(_))) {
+        let examples = Contestant::EXAMPLES.map(|name| ["--example", name]);
+        targets.push([&["--package", "ws-cli"], examples.as_flattened()].concat());
+    }
+    if parts.contains(&Part::Callbacks) {
+        targets.push(vec!["--package", "ws-ipc", "--example", "callback_cost"]);
+    }
+    for targets in targets {
         let mut command = workspace::cargo();
-        command.args([
-            "build",
-            "--quiet",
-            "--release",
-            "--locked",
-            "--package",
-            "ws-cli",
-        ]);
+        command.args(["build", "--quiet", "--release", "--locked"]);
         let status = process::run(command.args(targets), BUILD_LIMIT)?;
         ensure!(status.success(), "cargo build --release: {status}");
     }
@@ -198,6 +241,18 @@ fn raise_descriptor_limit() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_group_can_be_asked_for_by_its_name() {
+        let names = Part::ALL.map(|part| part.to_possible_value().unwrap());
+        let names = names.map(|value| value.get_name().to_owned());
+        assert_eq!(names[6], "callbacks");
+        for (name, part) in names.iter().zip(Part::ALL) {
+            assert_eq!(Part::from_str(name, false), Ok(part));
+        }
+        let groups = Group::value_variants().iter().copied();
+        assert!(groups.map(Part::Server).eq(Part::ALL[..6].iter().copied()));
+    }
 
     #[test]
     fn every_round_has_everybody_once_and_begins_with_another() {

@@ -5,15 +5,33 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::contestant::Programs;
 use crate::workspace;
 
 const FILE: &str = "BENCHMARKS.md";
 const BEGIN: &str = "<!-- cargo xtask bench --write: begin -->";
 const END: &str = "<!-- cargo xtask bench --write: end -->";
 
+/// How it was measured.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) is_quick: bool,
+    /// Rounds, if they were asked for.
+    pub(super) rounds: Option<u32>,
+    /// Whether server and load each had a core of their own.
+    pub(super) is_pinned: bool,
+    /// The load of the machine before.
+    pub(super) load: String,
+}
+
+/// The processes that ran or wanted to on an average of a minute, as the kernel counts.
+pub(super) fn load() -> String {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let minute = load.split_ascii_whitespace().next();
+    minute.unwrap_or("unknown").to_owned()
+}
+
 /// When, where and how it was measured.
-pub(super) fn facts(rounds: u32, is_quick: bool, programs: &Programs) -> Result<String> {
+pub(super) fn facts(run: &Run) -> Result<String> {
     let told = |program: &str, arguments: &[&str]| -> Result<String> {
         let output = Command::new(program)
             .args(arguments)
@@ -30,19 +48,17 @@ pub(super) fn facts(rounds: u32, is_quick: bool, programs: &Programs) -> Result<
     let kernel = told("uname", &["-sr"])?;
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let (model, cores) = processor(&cpuinfo);
-    let quick = if is_quick { " --quick" } else { "" };
-    let pinned = if programs.is_pinned() {
+    let quick = if run.is_quick { " --quick" } else { "" };
+    let rounds = run.rounds.map(|it| format!(" --rounds {it}"));
+    let rounds = rounds.unwrap_or_default();
+    let pinned = if run.is_pinned {
         "server and load each on a core of their own"
     } else {
         "server and load on the same cores"
     };
-    let rounds = if rounds == 1 {
-        "1 round".to_owned()
-    } else {
-        format!("{rounds} rounds")
-    };
+    let load = &run.load;
     Ok(format!(
-        "{date}, commit {commit}{changed}: `cargo xtask bench{quick}`, {rounds}, {pinned}.\n\
+        "{date}, commit {commit}{changed}: `cargo xtask bench{quick}{rounds}`, {pinned}; load {load} before.\n\
          {model}, {cores} cores; {kernel}; {rustc}.\n"
     ))
 }
@@ -66,26 +82,69 @@ fn processor(cpuinfo: &str) -> (String, usize) {
 
 /// Replaces the section in the file.
 pub(super) fn write(facts: &str, tables: &[String]) -> Result<()> {
+    rewrite(|text| replaced(text, &format!("{facts}\n{}", tables.join("\n"))))
+}
+
+/// Replaces these tables in the file's section. As they are of another run than the others, each
+/// says how it was measured.
+pub(super) fn write_some(facts: &str, tables: &[String]) -> Result<()> {
+    rewrite(|text| {
+        let (_, section, _) = parted(text)?;
+        let tables = tables.iter().map(|table| {
+            let (title, rest) = table.split_once('\n').unwrap_or((table, ""));
+            format!("{title}\n\n{facts}\n{}", rest.trim_start())
+        });
+        let section = tables.fold(section.to_owned(), |all, one| with_table(&all, &one));
+        replaced(text, &section)
+    })
+}
+
+fn rewrite(change: impl FnOnce(&str) -> Result<String>) -> Result<()> {
     let path = workspace::root().join(FILE);
     let text = fs::read_to_string(&path).context(FILE)?;
-    let section = format!("{facts}\n{}", tables.join("\n"));
-    fs::write(&path, replaced(&text, &section)?).context(FILE)?;
+    fs::write(&path, change(&text)?).context(FILE)?;
     println!("{FILE} is written");
     Ok(())
 }
 
+/// The section with one table more, in the place of that of the same title if there is one.
+fn with_table(section: &str, table: &str) -> String {
+    let title = table.lines().next().unwrap_or(table);
+    let mut parts = section.trim().split("\n### ");
+    let mut all = parts.next().unwrap_or_default().trim_end().to_owned();
+    let mut table = Some(table.trim());
+    for part in parts {
+        let part = format!("### {}", part.trim_end());
+        let is_same = part.lines().next() == Some(title);
+        let part = if is_same { table.take() } else { Some(&*part) };
+        part.into_iter()
+            .for_each(|part| all += &format!("\n\n{part}"));
+    }
+    if let Some(table) = table {
+        all += &format!("\n\n{table}");
+    }
+    all
+}
+
 /// The text with another section between the marks.
 fn replaced(text: &str, section: &str) -> Result<String> {
-    let marks = text.split_once(BEGIN).and_then(|(before, rest)| {
-        let (_, after) = rest.split_once(END)?;
-        Some((before, after))
-    });
-    let (before, after) = marks.with_context(|| format!("{FILE} has no {BEGIN} ... {END}"))?;
-    ensure!(!after.contains(BEGIN), "{FILE} has {BEGIN} twice");
+    let (before, _, after) = parted(text)?;
     Ok(format!(
         "{before}{BEGIN}\n\n{}\n\n{END}{after}",
         section.trim()
     ))
+}
+
+/// What is before, between and behind the marks.
+fn parted(text: &str) -> Result<(&str, &str, &str)> {
+    let parts = text.split_once(BEGIN).and_then(|(before, rest)| {
+        let (section, after) = rest.split_once(END)?;
+        Some((before, section, after))
+    });
+    let (before, section, after) =
+        parts.with_context(|| format!("{FILE} has no {BEGIN} ... {END}"))?;
+    ensure!(!after.contains(BEGIN), "{FILE} has {BEGIN} twice");
+    Ok((before, section, after))
 }
 
 #[cfg(test)]
@@ -98,6 +157,17 @@ mod tests {
         let once = replaced(&text, "new\n").unwrap();
         assert_eq!(once, format!("# A\n\n{BEGIN}\n\nnew\n\n{END}\n\n# B\n"));
         assert_eq!(replaced(&once, "new").unwrap(), once);
+    }
+
+    #[test]
+    fn table_takes_the_place_of_its_title_or_comes_last() {
+        let section = "facts\n\n### A\n\n| a |\n\n### B\n\n| b |\n";
+        let with = with_table(section, "### A\n\n| new |\n");
+        assert_eq!(with, "facts\n\n### A\n\n| new |\n\n### B\n\n| b |");
+        assert_eq!(with_table(&with, "### A\n\n| new |\n"), with);
+        let with = with_table(section, "### C\n\n| c |\n");
+        assert!(with.ends_with("| b |\n\n### C\n\n| c |"), "{with}");
+        assert_eq!(with_table("", "### C\n").trim(), "### C");
     }
 
     #[test]

@@ -281,7 +281,7 @@ fn first_column(group: Group) -> &'static str {
 }
 
 /// A table that can be read as it is, too: columns are padded, all but the first to the right.
-fn markdown(rows: &[Vec<String>]) -> String {
+pub(super) fn markdown(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
     let widths: Vec<usize> = (0..columns)

@@ -1,0 +1,390 @@
+//! The price of a callback, each way to run one beside the least that does the same.
+//!
+//! Most rows are those of the example `callback_cost` of ws-ipc, which says what each is. That many
+//! open connections make no callback dearer is seen at the whole server.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+use super::cell::Scale;
+use super::result::{markdown, median};
+use crate::server::{Launch, Server};
+use crate::{process, workspace};
+
+const TITLE: &str = "Callbacks: what one costs, beside the least that does the same";
+
+/// Those that send, of all connections.
+const SPEAKERS: u32 = 10;
+
+const OPENING_LIMIT: Duration = Duration::from_secs(60);
+
+/// Measures everything and returns the group's section.
+pub(super) fn measure(scale: Scale, rounds: Option<u32>) -> String {
+    let mut rows = Vec::new();
+    let mut failures = Vec::new();
+    if let Err(error) = ask_example(scale, rounds, &mut rows) {
+        failures.push(("callback_cost", error));
+    }
+    match measure_crowd(scale, rounds.unwrap_or_else(|| scale.rounds())) {
+        Ok(row) => {
+            println!("{}", row.told());
+            rows.push(row);
+        }
+        Err(error) => failures.push(("exec in a server", error)),
+    }
+    section(&rows, &failures)
+}
+
+fn section(rows: &[Row], failures: &[(&str, anyhow::Error)]) -> String {
+    let head = [
+        "what", "unit", "ours", "floor", "ratio", "wanted", "floor is",
+    ];
+    let mut cells = vec![head.map(str::to_owned).to_vec()];
+    cells.extend(rows.iter().map(Row::cells));
+    let mut section = format!("### {TITLE}\n\n{}\n", markdown(&cells));
+    for row in rows {
+        if let Figures::Skipped(why) = &row.figures {
+            section += &format!("\nSkipped: {} ({}): {why}.\n", row.what, row.unit);
+        }
+    }
+    for (what, error) in failures {
+        println!("failed: {what}: {error:#}");
+        let cause = format!("{error:#}");
+        let cause = cause.lines().next().unwrap_or("no cause");
+        section += &format!("\nFailed: {what}: {}.\n", cause.trim_end_matches('.'));
+    }
+    section
+}
+
+/// A line of the table.
+#[derive(Debug, Clone, PartialEq)]
+struct Row {
+    what: String,
+    unit: String,
+    /// What it is held beside, and what the issue wants of it; empty for nothing.
+    beside: String,
+    wanted: String,
+    figures: Figures,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Figures {
+    Alone(f64),
+    Beside { ours: f64, floor: f64, ratio: f64 },
+    Skipped(String),
+}
+
+impl Row {
+    /// Reads a line of the example.
+    fn parse(line: &str) -> Result<Self> {
+        let object: Value =
+            serde_json::from_str(line).with_context(|| format!("no row: {line}"))?;
+        let text = |name: &str| {
+            let text = object[name].as_str().map(str::to_owned);
+            text.with_context(|| format!("a row without {name:?}: {line}"))
+        };
+        let number = |name: &str| object[name].as_f64();
+        let figures = match (object["skipped"].as_str(), number("ours")) {
+            (Some(why), _) => Figures::Skipped(why.to_owned()),
+            (None, Some(ours)) => match (number("floor"), number("ratio")) {
+                (Some(floor), Some(ratio)) => Figures::Beside { ours, floor, ratio },
+                _ => Figures::Alone(ours),
+            },
+            (None, None) => bail!("a row without figures: {line}"),
+        };
+        Ok(Self {
+            what: text("what")?,
+            unit: text("unit")?,
+            beside: text("beside")?,
+            wanted: text("wanted")?,
+            figures,
+        })
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let none = || "-".to_owned();
+        let [ours, floor, ratio] = match self.figures {
+            Figures::Alone(ours) => [rounded(ours), none(), none()],
+            Figures::Beside { ours, floor, ratio } => {
+                [rounded(ours), rounded(floor), format!("{ratio:.2}")]
+            }
+            Figures::Skipped(_) => [none(), none(), none()],
+        };
+        let or_none = |text: &String| {
+            if text.is_empty() {
+                none()
+            } else {
+                text.clone()
+            }
+        };
+        vec![
+            self.what.clone(),
+            self.unit.clone(),
+            ours,
+            floor,
+            ratio,
+            or_none(&self.wanted),
+            or_none(&self.beside),
+        ]
+    }
+
+    fn told(&self) -> String {
+        if let Figures::Skipped(why) = &self.figures {
+            return format!("callbacks  {}: skipped: {why}", self.what);
+        }
+        let cells = self.cells();
+        format!(
+            "callbacks  {}: {} {}, floor {}, ratio {}",
+            cells[0], cells[2], cells[1], cells[3], cells[4]
+        )
+    }
+}
+
+/// Three digits at least: nobody reads more of a figure that varies by a tenth.
+fn rounded(figure: f64) -> String {
+    let digits = usize::from(figure < 100.0);
+    format!("{figure:.digits$}")
+}
+
+fn example() -> std::path::PathBuf {
+    workspace::target().join("release/examples/callback_cost")
+}
+
+/// Runs the example and takes its rows as they come.
+fn ask_example(scale: Scale, rounds: Option<u32>, rows: &mut Vec<Row>) -> Result<()> {
+    let mut command = process::tied(example());
+    command.arg("--json");
+    if scale == Scale::Quick {
+        command.arg("--quick");
+    }
+    if let Some(rounds) = rounds {
+        command.args(["--rounds", &rounds.to_string()]);
+    }
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start callback_cost")?;
+    let stdout = child.stdout.take().expect("stdout is piped");
+    for line in BufReader::new(stdout).lines() {
+        let row = Row::parse(&line?)?;
+        println!("{}", row.told());
+        rows.push(row);
+    }
+    let status = child.wait()?;
+    ensure!(status.success(), "it ended with {status}");
+    Ok(())
+}
+
+/// A message run by exec in the whole server, with many connections open beside few.
+fn measure_crowd(scale: Scale, rounds: u32) -> Result<Row> {
+    let folder = tempfile::Builder::new().prefix("ws-bench-").tempdir()?;
+    let program = folder.path().join("echo");
+    let many = scale.idle_steps().1;
+    let mut row = Row {
+        what: format!("exec in a server, {many} connections open"),
+        unit: "us of CPU".to_owned(),
+        beside: format!("{SPEAKERS} connections open"),
+        wanted: "about 1".to_owned(),
+        figures: Figures::Skipped("there is no C compiler".to_owned()),
+    };
+    if workspace::find("cc").is_none() {
+        return Ok(row);
+    }
+    let status = Command::new(example())
+        .arg("program")
+        .arg(&program)
+        .status()?;
+    ensure!(status.success(), "callback_cost program: {status}");
+    let (mut ours, mut floors, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let floor = cost_in_crowd(&program, SPEAKERS, scale)?;
+        let one = cost_in_crowd(&program, many, scale)?;
+        floors.push(floor);
+        ours.push(one);
+        ratios.push(one / floor);
+    }
+    let middle = |values| median(values).context("no rounds");
+    row.figures = Figures::Beside {
+        ours: middle(ours)?,
+        floor: middle(floors)?,
+        ratio: middle(ratios)?,
+    };
+    Ok(row)
+}
+
+/// Microseconds of CPU time for a message, of the server and all its processes.
+fn cost_in_crowd(program: &Path, connections: u32, scale: Scale) -> Result<f64> {
+    let ws = workspace::target().join("release/ws");
+    let program = program.to_str().context("TMPDIR is no text")?;
+    let launch = Launch {
+        arguments: &["--", program],
+        variables: &[
+            ("WS__LOG__LEVEL", "warn"),
+            ("WS__FIFO__USER_FIFOS", "false"),
+        ],
+        ..Launch::default()
+    };
+    let server = Server::launch(&ws, &launch)?;
+    let crowd = match connections - SPEAKERS {
+        0 => None,
+        idle => Some(Crowd::gather(&ws, &server, idle)?),
+    };
+    let before = cpu_of_tree(server.id())?;
+    let seconds = scale.duration().as_secs_f64() * 2.0;
+    let output = bench(&ws, &server, "echo", SPEAKERS)
+        .args(["--size", "20", "--warm-up", "0s", "--duration"])
+        .arg(format!("{seconds}s"))
+        .output()?;
+    let used = cpu_of_tree(server.id())?.saturating_sub(before);
+    let report: Value = serde_json::from_slice(&output.stdout).with_context(|| {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        format!("ws bench: {}", stderr.trim())
+    })?;
+    ensure!(output.status.success(), "ws bench: {}", report["failures"]);
+    let messages = report["messages"].as_f64().unwrap_or(0.0);
+    ensure!(messages > 0.0, "nothing was answered in the time");
+    drop(crowd);
+    server.stop()?;
+    Ok(used.as_secs_f64() * 1e6 / messages)
+}
+
+fn bench(ws: &Path, server: &Server, mode: &str, connections: u32) -> Command {
+    let mut command = process::tied(ws);
+    command
+        .args(["bench", "--json", "--threads", "1", &server.url(), mode])
+        .args(["--connections", &connections.to_string()])
+        .stdin(Stdio::null());
+    command
+}
+
+/// Connections that are open and idle as long as this lives.
+struct Crowd(Child);
+
+impl Crowd {
+    fn gather(ws: &Path, server: &Server, connections: u32) -> Result<Self> {
+        let child = bench(ws, server, "idle", connections)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("cannot start ws bench")?;
+        let mut crowd = Self(child);
+        let begun = Instant::now();
+        while descriptors_of(server.id())? < connections as usize {
+            if let Some(status) = crowd.0.try_wait()? {
+                bail!("ws bench idle ended with {status}");
+            }
+            ensure!(
+                begun.elapsed() < OPENING_LIMIT,
+                "{connections} connections were not open after {} s",
+                OPENING_LIMIT.as_secs()
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(crowd)
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        // There is no one left to tell.
+        let _ = process::kill_tree(&mut self.0);
+    }
+}
+
+fn descriptors_of(id: u32) -> Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{id}/fd"))?.count())
+}
+
+/// The CPU time of a process and of those below it, and of what these have waited for.
+fn cpu_of_tree(id: u32) -> Result<Duration> {
+    let ids = std::iter::once(id).chain(process::descendants(id));
+    // One that has ended meanwhile is with its parent's.
+    let stats = ids.filter_map(|id| fs::read_to_string(format!("/proc/{id}/stat")).ok());
+    stats.map(|stat| cpu_in(&stat)).sum()
+}
+
+/// The CPU time in a line of `/proc/PID/stat`.
+fn cpu_in(stat: &str) -> Result<Duration> {
+    // The name, in parentheses, may hold anything.
+    let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
+    // proc_pid_stat(5): utime, stime, cutime and cstime are the fields 14 to 17, the name is the 2nd.
+    let fields = fields.split_ascii_whitespace().skip(11).take(4);
+    let ticks: std::result::Result<Vec<u32>, _> = fields.map(str::parse).collect();
+    let ticks: u32 = ticks?.iter().sum();
+    Ok(TICK * ticks)
+}
+
+/// The kernel counts CPU time for `/proc` in hundredths of a second, whatever its own tick.
+const TICK: Duration = Duration::from_millis(10);
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    const EXEC: &str = r#"{"what":"exec","beside":"posix_spawn","unit":"us of CPU","wanted":"at most 1.25","ours":312.24,"floor":260.2,"ratio":1.2049}"#;
+    const NODE: &str =
+        r#"{"what":"worker.js","beside":"","unit":"messages/s","wanted":"","ours":18.66}"#;
+    const PHP: &str = r#"{"what":"fork.php","beside":"","unit":"messages/s","wanted":"at least 4","skipped":"php does not run it"}"#;
+
+    #[test]
+    fn rows_are_read_with_a_floor_without_one_and_skipped() {
+        let figures = |line| Row::parse(line).unwrap().figures;
+        let beside = Figures::Beside {
+            ours: 312.24,
+            floor: 260.2,
+            ratio: 1.2049,
+        };
+        assert_eq!(figures(EXEC), beside);
+        assert_eq!(figures(NODE), Figures::Alone(18.66));
+        assert_eq!(
+            figures(PHP),
+            Figures::Skipped("php does not run it".to_owned())
+        );
+    }
+
+    #[test]
+    fn line_that_is_no_row_is_an_error() {
+        for wrong in [
+            "",
+            "bare 3.1 us",
+            "{}",
+            &EXEC.replace("\"what\"", "\"that\""),
+        ] {
+            assert!(Row::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn table_has_a_dash_where_there_is_no_figure_and_says_why() {
+        let rows = [EXEC, NODE, PHP].map(|line| Row::parse(line).unwrap());
+        let section = section(&rows, &[("the rest", anyhow!("gone.\nmore"))]);
+        for line in [
+            "| what      |       unit | ours | floor | ratio |       wanted |    floor is |",
+            "| exec      |  us of CPU |  312 |   260 |  1.20 | at most 1.25 | posix_spawn |",
+            "| worker.js | messages/s | 18.7 |     - |     - |            - |           - |",
+            "| fork.php  | messages/s |    - |     - |     - |   at least 4 |           - |",
+            "\nSkipped: fork.php (messages/s): php does not run it.\n",
+            "\nFailed: the rest: gone.\n",
+        ] {
+            assert!(section.contains(line), "{section}");
+        }
+    }
+
+    #[test]
+    fn cpu_time_is_that_of_a_process_and_of_its_dead_children() {
+        let stat = "7 (a) b) S 1 7 7 0 -1 0 0 0 0 0 10 20 30 40 20 0 1 0";
+        assert_eq!(cpu_in(stat).unwrap(), Duration::from_secs(1));
+        assert!(cpu_in("7 a S").is_err());
+    }
+}
