@@ -1,14 +1,16 @@
 //! `ws bench`, the load generator: each mode against the server, and what it says of bad ones.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::sync::broadcast;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 
 use crate::support::*;
@@ -161,7 +163,14 @@ fn pings_are_answered() {
 }
 
 fn finished(child: Child, code: Option<i32>) -> Value {
-    let output = child.wait_with_output().unwrap();
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || sender.send(child.wait_with_output()));
+    let Ok(output) = receiver.recv_timeout(PATIENCE) else {
+        nix::sys::signal::kill(pid, Signal::SIGKILL).unwrap();
+        panic!("the run does not end");
+    };
+    let output = output.unwrap();
     let report = json_of(&output);
     assert_eq!(output.status.code(), code, "{report:#}");
     report
@@ -181,6 +190,50 @@ fn connections_that_the_server_closes_are_told_by_their_code() {
     let report = finished(child, Some(1));
     assert_eq!(report["close_codes"]["1001"], 5, "{report:#}");
     assert_eq!(report["failures"]["closed by the server with 1001"], 5);
+}
+
+/// The run did not end: what opened and ended by one read was awaited for ever.
+#[test]
+fn a_connection_that_ends_with_its_handshake_is_not_awaited() {
+    let close = [0x88, 2, 0x03, 0xe9];
+    for (end, fault) in [
+        (&close[..], "closed by the server with 1001"),
+        (&[][..], "the stream ended without a close"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("ws://{}/", listener.local_addr().unwrap());
+        let child = command(&[&url, "idle", "-c", "2"])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let response = accepting_response(&mut stream);
+            stream
+                .write_all(&[response.as_bytes(), end].concat())
+                .unwrap();
+        }
+        let report = finished(child, Some(1));
+        assert_eq!(report["connections"]["opened"], 2, "{report:#}");
+        assert_eq!(report["failures"][fault], 2, "{report:#}");
+    }
+}
+
+/// Reads a request and makes the response that opens its WebSocket.
+fn accepting_response(stream: &mut TcpStream) -> String {
+    let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
+    let name = "sec-websocket-key: ";
+    let key = lines.by_ref().find_map(|line| {
+        let (start, key) = line.split_at_checked(name.len())?;
+        start.eq_ignore_ascii_case(name).then(|| key.to_owned())
+    });
+    let accept = derive_accept_key(key.unwrap().as_bytes());
+    assert!(lines.any(|line| line.is_empty()), "the request ends");
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {accept}\r\n\r\n"
+    )
 }
 
 #[test]
@@ -302,7 +355,7 @@ enum Fate {
 
 /// A server that publishes what comes on `/publish`, until the test ends.
 fn broker(fate: Fate) -> SocketAddr {
-    let (sender, receiver) = std::sync::mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

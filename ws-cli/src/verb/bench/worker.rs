@@ -326,11 +326,12 @@ impl<T: Traffic> Worker<T> {
         };
         let mut outcome = connection.ready(&mut common, has_ended, || shared.now());
         let is_open = connection.state == State::Open;
-        if was_opening && is_open && outcome.is_ok() {
+        // What opened counts as open even if the same read brought its end.
+        if was_opening && is_open {
             self.opening -= 1;
             shared.open.fetch_add(1, Ordering::Relaxed);
             shared.attempted.fetch_add(1, Ordering::Relaxed);
-            if job.closes_at_once {
+            if job.closes_at_once && outcome.is_ok() {
                 connection.close(*key);
                 outcome = connection.flush(traffic);
             }
