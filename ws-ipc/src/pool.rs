@@ -145,25 +145,21 @@ impl Pool {
     ) -> Result<Vec<u8>, Failure> {
         let shared = &self.front.shared;
         let asked = async {
-            let begun = Instant::now();
             match shared.config.kind {
                 PoolKind::ForkServers => {
                     let request = ForkRequest::new(shared);
-                    let asked = request.life.ask(env, payload, timeout, max_output);
+                    let asked = request.life.ask(env, payload, max_output);
                     asked.await
                 }
                 PoolKind::Workers => {
                     let mut turn = shared.turn().await?;
-                    let left = timeout.saturating_sub(begun.elapsed());
-                    let answer = turn.life.ask(env, payload, left, max_output).await;
-                    turn.is_over = !matches!(
-                        answer,
-                        Err(Failure::TimedOut | Failure::OutputTooLong { .. })
-                    );
+                    let answer = turn.life.ask(env, payload, max_output).await;
+                    turn.is_over = !matches!(answer, Err(Failure::OutputTooLong { .. }));
                     answer
                 }
             }
         };
+        // A worker that has the request then is killed, as its turn is not over.
         tokio::time::timeout(timeout, asked)
             .await
             .unwrap_or(Err(Failure::TimedOut))
@@ -241,6 +237,11 @@ impl Pool {
     }
 }
 
+/// How long a fork server is left alone when a child has got a request. It forks when somebody
+/// connects, and the child that answers would have to share the processor with that; a request that
+/// takes longer does not keep the next one waiting for it.
+const AHEAD_DELAY: Duration = Duration::from_millis(1);
+
 /// How long the successor of a process has to live before it takes over after
 /// [`Pool::reload`]: an application that does not load ends sooner.
 const PROBATION: Duration = Duration::from_millis(250);
@@ -308,6 +309,7 @@ struct Life {
     ahead: Mutex<VecDeque<Ahead>>,
     /// How many of these there are to be.
     ahead_count: usize,
+    kind: PoolKind,
     service: Service,
     /// The reloads that were asked for when it began.
     generation: u64,
@@ -318,10 +320,15 @@ struct Life {
 }
 
 impl Life {
-    fn new(service: Service, ahead_count: usize, generation: u64) -> Self {
+    fn new(service: Service, config: &PoolConfig, generation: u64) -> Self {
+        let ahead_count = match config.kind {
+            PoolKind::ForkServers => config.ahead,
+            PoolKind::Workers => config.ahead.min(1),
+        };
         Self {
             ahead: Mutex::new(VecDeque::with_capacity(ahead_count)),
             ahead_count,
+            kind: config.kind,
             service,
             generation,
             since: Instant::now(),
@@ -334,22 +341,18 @@ impl Life {
         &self,
         env: &Environment,
         payload: &Bytes,
-        timeout: Duration,
         max_output: usize,
     ) -> Result<Vec<u8>, Failure> {
         let ahead = self.take_ahead();
-        let mut call = pin!(call_over(
-            &self.service,
-            ahead,
-            env,
-            payload,
-            timeout,
-            max_output
-        ));
+        let mut call = pin!(call_over(&self.service, ahead, env, payload, max_output));
         // The request is on its way before the next connection is made.
-        let first = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await;
+        let mut answer = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await;
+        if answer.is_pending() && self.kind == PoolKind::ForkServers {
+            let soon = tokio::time::timeout(AHEAD_DELAY, call.as_mut()).await;
+            answer = soon.map_or(Poll::Pending, Poll::Ready);
+        }
         self.connect_ahead();
-        match first {
+        match answer {
             Poll::Ready(answer) => answer,
             Poll::Pending => call.await,
         }
@@ -395,14 +398,7 @@ impl Shared {
             .dir
             .join(format!("{}.{number}.sock", self.config.name));
         let service = Service::start(&self.spawners, self.config.command.clone(), &path).await?;
-        Ok(Life::new(service, self.ahead_count(), generation))
-    }
-
-    fn ahead_count(&self) -> usize {
-        match self.config.kind {
-            PoolKind::ForkServers => self.config.ahead,
-            PoolKind::Workers => self.config.ahead.min(1),
-        }
+        Ok(Life::new(service, &self.config, generation))
     }
 
     /// Waits for a worker that is idle.
@@ -483,7 +479,7 @@ impl Shared {
                 tracing::error!(worker.pid = pid, %cause, "process cannot be replaced and goes on");
                 Life::new(
                     old.service.clone(),
-                    self.ahead_count(),
+                    &self.config,
                     self.generation.load(Ordering::Relaxed),
                 )
             }

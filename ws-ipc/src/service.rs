@@ -248,7 +248,9 @@ pub async fn scgi_call(
     timeout: Duration,
     max_output: usize,
 ) -> Result<Vec<u8>, Failure> {
-    call_over(service, None, env, payload, timeout, max_output).await
+    let call = call_over(service, None, env, payload, max_output);
+    let answered = tokio::time::timeout(timeout, call).await;
+    answered.unwrap_or(Err(Failure::TimedOut))
 }
 
 /// A connection that was made before there was a request. It belongs to no runtime yet.
@@ -264,19 +266,17 @@ impl Ahead {
     }
 }
 
-/// Asks as [`scgi_call`] does, over a connection that is there already if there is one.
+/// Asks as [`scgi_call`] does, but for as long as it takes, and over a connection that is there
+/// already if there is one.
 pub(crate) async fn call_over(
     service: &Service,
     ahead: Option<Ahead>,
     env: &Environment,
     payload: &Bytes,
-    timeout: Duration,
     max_output: usize,
 ) -> Result<Vec<u8>, Failure> {
     let life = service.front.shared.state.borrow().life;
-    let call = call(service, ahead, env, payload, max_output);
-    let answered = tokio::time::timeout(timeout, call).await;
-    match answered.unwrap_or(Err(Failure::TimedOut)) {
+    match call(service, ahead, env, payload, max_output).await {
         Err(Failure::BadAnswer(cut_off)) if is_cut_off(&cut_off) => {
             if service.ends_too(life).await {
                 Err(Failure::Lost)
@@ -305,11 +305,11 @@ async fn call(
     max_output: usize,
 ) -> Result<Vec<u8>, Failure> {
     service.check()?;
-    let ahead = ahead.and_then(|Ahead(stream)| UnixStream::from_std(stream).ok());
-    let mut stream = match ahead {
-        Some(stream) => stream,
-        None => service.connect().await?,
-    };
+    if let Some(Ahead(stream)) = ahead {
+        let length = Length::Required;
+        return scgi::exchange_at_once(stream, env, payload, max_output, length).await;
+    }
+    let mut stream = service.connect().await?;
     scgi::exchange(&mut stream, env, payload, max_output, Length::Required).await
 }
 

@@ -16,11 +16,12 @@ use crate::{socketpair, sys};
 pub(super) fn main(
     control: OwnedFd,
     parent: Option<Pid>,
+    altered_signals: &[i32],
     max_body_size: usize,
     handler: &impl Fn(&Request) -> Answer,
 ) -> ! {
     let _leave = LeaveOnUnwind;
-    let code = match serve(control, parent, max_body_size, handler) {
+    let code = match serve(control, parent, altered_signals, max_body_size, handler) {
         Ok(()) => 0,
         Err(error) => {
             let _ = writeln!(io::stderr(), "fork server's child: {error}");
@@ -43,10 +44,11 @@ impl Drop for LeaveOnUnwind {
 fn serve(
     control: OwnedFd,
     parent: Option<Pid>,
+    altered_signals: &[i32],
     max_body_size: usize,
     handler: &impl Fn(&Request) -> Answer,
 ) -> io::Result<()> {
-    sys::default_signals()?;
+    sys::default_signals(altered_signals)?;
     rustix::process::setpgid(None, None)?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     if rustix::process::getppid() != parent {
@@ -63,5 +65,9 @@ fn serve(
     };
     let answer = handler(&request);
     let answer = answer.encode().map_err(io::Error::other)?;
-    stream.write_all(&answer)
+    stream.write_all(&answer)?;
+    // The end of a process takes longer than an answer, which whoever waits for it on the same
+    // processor would see only afterwards.
+    std::thread::yield_now();
+    Ok(())
 }

@@ -27,6 +27,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// The state of the loop. All of it is dropped in a child.
 pub(super) struct Parent {
     options: Options,
+    /// The signals that a child has to give their default dispositions: to ask about all of them
+    /// would be a quarter of its system calls.
+    altered_signals: Vec<i32>,
     listener: UnixListener,
     poll: Poll,
     events: Events,
@@ -75,6 +78,7 @@ impl Parent {
             .register(&mut SourceFd(&source), LISTENER, Interest::READABLE)?;
         Ok(Self {
             options,
+            altered_signals: sys::altered_signals()?,
             listener,
             poll,
             events: Events::with_capacity(256),
@@ -103,9 +107,16 @@ impl Parent {
             match sys::fork() {
                 Ok(Forked::Child) => {
                     let max_body_size = self.options.max_body_size;
+                    let altered_signals = std::mem::take(&mut self.altered_signals);
                     drop(control);
                     drop(self);
-                    child::main(theirs, Some(parent), max_body_size, handler)
+                    child::main(
+                        theirs,
+                        Some(parent),
+                        &altered_signals,
+                        max_body_size,
+                        handler,
+                    )
                 }
                 Ok(Forked::Parent(pid)) => self.keep_spare(pid, control)?,
                 Err(error) if error.raw_os_error() == Some(nix::libc::EDEADLK) => {
@@ -145,7 +156,8 @@ impl Parent {
     pub(super) fn step(&mut self) -> io::Result<()> {
         self.accept()?;
         let mut events = std::mem::replace(&mut self.events, Events::with_capacity(0));
-        match self.poll.poll(&mut events, self.timeout()) {
+        let timeout = self.timeout();
+        match self.poll.poll(&mut events, timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
             done => done?,
         }
@@ -156,7 +168,9 @@ impl Parent {
                 Token(token) => self.handle_end(token)?,
             }
         }
-        if events.is_empty() || std::mem::take(&mut self.sweep_is_due) {
+        // A child that is missing is forked first.
+        let has_waited = events.is_empty() && timeout != Some(Duration::ZERO);
+        if has_waited || std::mem::take(&mut self.sweep_is_due) {
             self.sweep()?;
         }
         self.events = events;

@@ -1,15 +1,20 @@
 //! Asking over SCGI: a service of ours, or a server that others run.
 
+use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
+use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::cgi::{self, AnswerDecoder, CgiError};
 use crate::connector::Connector;
-use crate::{Address, Environment, Failure, scgi};
+use crate::{Address, Environment, Failure, scgi, sys};
 
 /// An SCGI server that others run, asked at its address.
 ///
@@ -83,53 +88,139 @@ pub(crate) async fn exchange(
     max_output: usize,
     length: Length,
 ) -> Result<Vec<u8>, Failure> {
+    let (head, payload) = encode(env, payload);
+    exchange_encoded(
+        stream,
+        &head,
+        payload,
+        AnswerReader::new(max_output, length),
+    )
+    .await
+}
+
+/// As [`exchange`], over a connection that does not block and that no runtime knows yet.
+///
+/// Most requests are written by one call, and then only the answer is to be waited for. A stream of
+/// the runtime would also hear that it may be written to, each time, which is a wake-up for nothing.
+pub(crate) async fn exchange_at_once(
+    stream: std::os::unix::net::UnixStream,
+    env: &Environment,
+    payload: &Bytes,
+    max_output: usize,
+    length: Length,
+) -> Result<Vec<u8>, Failure> {
+    let refused = |error: io::Error| Failure::cannot_start("connection", &error);
+    let (head, payload) = encode(env, payload);
+    let mut answer = AnswerReader::new(max_output, length);
+    // An error comes again, and is told, when the rest is written.
+    let sent = rustix::net::send(&stream, &head, SendFlags::NOSIGNAL).unwrap_or(0);
+    if sent < head.len() || !payload.is_empty() {
+        let mut stream = UnixStream::from_std(stream).map_err(refused)?;
+        return exchange_encoded(&mut stream, &head[sent..], payload, answer).await;
+    }
+    let stream = sys::register(stream.as_fd(), Interest::READABLE).map_err(refused)?;
+    loop {
+        let mut ready = stream.readable().await.map_err(refused)?;
+        let fed = ready.try_io(|stream| {
+            let mut buffer = [0; BUFFER_SIZE];
+            match rustix::net::recv(stream, &mut buffer, RecvFlags::empty()) {
+                Err(Errno::AGAIN) => Err(io::ErrorKind::WouldBlock.into()),
+                Err(Errno::INTR) => Ok(Ok(false)),
+                received => Ok(answer.feed(&buffer[..received.map_or(0, |(len, _)| len)])),
+            }
+        });
+        // Otherwise it was not ready after all.
+        if let Ok(Ok(is_whole)) = fed
+            && is_whole?
+        {
+            return answer.finish();
+        }
+    }
+}
+
+/// The request, and what of the payload is written by itself.
+fn encode<'a>(env: &Environment, payload: &'a Bytes) -> (Vec<u8>, &'a [u8]) {
     let mut head = scgi::encode_request(env, payload.len());
     // What is small leaves in one write, and wakes the other side once.
-    let payload: &[u8] = if payload.len() <= SMALL {
+    if payload.len() <= SMALL {
         head.extend_from_slice(payload);
-        &[]
-    } else {
-        payload
-    };
+        return (head, &[]);
+    }
+    (head, payload)
+}
+
+async fn exchange_encoded(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    head: &[u8],
+    payload: &[u8],
+    mut answer: AnswerReader,
+) -> Result<Vec<u8>, Failure> {
     let (mut input, mut output) = tokio::io::split(stream);
     let write = async {
         // Who does not read to the end may answer all the same. Our direction is not shut down: to
         // a peer that could mean that nobody waits.
-        if output.write_all(&head).await.is_ok() {
+        if output.write_all(head).await.is_ok() {
             let _ = output.write_all(payload).await;
         }
         std::future::pending().await
     };
+    let read = async {
+        let mut buffer = vec![0; BUFFER_SIZE];
+        loop {
+            // An error is an end: the peer closed with some of the request unread.
+            let len = input.read(&mut buffer).await.unwrap_or(0);
+            if answer.feed(&buffer[..len])? {
+                return answer.finish();
+            }
+        }
+    };
     tokio::select! {
-        answer = read_answer(&mut input, max_output, length) => answer,
+        answer = read => answer,
         never = write => never,
     }
 }
 
-async fn read_answer(
-    input: &mut (impl AsyncRead + Unpin),
+const BUFFER_SIZE: usize = 8 * 1024;
+
+/// Takes an answer as it comes.
+struct AnswerReader {
+    decoder: AnswerDecoder,
     max_output: usize,
     length: Length,
-) -> Result<Vec<u8>, Failure> {
-    let too_long = || Failure::OutputTooLong { max: max_output };
-    let mut decoder = AnswerDecoder::new(max_output.saturating_add(cgi::MAX_HEAD_SIZE));
-    let mut buffer = vec![0; 8 * 1024];
-    loop {
-        // An error is an end: the peer closed with some of the request unread.
-        let len = input.read(&mut buffer).await.unwrap_or(0);
-        match decoder.feed(&buffer[..len]) {
-            Ok(false) if len > 0 => {}
-            Ok(_) => break,
-            Err(CgiError::TooLarge { .. }) => return Err(too_long()),
-            Err(error) => return Err(Failure::BadAnswer(error)),
+}
+
+impl AnswerReader {
+    fn new(max_output: usize, length: Length) -> Self {
+        Self {
+            decoder: AnswerDecoder::new(max_output.saturating_add(cgi::MAX_HEAD_SIZE)),
+            max_output,
+            length,
         }
     }
-    let answer = decoder.finish().map_err(Failure::BadAnswer)?;
-    if length == Length::Required && answer.content_length().is_none() {
-        return Err(Failure::BadAnswer(CgiError::InvalidContentLength));
+
+    /// Takes what was read, nothing at the end of the stream; tells whether the answer is there.
+    fn feed(&mut self, bytes: &[u8]) -> Result<bool, Failure> {
+        match self.decoder.feed(bytes) {
+            Ok(is_whole) => Ok(is_whole || bytes.is_empty()),
+            Err(CgiError::TooLarge { .. }) => Err(self.too_long()),
+            Err(error) => Err(Failure::BadAnswer(error)),
+        }
     }
-    if answer.body().len() > max_output {
-        return Err(too_long());
+
+    fn finish(self) -> Result<Vec<u8>, Failure> {
+        let answer = self.decoder.finish().map_err(Failure::BadAnswer)?;
+        if self.length == Length::Required && answer.content_length().is_none() {
+            return Err(Failure::BadAnswer(CgiError::InvalidContentLength));
+        }
+        if answer.body().len() > self.max_output {
+            return Err(self.too_long());
+        }
+        Ok(self.decoder.into_bytes())
     }
-    Ok(decoder.into_bytes())
+
+    const fn too_long(&self) -> Failure {
+        Failure::OutputTooLong {
+            max: self.max_output,
+        }
+    }
 }

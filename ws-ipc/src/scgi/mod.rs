@@ -25,7 +25,7 @@
 mod client;
 
 pub use client::ScgiServer;
-pub(crate) use client::{Length, exchange};
+pub(crate) use client::{Length, exchange, exchange_at_once};
 
 use crate::environment::{Environment, EnvironmentError};
 

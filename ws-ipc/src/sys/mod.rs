@@ -12,7 +12,9 @@ mod start;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use nix::errno::Errno;
 use nix::libc;
+use nix::sched::CloneFlags;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::ForkResult;
 use tokio::io::Interest;
@@ -36,7 +38,7 @@ pub(crate) enum Forked {
 /// `EAGAIN` and `ENOMEM` of the system; `EDEADLK` if the process has more than one thread, because
 /// the child of such a fork may find any lock held for ever.
 pub(crate) fn fork() -> io::Result<Forked> {
-    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+    if has_threads()? {
         return Err(io::Error::from_raw_os_error(libc::EDEADLK));
     }
     // SAFETY: the process has one thread, this one, so the child's copy of the memory is
@@ -44,6 +46,18 @@ pub(crate) fn fork() -> io::Result<Forked> {
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Child => Ok(Forked::Child),
         ForkResult::Parent { child } => Ok(Forked::Parent(child.as_raw())),
+    }
+}
+
+/// Whether the process has more than one thread.
+fn has_threads() -> io::Result<bool> {
+    // unshare(2): leaving the thread group changes nothing for whoever is alone in it, and is
+    // refused to others. That costs less than to count.
+    match nix::sched::unshare(CloneFlags::CLONE_THREAD) {
+        Ok(()) => Ok(false),
+        Err(Errno::EINVAL) => Ok(true),
+        // Containers may forbid the call.
+        Err(_) => Ok(std::fs::read_dir("/proc/self/task")?.count() != 1),
     }
 }
 
@@ -70,17 +84,27 @@ pub(crate) fn unread_by_peer(socket: BorrowedFd<'_>) -> io::Result<usize> {
 ///
 /// Whoever started us may ignore any of them, the realtime ones included, which glibc's own
 /// function leaves out in part: so the system call is made directly.
-pub(crate) fn default_signals() -> io::Result<()> {
+pub(crate) fn default_signals(altered: &[libc::c_int]) -> io::Result<()> {
+    for &signal in altered {
+        rt_sigaction(signal, Some(&[libc::SIG_DFL; KERNEL_ACTION_WORDS]), None)?;
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    Ok(())
+}
+
+/// The signals that have another disposition than the default one. Without those that glibc handles
+/// itself, which need their handlers.
+pub(crate) fn altered_signals() -> io::Result<Vec<libc::c_int>> {
+    let mut altered = Vec::new();
     for signal in 1..=LAST_SIGNAL {
         let mut now = [0; KERNEL_ACTION_WORDS];
         rt_sigaction(signal, None, Some(&mut now))?;
         let is_glibc_s_own = matches!(signal, 32 | 33);
         if now[0] != libc::SIG_DFL && (!is_glibc_s_own || now[0] == libc::SIG_IGN) {
-            rt_sigaction(signal, Some(&[libc::SIG_DFL; KERNEL_ACTION_WORDS]), None)?;
+            altered.push(signal);
         }
     }
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
-    Ok(())
+    Ok(altered)
 }
 
 /// The last realtime signal.

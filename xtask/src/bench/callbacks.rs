@@ -238,10 +238,9 @@ fn cost_in_crowd(program: &Path, connections: u32, scale: Scale) -> Result<f64> 
         idle => Some(Crowd::gather(&ws, &server, idle)?),
     };
     let before = cpu_of_tree(server.id())?;
-    let seconds = scale.duration().as_secs_f64() * 2.0;
     let output = bench(&ws, &server, "echo", SPEAKERS)
         .args(["--size", "20", "--warm-up", "0s", "--duration"])
-        .arg(format!("{seconds}s"))
+        .arg(format!("{}ms", scale.duration().as_millis() * 2))
         .output()?;
     let used = cpu_of_tree(server.id())?.saturating_sub(before);
     let report: Value = serde_json::from_slice(&output.stdout).with_context(|| {
