@@ -30,6 +30,7 @@ pub(crate) enum Verb {
     Send(SendArgs),
     Run(RunArgs),
     Ls(ListArgs),
+    Kick(KickArgs),
     Status(StatusArgs),
     Connect(ConnectArgs),
     Cert(CertArgs),
@@ -149,6 +150,30 @@ pub(crate) struct RunArgs {
     /// The path that the application is asked for, with its query
     #[arg(value_name = "URI")]
     pub(crate) uri: String,
+}
+
+/// Closes connections, and ends a session
+///
+/// Prints how many connections there were. Exits with 75 if there were none.
+#[derive(Debug, clap::Args)]
+#[command(
+    before_help = "Example: ws kick --user alice",
+    group = ArgGroup::new("to").required(true)
+)]
+pub(crate) struct KickArgs {
+    #[command(flatten)]
+    pub(crate) to: Target,
+
+    /// The close code: 1000 to 1003, 1007 to 1014 or 3000 to 4999
+    #[arg(long, default_value_t = 1008)]
+    pub(crate) code: u16,
+
+    /// The reason that the client is told, at most 123 bytes
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(crate) reason: String,
+
+    #[command(flatten)]
+    pub(crate) client: Client,
 }
 
 /// Lists the connections

@@ -48,6 +48,7 @@ fn run(args: Args) -> Result<(), Failure> {
         Verb::Serve(args) => verb::serve::run(&args),
         Verb::Send(args) => verb::send::run(&args),
         Verb::Run(args) => verb::run::run(&args),
+        Verb::Kick(args) => verb::kick::run(&args),
         Verb::Ls(args) => verb::ls::run(&args),
         Verb::Status(args) => verb::status::run(&args),
         Verb::Connect(args) => verb::connect::run(&args),

@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
-use ws_proto::EncodedMessage;
+use ws_proto::{CloseFrame, EncodedMessage};
 use ws_session::ConnectionId;
 use ws_transport::{Accepted, DetachedListener};
 
@@ -34,6 +34,12 @@ pub(crate) enum Command {
         recipients: Recipients,
         uri: Bytes,
         source: Source,
+        receipt: oneshot::Sender<Receipt>,
+    },
+    /// Close some of your connections.
+    Close {
+        recipients: Recipients,
+        frame: CloseFrame,
         receipt: oneshot::Sender<Receipt>,
     },
     /// Accept nothing more, close each connection when its work is done, then end.

@@ -126,6 +126,8 @@ reasons! {
         MessageRate = "message_rate",
         /// Its user is not known to the validation callback any more.
         Validation = "validation",
+        /// An operator asked for it.
+        Revoked = "revoked",
         /// The application asked for it.
         Application = "application",
         /// Its program has ended, and well.

@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use ws_proto::EncodedMessage;
+use ws_proto::{CloseFrame, EncodedMessage};
 use ws_session::{Binding, ConnectionId, ConnectionIds, Registry, Sessions, Target, UserId};
 
 use crate::command::{Command, Receipt, Recipient, Recipients};
@@ -200,6 +200,20 @@ impl Hub {
             recipients,
             uri: uri.clone(),
             source,
+            receipt,
+        })
+        .await
+    }
+
+    /// Closes every connection of a target.
+    pub(crate) async fn close(
+        &self,
+        target: &Target,
+        frame: CloseFrame,
+    ) -> Result<Receipt, Stopped> {
+        self.dispatch(&self.pushes, target, |recipients, receipt| Command::Close {
+            recipients,
+            frame: frame.clone(),
             receipt,
         })
         .await

@@ -24,7 +24,7 @@ use tokio::task::coop::unconstrained;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{sleep_until, timeout};
 use tracing::error;
-use ws_proto::EncodedMessage;
+use ws_proto::{CloseFrame, EncodedMessage};
 
 use crate::accept::accept;
 use crate::bell::Bell;
@@ -32,6 +32,7 @@ use crate::command::{Adoption, Command, Receipt, Recipient, Recipients};
 use crate::connection::{Connection, Frames, Publication, Turn};
 use crate::core::alarms::Alarms;
 use crate::core::question::{Occasion, Question, Source};
+use crate::counters::CloseCause;
 use crate::gate::Gate;
 use crate::opening;
 use crate::randomness::Randomness;
@@ -288,6 +289,13 @@ impl Shard {
                 }) => {
                     self.run(&recipients, &uri, source, receipt);
                 }
+                Some(Command::Close {
+                    recipients,
+                    frame,
+                    receipt,
+                }) => {
+                    let _ = receipt.send(self.close(&recipients, &frame));
+                }
                 Some(Command::Drain) => {
                     self.draining.set(true);
                     self.gate.drain();
@@ -411,6 +419,17 @@ impl Shard {
             // The caller may have given up this very moment.
             let _ = answer.send(receipt);
         });
+    }
+
+    /// Closes connections for an operator; those that have ended since need it no more.
+    fn close(&self, recipients: &Recipients, frame: &CloseFrame) -> Receipt {
+        let mut receipt = Receipt::default();
+        for connection in self.select(recipients) {
+            connection.close(CloseCause::Revoked, frame.clone());
+            receipt.connections += 1;
+            receipt.written += 1;
+        }
+        receipt
     }
 
     fn select(&self, recipients: &Recipients) -> Vec<Rc<Connection>> {

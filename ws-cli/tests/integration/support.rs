@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::handshake::client::Response;
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
@@ -290,6 +291,22 @@ impl Server {
         target: &str,
         headers: &[(&str, &str)],
     ) -> Result<Client, Error> {
+        Ok(self.open(target, headers).await?.0)
+    }
+
+    /// Opens a WebSocket as a new visitor; returns the cookie that it is given, too.
+    pub(crate) async fn connect_for_cookie(&self) -> (Client, String) {
+        let (client, response) = self.open("/", &[]).await.unwrap();
+        let cookie = response.headers()["Set-Cookie"].to_str().unwrap();
+        let cookie = cookie.split(';').next().unwrap().to_owned();
+        (client, cookie)
+    }
+
+    async fn open(
+        &self,
+        target: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<(Client, Response), Error> {
         let url = format!("ws://{}{target}", self.addr);
         let mut request = url.into_client_request().unwrap();
         for (name, value) in headers {
@@ -299,10 +316,9 @@ impl Server {
                 .insert(name, HeaderValue::from_str(value).unwrap());
         }
         let connecting = tokio_tungstenite::connect_async(request);
-        let (client, _) = tokio::time::timeout(PATIENCE, connecting)
+        tokio::time::timeout(PATIENCE, connecting)
             .await
-            .expect("connecting hangs")?;
-        Ok(client)
+            .expect("connecting hangs")
     }
 
     /// Opens a plain TCP connection, sends bytes, and reads to the end of the answer.

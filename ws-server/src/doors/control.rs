@@ -11,11 +11,12 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::HttpBody;
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{FromRequest, Path, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
@@ -24,7 +25,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tracing::warn;
-use ws_proto::MessageKind;
+use ws_proto::{CloseCode, CloseFrame, MessageKind};
 use ws_session::{ConnectionId, SessionId, Target, UserId};
 use ws_transport::{AcceptFailure, Listener};
 
@@ -45,6 +46,9 @@ pub(crate) async fn serve_control(listener: Listener, server: Arc<Shared>, ready
         .route("/v1/send", post(send))
         .route("/v1/run", post(run))
         .route("/v1/connections", get(connections))
+        .route("/v1/connections/{id}", delete(close_connection))
+        .route("/v1/users/{id}", delete(close_user))
+        .route("/v1/sessions/{id}", delete(close_session))
         .route("/v1/status", get(status))
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(is_ready))
@@ -259,6 +263,80 @@ async fn run(
         .await
         .map_err(|_| ApiError::stopped())?;
     Ok(Json(json!(receipt)))
+}
+
+/// With which words connections are closed.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct CloseWords {
+    code: Option<u16>,
+    reason: Option<String>,
+}
+
+/// What a query may say of that.
+type Words = Result<Query<CloseWords>, QueryRejection>;
+
+async fn close_connection(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    words: Words,
+) -> Result<Json<Value>, ApiError> {
+    let to = To {
+        connection: Some(id),
+        ..To::default()
+    };
+    close(&api, to.target()?, words).await
+}
+
+async fn close_user(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    words: Words,
+) -> Result<Json<Value>, ApiError> {
+    let to = To {
+        user: Some(id),
+        ..To::default()
+    };
+    close(&api, to.target()?, words).await
+}
+
+/// Ends a session: its connections are closed, and its cookie is good for nothing any more.
+async fn close_session(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    words: Words,
+) -> Result<Json<Value>, ApiError> {
+    let to = To {
+        session: Some(id),
+        ..To::default()
+    };
+    let target = to.target()?;
+    if let Target::Session(session) = target {
+        api.server.hub.sessions().remove(session);
+    }
+    close(&api, target, words).await
+}
+
+async fn close(api: &Api, target: Target, words: Words) -> Result<Json<Value>, ApiError> {
+    let Query(words) = words.map_err(|error| ApiError::bad(error.body_text()))?;
+    let code = match words.code {
+        Some(code) => {
+            CloseCode::new(code).map_err(|error| ApiError::bad(format!("code: {error}")))?
+        }
+        None => CloseCode::POLICY,
+    };
+    let reason = words.reason.unwrap_or_default();
+    if reason.len() > CloseFrame::MAX_REASON_SIZE {
+        let max = CloseFrame::MAX_REASON_SIZE;
+        return Err(ApiError::bad(format!("reason: more than {max} bytes")));
+    }
+    let receipt = api
+        .server
+        .hub
+        .close(&target, CloseFrame::new(code, reason))
+        .await;
+    let receipt = receipt.map_err(|_| ApiError::stopped())?;
+    Ok(Json(json!({ "connections": receipt.written })))
 }
 
 async fn connections(State(api): State<Api>) -> Json<Value> {

@@ -1,0 +1,106 @@
+//! Connections that an operator ends: `ws kick`, and `DELETE` on the control socket.
+
+use serde_json::json;
+
+use crate::support::*;
+
+/// The user is the one that the header names.
+const NAMED: &str = r#"echo "$HTTP_X_USER""#;
+
+async fn log_in(server: &Server, user: &str) -> Client {
+    let headers = [("X-User", user)];
+    server.connect_with("/", &headers).await.unwrap()
+}
+
+#[tokio::test]
+async fn t02_revoked_session_is_closed_everywhere_and_its_cookie_is_void() {
+    let server = Setup::new()
+        .app(r#"echo "$WS_SESSION_ID"; echo run >> runs"#)
+        .start();
+    let (first, cookie) = server.connect_for_cookie().await;
+    let mut clients = vec![first];
+    let headers = [("Cookie", cookie.as_str())];
+    for _ in 0..2 {
+        clients.push(server.connect_with("/", &headers).await.unwrap());
+    }
+    let session = ask(&mut clients[0], "who?").await;
+    let mut other = server.connect().await;
+    let path = format!("/v1/sessions/{session}?code=1008&reason=logged%20out");
+    let (status, answer) = server.control("DELETE", &path, "");
+    assert_eq!((status, &*answer), (200, r#"{"connections":3}"#));
+    for client in &mut clients {
+        // What comes later is not run.
+        say(client, "again").await;
+        assert_eq!(close_code(client).await, 1008);
+    }
+    server.until("connections.closed_by.revoked", 3);
+    let runs = std::fs::read_to_string(server.dir().join("runs")).unwrap();
+    assert_eq!(runs, "run\n");
+    let mut again = server.connect_with("/", &headers).await.unwrap();
+    assert_ne!(ask(&mut again, "who?").await, session);
+    assert_ne!(ask(&mut other, "who?").await, session, "the others go on");
+    for client in [again, other] {
+        bye(client).await;
+    }
+    drop(clients);
+    server.finish();
+}
+
+#[tokio::test]
+async fn users_and_connections_are_closed_with_the_words_of_the_operator() {
+    let server = Setup::new().validate(NAMED).app("cat").start();
+    let mut ann = log_in(&server, "ann/ü").await;
+    let mut ben = log_in(&server, "ben").await;
+    let kicked = server.ws(&[
+        "kick",
+        "--user",
+        "ann/ü",
+        "--code",
+        "4001",
+        "--reason",
+        "go & rest",
+    ]);
+    assert!(kicked.status.success());
+    assert_eq!(kicked.stdout, b"1\n");
+    assert_eq!(close_code(&mut ann).await, 4001);
+    assert_eq!(ask(&mut ben, "still here").await, "still here");
+
+    let id = server.connections().iter().find_map(|connection| {
+        (connection["user"] == "ben").then(|| connection["id"].as_str().unwrap().to_owned())
+    });
+    let kicked = server.ws(&["kick", "--json", "--connection", &id.unwrap()]);
+    assert_eq!(kicked.stdout, b"{\"connections\":1}\n");
+    assert_eq!(close_code(&mut ben).await, 1008);
+    drop((ann, ben));
+    server.until("connections.open", 0);
+    assert_eq!(
+        server.ws(&["kick", "--user", "ben"]).status.code(),
+        Some(75)
+    );
+    server.finish();
+}
+
+#[tokio::test]
+async fn what_cannot_be_closed_is_said_and_closes_nobody() {
+    let server = Setup::new().arg("--echo").start();
+    let mut client = server.connect().await;
+    for (path, status, says) in [
+        ("/v1/connections/abc", 400, "to.connection"),
+        ("/v1/sessions/abc", 400, "to.session"),
+        ("/v1/users/a%20b", 400, "to.user"),
+        ("/v1/users/ann?code=1005", 400, "code"),
+        ("/v1/users/ann?code=x", 400, "code"),
+        ("/v1/users/ann?because=x", 400, "because"),
+        ("/v1/users", 404, "no such"),
+    ] {
+        let (found, answer) = server.control("DELETE", path, "");
+        assert_eq!(found, status, "{path}: {answer}");
+        assert!(answer.contains(says), "{path}: {answer}");
+    }
+    let long = format!("/v1/users/ann?reason={}", "x".repeat(124));
+    assert_eq!(server.control("DELETE", &long, "").0, 400);
+    assert_eq!(server.send(json!({ "all": true }), "hello")["written"], 1);
+    assert_eq!(hear(&mut client).await, "hello");
+    bye(client).await;
+    server.finish();
+}
