@@ -187,6 +187,7 @@ impl Connection {
                 cause: None,
                 close_code: None,
                 received: 0,
+                look_at: None,
                 farewell: None,
                 attendant: None,
             }),
@@ -590,6 +591,13 @@ impl Connection {
             && until <= now
         {
             state.phase = Phase::Ended;
+        }
+        if state.look_at.is_some_and(|at| at <= now) {
+            state.look_at = None;
+            if state.output.stream.as_ref().is_some_and(Stream::is_lost) {
+                state.note_close(CloseCause::Vanished, None);
+                state.phase = Phase::Ended;
+            }
         }
         while state.protocol.poll_timeout().is_some_and(|at| at <= now) {
             if let Some(ws_proto::Event::Failed(error)) = state.protocol.handle_timeout(now) {

@@ -4,6 +4,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 use rustix::net::{
     RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, send, sendmsg, shutdown,
@@ -64,6 +65,16 @@ impl Socket {
     /// Writes even if the kernel has not said that it takes bytes again.
     pub(crate) fn write_unasked(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         write_vectored(self.0.get_ref(), within_limit(pieces))
+    }
+
+    /// Tells whether the connection is lost, whatever there is still to read: it was reset, or both
+    /// directions are closed.
+    pub(crate) fn is_lost(&self) -> bool {
+        let mut socket = [PollFd::new(self.0.get_ref(), PollFlags::empty())];
+        let now = Timespec::default();
+        let asked = retry_on_intr(|| poll(&mut socket, Some(&now)));
+        let lost = PollFlags::ERR | PollFlags::HUP;
+        asked.is_ok() && socket[0].revents().intersects(lost)
     }
 
     pub(crate) fn shutdown_write(&self) -> io::Result<()> {

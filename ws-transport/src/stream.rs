@@ -51,6 +51,12 @@ impl Stream {
         self.tls.is_some()
     }
 
+    /// Tells whether the connection is lost (it was reset, or closed in both directions), for one who
+    /// does not read it at the moment and would not see. Bytes that came before may be there still.
+    pub fn is_lost(&self) -> bool {
+        self.socket.is_lost()
+    }
+
     /// Waits until there is something to read: bytes, the end, or an error.
     ///
     /// It yields to other tasks now and then even if the stream is always readable, so a loop

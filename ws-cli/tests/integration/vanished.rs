@@ -1,6 +1,7 @@
 //! Peers that are gone without a word, and what strangers leave behind in the figures.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -81,6 +82,33 @@ fn found_out(server: &Server, gate: &mut Gate, begun: Instant) {
     gate.open(1);
     server.until("callbacks.replies_dropped", 1);
     assert_eq!(server.figure("callbacks.finished"), 1);
+}
+
+#[test]
+fn t33_a_client_that_is_reset_while_it_is_not_read_is_found_out() {
+    let setup = Setup::new()
+        .app("read _ < gate; echo late")
+        .set("app.queue", "1")
+        .set("limits.ping_interval", "off");
+    let mut gate = Gate::new(setup.dir(), "gate");
+    let server = setup.start();
+    let mut client = server.raw_stream();
+    client.write_all(wire::head("/", &[]).as_bytes()).unwrap();
+    server.until("connections.open", 1);
+    // One runs, one waits, and for the others the connection is not read.
+    client.write_all(&frame(0x81, "x").repeat(5)).unwrap();
+    server.until("callbacks.accepted", 2);
+    let at_once = nix::libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    nix::sys::socket::setsockopt(&client, nix::sys::socket::sockopt::Linger, &at_once).unwrap();
+    drop(client);
+    server.until("connections.closed_by.vanished", 1);
+    server.until("connections.open", 0);
+    gate.open(2);
+    server.until("callbacks.finished", 2);
+    server.finish();
 }
 
 #[test]

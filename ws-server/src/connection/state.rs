@@ -54,11 +54,16 @@ pub(super) struct Inner {
     pub(super) cause: Option<CloseCause>,
     pub(super) close_code: Option<CloseCode>,
     pub(super) received: u64,
+    /// When a connection that is not read is looked at: its end would not be seen otherwise.
+    pub(super) look_at: Option<Instant>,
     /// What the application is to hear of when all else is done with.
     pub(super) farewell: Option<Box<Occasion>>,
     /// A task that ends with the connection.
     pub(super) attendant: Option<tokio::task::AbortHandle>,
 }
+
+/// How often a connection that is not read is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -482,6 +487,10 @@ impl Inner {
                 false => self.protocol.pause(now),
             }
         }
+        self.look_at = match read || !self.is_open() {
+            true => None,
+            false => Some(self.look_at.unwrap_or(now + LOOK_INTERVAL)),
+        };
         let lingering = match self.phase {
             Phase::Lingering { until, .. } => Some(until),
             Phase::Open | Phase::Ended => None,
@@ -498,6 +507,7 @@ impl Inner {
             drain_turn,
             stalled,
             throttled,
+            self.look_at,
             self.protocol.poll_timeout(),
         ];
         let deadline = deadlines.into_iter().flatten().min();

@@ -57,6 +57,7 @@ fn connection(server: &Shared, deflate: Option<DeflateParams>, now: Instant) -> 
         cause: None,
         close_code: None,
         received: 0,
+        look_at: None,
         farewell: None,
         attendant: None,
     }
