@@ -129,8 +129,8 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// As from [`scgi_call`](crate::scgi_call). A worker that has not answered in time, has answered too much or
-    /// something else, is killed.
+    /// As from [`scgi_call`](crate::scgi_call). A worker that has not answered in time, or too much,
+    /// is killed; one whose answer is malformed has answered, and goes on.
     ///
     /// # Cancel safety
     ///

@@ -152,13 +152,9 @@ impl ProgramTask {
                 continue;
             }
             // An empty binary message is nothing to write.
-            self.shard.server.hub.counters.callbacks_started.increment();
-            self.shard
-                .server
-                .hub
-                .counters
-                .callbacks_finished
-                .increment();
+            let counters = &self.shard.server.hub.counters;
+            counters.callbacks_started.increment();
+            counters.callbacks_finished.increment();
             state.turns.finish(id, Answer::default());
             state.turns.next_answer();
         }
