@@ -730,9 +730,7 @@ impl Connection {
         state.phase = Phase::Ended;
         state.output.stream = None;
         state.unread = Vec::new();
-        if let Some(task) = state.attendant.take() {
-            task.abort();
-        }
+        state.dismiss_attendant();
         let unsent = state.output.queue.clear() as u64;
         counters.messages_dropped.add(unsent);
         let cause = state.cause.unwrap_or(CloseCause::Vanished);
@@ -825,6 +823,7 @@ impl Connection {
         shard.server.hub.remove(self.id());
         shard.remove_alarm(self.slot(), self.alarm.take());
         self.end(CloseCause::Vanished);
+        self.state.borrow_mut().dismiss_attendant();
         self.tell_ended();
     }
 }

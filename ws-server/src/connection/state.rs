@@ -475,6 +475,12 @@ impl Inner {
         }
     }
 
+    pub(super) fn dismiss_attendant(&mut self) {
+        if let Some(task) = self.attendant.take() {
+            task.abort();
+        }
+    }
+
     pub(super) fn wait(&mut self, write_timeout: Duration, now: Instant) -> Option<Wait> {
         if self.phase == Phase::Ended {
             return None;
