@@ -187,23 +187,29 @@ impl Conversation {
             self.course.note_end(Instant::now());
             return Poll::Ready(Ok(()));
         }
-        self.poll_write(cx, host);
-        if host.takes_output()
-            && self.channel.is_reading()
-            && let Poll::Ready(read) = self.poll_read(cx, host)
-        {
-            return Poll::Ready(read);
-        }
-        if self.errors.is_open() && self.poll_errors(cx, host).is_ready() {
-            return Poll::Ready(Ok(()));
-        }
+        // Before the output: a program that floods us does not put off its own end.
         if let Some(timer) = &mut self.timer
             && timer.as_mut().poll(cx).is_ready()
         {
             self.handle_timeout(host.takes_output());
             return Poll::Ready(Ok(()));
         }
-        host.poll_changed(cx).map(Ok)
+        self.poll_write(cx, host);
+        let mut has_changed = host.poll_changed(cx).is_ready();
+        if host.takes_output()
+            && self.channel.is_reading()
+            && let Poll::Ready(read) = self.poll_read(cx, host)
+        {
+            read?;
+            has_changed = true;
+        }
+        if self.errors.is_open() {
+            has_changed |= self.poll_errors(cx, host).is_ready();
+        }
+        match has_changed {
+            true => Poll::Ready(Ok(())),
+            false => Poll::Pending,
+        }
     }
 
     /// Writes as much of the input as the program takes.

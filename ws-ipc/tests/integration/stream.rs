@@ -21,6 +21,8 @@ struct Talker {
     lines: LineDecoder,
     heard: Vec<u8>,
     log: Vec<String>,
+    /// How long it takes to take output: enough for a program to fill the pipe again.
+    pause: Duration,
 }
 
 impl Talker {
@@ -33,6 +35,7 @@ impl Talker {
             lines: LineDecoder::new(1 << 20),
             heard: Vec::new(),
             log: Vec::new(),
+            pause: Duration::ZERO,
         }
     }
 }
@@ -65,6 +68,7 @@ impl Host for Talker {
 
     fn take(&mut self, output: &[u8]) -> Result<(), LineTooLong> {
         assert!(output.len() <= CHUNK_SIZE);
+        std::thread::sleep(self.pause);
         self.heard.extend_from_slice(output);
         self.lines.feed(output, &mut |_| {})
     }
@@ -147,6 +151,20 @@ async fn t57_program_that_goes_on_is_terminated_then_killed() {
         processes_with(&format!("MARK={mark}")).is_empty()
     })
     .await;
+}
+
+#[tokio::test]
+async fn t57_program_that_floods_is_terminated_in_time() {
+    for text in [
+        "yes & yes & exec yes",
+        "yes >&2 & yes >&2 & exec yes",
+        "trap '' TERM; yes & yes & yes; yes",
+    ] {
+        let mut talker = Talker::new(b"");
+        talker.pause = Duration::from_millis(2);
+        let end = tokio::time::timeout(Duration::from_secs(30), talk(text, &mut talker)).await;
+        assert!(end.is_ok(), "{text} goes on");
+    }
 }
 
 #[tokio::test]
