@@ -1,0 +1,87 @@
+//! Ends connections, by themselves or with their user or session.
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::response::Json;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use ws_proto::{CloseCode, CloseFrame};
+use ws_session::Target;
+
+use super::Api;
+use super::body::To;
+use super::error::ApiError;
+
+/// With which words connections are closed.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct CloseWords {
+    code: Option<u16>,
+    reason: Option<String>,
+}
+
+/// What a query may say of that.
+pub(super) type Words = Result<Query<CloseWords>, QueryRejection>;
+
+pub(super) async fn close_connection(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    words: Words,
+) -> Result<Json<Value>, ApiError> {
+    let to = To {
+        connection: Some(id),
+        ..To::default()
+    };
+    close(&api, to.target()?, words).await
+}
+
+pub(super) async fn close_user(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    words: Words,
+) -> Result<Json<Value>, ApiError> {
+    let to = To {
+        user: Some(id),
+        ..To::default()
+    };
+    close(&api, to.target()?, words).await
+}
+
+/// Ends a session: its connections are closed, and its cookie is good for nothing any more.
+pub(super) async fn close_session(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    words: Words,
+) -> Result<Json<Value>, ApiError> {
+    let to = To {
+        session: Some(id),
+        ..To::default()
+    };
+    let target = to.target()?;
+    if let Target::Session(session) = target {
+        api.server.hub.sessions().remove(session);
+    }
+    close(&api, target, words).await
+}
+
+async fn close(api: &Api, target: Target, words: Words) -> Result<Json<Value>, ApiError> {
+    let Query(words) = words.map_err(|error| ApiError::bad(error.body_text()))?;
+    let code = match words.code {
+        Some(code) => {
+            CloseCode::new(code).map_err(|error| ApiError::bad(format!("code: {error}")))?
+        }
+        None => CloseCode::POLICY,
+    };
+    let reason = words.reason.unwrap_or_default();
+    if reason.len() > CloseFrame::MAX_REASON_SIZE {
+        let max = CloseFrame::MAX_REASON_SIZE;
+        return Err(ApiError::bad(format!("reason: more than {max} bytes")));
+    }
+    let receipt = api
+        .server
+        .hub
+        .close(&target, CloseFrame::new(code, reason))
+        .await;
+    let receipt = receipt.map_err(|_| ApiError::stopped())?;
+    Ok(Json(json!({ "connections": receipt.written })))
+}
