@@ -1,29 +1,25 @@
 //! The price of a callback, each way to run one beside the least that does the same.
 //!
-//! Most rows are those of the example `callback_cost` of ws-ipc, which says what each is. That many
-//! open connections make no callback dearer is seen at the whole server.
+//! Most rows are those of the example `callback_cost` of ws-ipc, which says what each is; the others
+//! are seen at the whole server.
+
+mod crowd;
+mod stream;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use super::cell::Scale;
-use super::result::{markdown, median};
-use crate::server::{Launch, Server};
+use super::result::markdown;
 use crate::{process, workspace};
 
 const TITLE: &str = "Callbacks: what one costs, beside the least that does the same";
-
-/// Those that send, of all connections.
-const SPEAKERS: u32 = 10;
-
-const OPENING_LIMIT: Duration = Duration::from_secs(60);
 
 /// Measures everything and returns the group's section.
 pub(super) fn measure(scale: Scale, rounds: Option<u32>) -> String {
@@ -32,14 +28,20 @@ pub(super) fn measure(scale: Scale, rounds: Option<u32>) -> String {
     if let Err(error) = ask_example(scale, rounds, &mut rows) {
         failures.push(("callback_cost", error));
     }
-    match measure_crowd(scale, rounds.unwrap_or_else(|| scale.rounds())) {
-        Ok(row) => {
-            println!("{}", row.told());
-            rows.push(row);
-        }
+    let rounds = rounds.unwrap_or_else(|| scale.rounds());
+    match crowd::measure(scale, rounds) {
+        Ok(row) => add(&mut rows, row),
         Err(error) => failures.push(("exec in a server", error)),
     }
+    if let Err(error) = stream::measure(scale, rounds, &mut |row| add(&mut rows, row)) {
+        failures.push(("stream", error));
+    }
     section(&rows, &failures)
+}
+
+fn add(rows: &mut Vec<Row>, row: Row) {
+    println!("{}", row.told());
+    rows.push(row);
 }
 
 fn section(rows: &[Row], failures: &[(&str, anyhow::Error)]) -> String {
@@ -174,133 +176,37 @@ fn ask_example(scale: Scale, rounds: Option<u32>, rows: &mut Vec<Row>) -> Result
         .context("cannot start callback_cost")?;
     let stdout = child.stdout.take().expect("stdout is piped");
     for line in BufReader::new(stdout).lines() {
-        let row = Row::parse(&line?)?;
-        println!("{}", row.told());
-        rows.push(row);
+        add(rows, Row::parse(&line?)?);
     }
     let status = child.wait()?;
     ensure!(status.success(), "it ended with {status}");
     Ok(())
 }
 
-/// A message run by exec in the whole server, with many connections open beside few.
-fn measure_crowd(scale: Scale, rounds: u32) -> Result<Row> {
-    let folder = tempfile::Builder::new().prefix("ws-bench-").tempdir()?;
-    let program = folder.path().join("echo");
-    let many = scale.idle_steps().1;
-    let mut row = Row {
-        what: format!("exec in a server, {many} connections open"),
-        unit: "us of CPU".to_owned(),
-        beside: format!("{SPEAKERS} connections open"),
-        wanted: "about 1".to_owned(),
-        figures: Figures::Skipped("there is no C compiler".to_owned()),
-    };
-    if workspace::find("cc").is_none() {
-        return Ok(row);
-    }
-    let status = Command::new(example())
-        .arg("program")
-        .arg(&program)
-        .status()?;
-    ensure!(status.success(), "callback_cost program: {status}");
-    let (mut ours, mut floors, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..rounds {
-        let floor = cost_in_crowd(&program, SPEAKERS, scale)?;
-        let one = cost_in_crowd(&program, many, scale)?;
-        floors.push(floor);
-        ours.push(one);
-        ratios.push(one / floor);
-    }
-    let middle = |values| median(values).context("no rounds");
-    row.figures = Figures::Beside {
-        ours: middle(ours)?,
-        floor: middle(floors)?,
-        ratio: middle(ratios)?,
-    };
-    Ok(row)
-}
-
-/// Microseconds of CPU time for a message, of the server and all its processes.
-fn cost_in_crowd(program: &Path, connections: u32, scale: Scale) -> Result<f64> {
-    let ws = workspace::target().join("release/ws");
-    let program = program.to_str().context("TMPDIR is no text")?;
-    let launch = Launch {
-        arguments: &["--", program],
-        variables: &[
-            ("WS__LOG__LEVEL", "warn"),
-            ("WS__FIFO__USER_FIFOS", "false"),
-        ],
-        ..Launch::default()
-    };
-    let server = Server::launch(&ws, &launch)?;
-    let crowd = match connections - SPEAKERS {
-        0 => None,
-        idle => Some(Crowd::gather(&ws, &server, idle)?),
-    };
-    let before = cpu_of_tree(server.id())?;
-    let output = bench(&ws, &server, "echo", SPEAKERS)
-        .args(["--size", "20", "--warm-up", "0s", "--duration"])
-        .arg(format!("{}ms", scale.duration().as_millis() * 2))
-        .output()?;
-    let used = cpu_of_tree(server.id())?.saturating_sub(before);
-    let report: Value = serde_json::from_slice(&output.stdout).with_context(|| {
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        format!("ws bench: {}", stderr.trim())
-    })?;
-    ensure!(output.status.success(), "ws bench: {}", report["failures"]);
-    let messages = report["messages"].as_f64().unwrap_or(0.0);
-    ensure!(messages > 0.0, "nothing was answered in the time");
-    drop(crowd);
-    server.stop()?;
-    Ok(used.as_secs_f64() * 1e6 / messages)
-}
-
-fn bench(ws: &Path, server: &Server, mode: &str, connections: u32) -> Command {
+/// A load on a server, of one thread.
+fn load(ws: &Path, url: &str, mode: &str, connections: u32) -> Command {
     let mut command = process::tied(ws);
     command
-        .args(["bench", "--json", "--threads", "1", &server.url(), mode])
+        .args(["bench", "--json", "--threads", "1", url, mode])
         .args(["--connections", &connections.to_string()])
         .stdin(Stdio::null());
     command
 }
 
-/// Connections that are open and idle as long as this lives.
-struct Crowd(Child);
-
-impl Crowd {
-    fn gather(ws: &Path, server: &Server, connections: u32) -> Result<Self> {
-        let child = bench(ws, server, "idle", connections)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("cannot start ws bench")?;
-        let mut crowd = Self(child);
-        let begun = Instant::now();
-        while descriptors_of(server.id())? < connections as usize {
-            if let Some(status) = crowd.0.try_wait()? {
-                bail!("ws bench idle ended with {status}");
-            }
-            ensure!(
-                begun.elapsed() < OPENING_LIMIT,
-                "{connections} connections were not open after {} s",
-                OPENING_LIMIT.as_secs()
-            );
-            thread::sleep(Duration::from_millis(20));
-        }
-        Ok(crowd)
-    }
+/// Runs a load to its end and returns its report, in which something was answered.
+fn report(load: &mut Command) -> Result<Value> {
+    let output = load.output().context("cannot start ws bench")?;
+    let report: Value = serde_json::from_slice(&output.stdout).with_context(|| {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        format!("ws bench: {}", stderr.trim())
+    })?;
+    ensure!(output.status.success(), "ws bench: {}", report["failures"]);
+    ensure!(messages(&report) > 0.0, "nothing was answered in the time");
+    Ok(report)
 }
 
-impl Drop for Crowd {
-    fn drop(&mut self) {
-        // There is no one left to tell.
-        let _ = process::kill_tree(&mut self.0);
-    }
-}
-
-fn descriptors_of(id: u32) -> Result<usize> {
-    Ok(fs::read_dir(format!("/proc/{id}/fd"))?.count())
+fn messages(report: &Value) -> f64 {
+    report["messages"].as_f64().unwrap_or(0.0)
 }
 
 /// The CPU time of a process and of those below it, and of what these have waited for.
