@@ -1,13 +1,15 @@
 //! A child of the fork server: waits for its connection, answers once, ends.
 
+use std::hint::black_box;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use rustix::process::{Pid, Signal};
 
-use super::{Answer, Request, read_request};
-use crate::{socketpair, sys};
+use super::{Answer, READ_SIZE, Request, read_request};
+use crate::scgi::{RequestDecoder, encode_request};
+use crate::{Environment, socketpair, sys};
 
 /// Runs the child; the descriptors of the loop must be closed already.
 ///
@@ -55,12 +57,14 @@ fn serve(
         // It died before the kernel was told that we want to know.
         return Ok(());
     }
+    let mut buffer = [0; READ_SIZE];
+    rehearse();
     let Some(connection) = socketpair::receive(&control, &mut [0; 8], true)?.1.pop() else {
         return Ok(());
     };
     drop(control);
     let mut stream = UnixStream::from(connection);
-    let Some(request) = read_request(&mut stream, max_body_size)? else {
+    let Some(request) = read_request(&mut stream, &mut buffer, max_body_size)? else {
         return Ok(());
     };
     let answer = handler(&request);
@@ -70,4 +74,16 @@ fn serve(
     // processor would see only afterwards.
     std::thread::yield_now();
     Ok(())
+}
+
+/// Reads a request and makes an answer that are nobody's, while there is time for it: the memory
+/// that this takes is the child's own then, and a page that it would meet for the first time costs
+/// a microsecond or two of the answer's time.
+fn rehearse() {
+    let bytes = encode_request(&Environment::new(), 0);
+    let request = RequestDecoder::new(0).feed(black_box(&bytes));
+    if let Ok(Some(request)) = request {
+        let answer = Answer::binary(Request(request).body());
+        let _ = black_box(answer.encode());
+    }
 }

@@ -160,15 +160,18 @@ pub fn run_with(options: Options, handler: impl Fn(&Request) -> Answer) -> io::R
     }
 }
 
-/// Reads a whole request; `None` if the peer hung up before that.
+/// Bytes of a request that are read at a time.
+pub(crate) const READ_SIZE: usize = 16 * 1024;
+
+/// Reads a whole request through a buffer of the caller's; `None` if the peer hung up before that.
 pub(crate) fn read_request(
     stream: &mut UnixStream,
+    buffer: &mut [u8; READ_SIZE],
     max_body_size: usize,
 ) -> io::Result<Option<Request>> {
     let mut decoder = scgi::RequestDecoder::new(max_body_size);
-    let mut buffer = [0; 16 * 1024];
     loop {
-        let len = match stream.read(&mut buffer) {
+        let len = match stream.read(buffer) {
             Ok(0) => return Ok(None),
             Ok(len) => len,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,

@@ -24,6 +24,13 @@ const HANG_UP: usize = 1 << 32;
 /// How often orphans are looked for while children serve.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How soon after something ended orphans are looked for, so that many ends cost one look.
+const SWEEP_DELAY: Duration = Duration::from_millis(50);
+
+/// How long a child that has a request is left the processors before another one is forked, while
+/// one waits still.
+const REFILL_DELAY: Duration = Duration::from_millis(1);
+
 /// The state of the loop. All of it is dropped in a child.
 pub(super) struct Parent {
     options: Options,
@@ -38,11 +45,13 @@ pub(super) struct Parent {
     /// Children that serve, by process id.
     busy: HashMap<i32, Busy>,
     orphans: HashMap<i32, Orphan>,
-    /// Something ended since orphans were looked for.
-    sweep_is_due: bool,
+    /// Something ended since orphans were looked for: when they are next.
+    sweep_at: Option<Instant>,
     /// Readiness is told once (edge-triggered), so it is remembered until it is used up.
     may_accept: bool,
     backoff: Backoff,
+    /// When to fork again, although a child waits still.
+    refill_at: Option<Instant>,
     /// After a failed fork, or a waiting child that died: when to fork again.
     retry_at: Option<Instant>,
 }
@@ -85,9 +94,10 @@ impl Parent {
             spares: Vec::new(),
             busy: HashMap::new(),
             orphans: HashMap::new(),
-            sweep_is_due: false,
+            sweep_at: None,
             may_accept: true,
             backoff: Backoff::new(BackoffConfig::default()),
+            refill_at: None,
             retry_at: None,
         })
     }
@@ -95,10 +105,10 @@ impl Parent {
     /// Forks waiting children until there are enough. Takes the state by value, because the child
     /// drops it.
     pub(super) fn refill(mut self, handler: &impl Fn(&Request) -> Answer) -> io::Result<Self> {
-        if self.retry_at.is_some_and(|at| Instant::now() < at) {
+        if self.fork_at().is_some_and(|at| Instant::now() < at) {
             return Ok(self);
         }
-        self.retry_at = None;
+        (self.refill_at, self.retry_at) = (None, None);
         while self.spares.len() < self.options.spare.max(1)
             && self.spares.len() + self.busy.len() < self.options.max_children.max(1)
         {
@@ -130,6 +140,12 @@ impl Parent {
             }
         }
         Ok(self)
+    }
+
+    /// When to fork the next child, if not at once.
+    fn fork_at(&self) -> Option<Instant> {
+        let refill_at = self.refill_at.filter(|_| !self.spares.is_empty());
+        self.retry_at.max(refill_at)
     }
 
     fn keep_spare(&mut self, pid: i32, control: OwnedFd) -> io::Result<()> {
@@ -169,8 +185,10 @@ impl Parent {
             }
         }
         // A child that is missing is forked first.
-        let has_waited = events.is_empty() && timeout != Some(Duration::ZERO);
-        if has_waited || std::mem::take(&mut self.sweep_is_due) {
+        let now = Instant::now();
+        let has_waited = events.is_empty() && timeout == Some(SWEEP_INTERVAL);
+        if has_waited || self.sweep_at.is_some_and(|at| at <= now) {
+            self.sweep_at = None;
             self.sweep()?;
         }
         self.events = events;
@@ -178,20 +196,19 @@ impl Parent {
     }
 
     fn timeout(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let until = |at: Instant| at.saturating_duration_since(now);
         let has_room = self.spares.len() + self.busy.len() < self.options.max_children.max(1);
-        let retry = self
-            .retry_at
-            .map(|at| at.saturating_duration_since(Instant::now()));
+        let is_short = self.spares.len() < self.options.spare.max(1) && has_room;
+        let fork = match self.fork_at() {
+            None => is_short.then_some(Duration::ZERO),
+            Some(at) => Some(until(at)),
+        };
         // What may still be accepted could not be, for want of descriptors.
-        let sweep = !(self.busy.is_empty() && self.orphans.is_empty()) || self.may_accept;
-        match retry {
-            None if self.spares.len() < self.options.spare.max(1) && has_room => {
-                Some(Duration::ZERO)
-            }
-            None => sweep.then_some(SWEEP_INTERVAL),
-            Some(retry) if sweep => Some(retry.min(SWEEP_INTERVAL)),
-            Some(retry) => Some(retry),
-        }
+        let looks = !(self.busy.is_empty() && self.orphans.is_empty()) || self.may_accept;
+        let sweep = self.sweep_at.map(until);
+        let waits = [fork, sweep, looks.then_some(SWEEP_INTERVAL)];
+        waits.into_iter().flatten().min()
     }
 
     /// Hands connections to waiting children, as long as there are both.
@@ -227,6 +244,7 @@ impl Parent {
                 // and one that has only finished writing still waits for its answer.
                 self.register(&connection, HANG_UP + token_of(pid), Interest::PRIORITY)?;
                 self.busy.insert(pid, Busy { pidfd, connection });
+                self.refill_at = Some(Instant::now() + REFILL_DELAY);
                 return Ok(());
             }
             // It died waiting: its end is handled as that of any other child.
@@ -260,13 +278,19 @@ impl Parent {
             self.end(pid, &busy.pidfd)?;
             // The peer sees the end of its connection only now, after that of the group.
             drop(busy);
-            self.sweep_is_due = true;
+            self.refill_at = None;
+            self.ask_sweep();
         } else if let Some(orphan) = self.orphans.remove(&pid) {
             self.deregister(&orphan.pidfd)?;
             children::reap(&orphan.pidfd)?;
-            self.sweep_is_due = true;
+            self.ask_sweep();
         }
         Ok(())
+    }
+
+    fn ask_sweep(&mut self) {
+        self.sweep_at
+            .get_or_insert_with(|| Instant::now() + SWEEP_DELAY);
     }
 
     /// Kills what is left of a dead child's group, then reaps it.
