@@ -1,10 +1,14 @@
 //! What a program writes to its standard error, cut into lines for the log.
 
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::ReadBuf;
+use tokio::time::{Sleep, sleep};
 
 use crate::channel::Output;
 use crate::socketpair;
@@ -15,6 +19,12 @@ pub(crate) const MAX_STDERR_SIZE: usize = 64 * 1024;
 /// Bytes taken at a time.
 const READ_SIZE: usize = 4 * 1024;
 
+/// Beyond what is handed out, so many bytes are read without a pause: a pipe's default capacity.
+const FLOOD_SIZE: usize = 64 * 1024;
+
+/// The pause, in which a program that floods us waits in its write. It is let have 3 MB a second.
+const FLOOD_PAUSE: Duration = Duration::from_millis(20);
+
 /// A longer line is cut here.
 const MAX_LINE_SIZE: usize = 4 * 1024;
 
@@ -23,6 +33,9 @@ const MAX_LINE_SIZE: usize = 4 * 1024;
 pub(crate) struct Errors {
     pipe: Output,
     lines: Lines,
+    /// Bytes read in vain since the last pause.
+    flood: usize,
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl Errors {
@@ -32,6 +45,8 @@ impl Errors {
         let errors = Self {
             pipe: Output::new(ours)?,
             lines: Lines::new(MAX_STDERR_SIZE),
+            flood: 0,
+            pause: None,
         };
         Ok((errors, stderr))
     }
@@ -41,8 +56,17 @@ impl Errors {
     }
 
     /// Waits until something may be read; for ever once it has ended.
-    pub(crate) async fn readable(&self) {
+    pub(crate) async fn readable(&mut self) {
+        poll_fn(|cx| self.poll_pause(cx)).await;
         self.pipe.readable().await;
+    }
+
+    fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(pause) = &mut self.pause {
+            ready!(pause.as_mut().poll(cx));
+            self.pause = None;
+        }
+        Poll::Ready(())
     }
 
     /// Hands out the lines that have come.
@@ -53,7 +77,7 @@ impl Errors {
     pub(crate) fn read(&mut self, each: &mut dyn FnMut(&str)) -> io::Result<()> {
         let mut buffer = [0; READ_SIZE];
         match self.pipe.try_read_buf(&mut buffer.as_mut_slice()) {
-            Ok(len @ 1..) => self.lines.feed(&buffer[..len], each),
+            Ok(len @ 1..) => self.take(&buffer[..len], each),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.pipe.register()?,
             _ => self.pipe = Output::Closed,
         }
@@ -70,13 +94,26 @@ impl Errors {
         if self.pipe.is_closed() {
             return Poll::Pending;
         }
+        ready!(self.poll_pause(cx));
         let mut buffer = [0; READ_SIZE];
         let mut buffer = ReadBuf::new(&mut buffer);
         match ready!(self.pipe.poll_read(cx, &mut buffer)) {
-            Ok(()) if !buffer.filled().is_empty() => self.lines.feed(buffer.filled(), each),
+            Ok(()) if !buffer.filled().is_empty() => self.take(buffer.filled(), each),
             Ok(()) | Err(_) => self.pipe = Output::Closed,
         }
         Poll::Ready(())
+    }
+
+    fn take(&mut self, chunk: &[u8], each: &mut dyn FnMut(&str)) {
+        self.lines.feed(chunk, each);
+        if self.lines.left > 0 {
+            return;
+        }
+        self.flood += chunk.len();
+        if self.flood >= FLOOD_SIZE {
+            self.flood = 0;
+            self.pause = Some(Box::pin(sleep(FLOOD_PAUSE)));
+        }
     }
 
     /// Hands out as many bytes as in the beginning, after a note of what was dropped.
@@ -153,9 +190,9 @@ impl Lines {
         if !self.partial.is_empty() {
             each(String::from_utf8_lossy(&self.partial).trim_end_matches('\r'));
             self.partial.clear();
-            // Its end counts too, so that empty or short lines are no way around the limit.
-            self.left = self.left.saturating_sub(1);
         }
+        // Its end counts too, so that empty or short lines are no way around the limit.
+        self.left = self.left.saturating_sub(1);
     }
 }
 
@@ -173,6 +210,24 @@ mod tests {
         }
         cutter.finish(&mut |line| lines.push(line.to_owned()));
         lines
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn t60_flood_is_read_no_faster_than_the_pauses_allow() {
+        const SIZE: usize = 1 << 20;
+        let (mut errors, pipe) = Errors::new().unwrap();
+        let writer = std::thread::spawn(move || {
+            let mut pipe = std::fs::File::from(pipe);
+            io::Write::write_all(&mut pipe, &vec![b'\n'; SIZE]).unwrap();
+        });
+        let begun = tokio::time::Instant::now();
+        while errors.is_open() {
+            errors.readable().await;
+            errors.read(&mut |_| {}).unwrap();
+        }
+        writer.join().unwrap();
+        let pauses = (SIZE / FLOOD_SIZE) as u32 - 1;
+        assert!(begun.elapsed() >= pauses * FLOOD_PAUSE);
     }
 
     #[test]
