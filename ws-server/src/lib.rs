@@ -44,6 +44,7 @@ mod shared;
 mod signals;
 mod sockets;
 mod status;
+mod store;
 mod visitor;
 
 pub use error::{ServeError, ServeErrorKind};
