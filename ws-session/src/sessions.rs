@@ -241,13 +241,7 @@ impl Sessions {
         let token = SessionToken::from_random(fresh);
         let network = addr.map(|addr| self.config.network(addr));
         let ends = self.config.max_age.and_then(|age| now.checked_add(age));
-        let extra = ends.is_some().then(|| {
-            Box::new(Extra {
-                ends,
-                ..Extra::default()
-            })
-        });
-        self.remember(token.id(), network, now, extra);
+        self.remember(token.id(), network, now, extra_until(ends));
         token
     }
 
@@ -304,6 +298,19 @@ impl Sessions {
         // Only being recalled is a use.
         known.used = now.checked_sub(unused_for).unwrap_or(now);
         true
+    }
+
+    /// Remembers a session that the application has a name for, and that comes from anywhere,
+    /// unless it is known. Returns whether it was not, and is now.
+    pub fn adopt(&mut self, id: SessionId, now: Instant) -> bool {
+        let now = self.forward(now);
+        if self.known.get(id).is_some() {
+            self.touch(id, now);
+            return false;
+        }
+        let ends = self.config.max_age.and_then(|age| now.checked_add(age));
+        self.remember(id, None, now, extra_until(ends));
+        self.known.get(id).is_some()
     }
 
     /// Returns the user of a session, as far as one was named.
@@ -535,6 +542,15 @@ impl Sessions {
         self.latest = Some(now);
         now
     }
+}
+
+fn extra_until(ends: Option<Instant>) -> Option<Box<Extra>> {
+    ends.is_some().then(|| {
+        Box::new(Extra {
+            ends,
+            ..Extra::default()
+        })
+    })
 }
 
 #[cfg(test)]

@@ -150,7 +150,7 @@ pub(crate) struct InvalidDatabase;
 
 /// What may be shown of an address: scheme, user, host and path. A password stands between the
 /// first `:` and the last `@`, and may be among the parameters of a query.
-pub(crate) fn without_secrets(text: &str) -> String {
+pub fn without_secrets(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else {
         return text.to_owned();
     };

@@ -2,6 +2,15 @@
 
 mod address;
 mod connect;
+mod keeper;
+mod open;
+mod outage;
+mod redis;
+mod sql;
 
-pub use address::{DatabaseKind, DatabaseUrl, StoreAddress};
+pub(crate) use address::EXPECTED;
+pub use address::{DatabaseKind, DatabaseUrl, StoreAddress, without_secrets};
 pub use connect::ConnectError;
+pub(crate) use keeper::{Keeper, NoAnswer};
+pub use open::StoreOpenError;
+pub(crate) use open::open;
