@@ -46,6 +46,8 @@ mod sockets;
 mod status;
 mod store;
 mod tending;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod visitor;
 
 pub use error::{ServeError, ServeErrorKind};

@@ -7,6 +7,8 @@ mod open;
 mod outage;
 mod redis;
 mod sql;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use address::EXPECTED;
 pub use address::{DatabaseKind, DatabaseUrl, StoreAddress, without_secrets};

@@ -31,7 +31,7 @@ pub(crate) async fn open(
     })
 }
 
-async fn open_at(
+pub(super) async fn open_at(
     address: &StoreAddress,
     ttl: Duration,
 ) -> Result<Arc<dyn SessionStore>, SchemaError> {

@@ -154,22 +154,28 @@ where
     /// [`SchemaError`] if it cannot.
     pub(crate) async fn open(pool: Pool<DB>) -> Result<Self, SchemaError> {
         let statements = || DB::CREATE.join("; ");
-        let mut connection = pool.acquire().await.map_err(of_connection)?;
-        if let Err(error) = probe(&mut connection).await {
-            of_database(error)?;
-            for statement in DB::CREATE {
-                if let Err(error) = connection.execute(*statement).await {
-                    return Err(SchemaError::Missing {
-                        reason: of_database(error)?,
-                        statements: statements(),
-                    });
-                }
-            }
-        }
         let foreign = |reason| SchemaError::Foreign {
             reason,
             statements: statements(),
         };
+        let mut connection = pool.acquire().await.map_err(of_connection)?;
+        if let Err(error) = probe(&mut connection).await {
+            of_database(error)?;
+            for (at, statement) in DB::CREATE.iter().enumerate() {
+                let Err(error) = connection.execute(*statement).await else {
+                    continue;
+                };
+                let reason = of_database(error)?;
+                return Err(match at {
+                    0 => SchemaError::Missing {
+                        reason,
+                        statements: statements(),
+                    },
+                    // There was a table, and it has not the columns for an index.
+                    _ => foreign(reason),
+                });
+            }
+        }
         let columns = match probe(&mut connection).await {
             Ok(columns) => columns,
             Err(error) => return Err(foreign(of_database(error)?)),
