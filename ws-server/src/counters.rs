@@ -99,6 +99,8 @@ reasons! {
         Descriptors = "descriptors",
         MaxConnectionsPerIp = "max_connections_per_ip",
         MaxConnectionsPerUser = "max_connections_per_user",
+        /// Its session is to be looked up, and the store does not answer.
+        Store = "store",
         Draining = "draining",
         /// The connection's FIFO could not be made, or the like.
         Internal = "internal",
@@ -126,7 +128,7 @@ reasons! {
         MessageRate = "message_rate",
         /// Its user is not known to the validation callback any more.
         Validation = "validation",
-        /// An operator asked for it.
+        /// An operator asked for it, or its session has ended.
         Revoked = "revoked",
         /// The application asked for it.
         Application = "application",
@@ -209,6 +211,18 @@ pub(crate) struct Counters {
     pub(crate) compressible_bytes: Counter,
     /// The frames that were made of them.
     pub(crate) compressed_bytes: Counter,
+
+    /// Sessions that came from another network than they were made for.
+    pub(crate) address_changed: Counter,
+    /// Sessions that were found in the store, and not found there.
+    pub(crate) sessions_found: Counter,
+    pub(crate) sessions_not_found: Counter,
+    /// Sessions that were revoked, by whomever.
+    pub(crate) sessions_revoked: Counter,
+    /// Sessions that lived as long as they may.
+    pub(crate) sessions_ended: Counter,
+    /// Times that the store did not answer any more.
+    pub(crate) store_outages: Counter,
 
     pub(crate) callbacks_accepted: Counter,
     pub(crate) callbacks_started: Counter,
@@ -301,6 +315,14 @@ impl Counters {
                 "opened": self.connections_opened.get(),
                 "closed": self.connections_closed(),
                 "closed_by": self.closes.to_json(CloseCause::NAMES),
+            },
+            "identity": {
+                "address_changed": self.address_changed.get(),
+                "found": self.sessions_found.get(),
+                "not_found": self.sessions_not_found.get(),
+                "revoked": self.sessions_revoked.get(),
+                "ended": self.sessions_ended.get(),
+                "store_outages": self.store_outages.get(),
             },
             "messages": {
                 "received": self.messages_received.get(),

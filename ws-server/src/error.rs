@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use ws_ipc::FifoError;
 use ws_transport::{BindError, InheritError, TlsError};
 
+use crate::store::{ConnectError, StoreOpenError};
+
 /// Why [`run`](crate::run) ended with an error.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -22,6 +24,9 @@ pub enum ServeError {
     /// The FIFO directory, or the global FIFO in it, cannot be used.
     #[error(transparent)]
     Fifo(#[from] FifoError),
+    /// Sessions cannot be kept where `identity.store` says.
+    #[error(transparent)]
+    Store(#[from] StoreOpenError),
     /// The directory of run-time state cannot be made.
     #[error("cannot make the state directory {}: {source}", path.display())]
     StateDir {
@@ -97,6 +102,11 @@ impl ServeError {
                     ServeErrorKind::Configuration,
                 ),
                 _ => ServeErrorKind::Failure,
+            },
+            Self::Store(error) => match error.connect_error() {
+                Some(ConnectError::Unreachable(_)) => ServeErrorKind::Failure,
+                Some(ConnectError::File(error)) => of_io(error, ServeErrorKind::Configuration),
+                _ => ServeErrorKind::Configuration,
             },
             Self::Watch { .. } => ServeErrorKind::Configuration,
             Self::Bind(_) | Self::Fifo(_) => ServeErrorKind::CannotCreate,

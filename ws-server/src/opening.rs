@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::time::timeout;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 use ws_ipc::{EnvironmentError, Fifo, FifoError, encode_name};
 use ws_proto::handshake::{HeadLimits, HeadReader, Rejection, RequestHead, Upgrade, response};
-use ws_session::{Binding, ConnectionId, SessionId, SessionToken, UserId};
+use ws_session::{Binding, ConnectionId, Recall, SessionId, SessionToken, UserId};
 use ws_transport::{Accepted, LocalAddr, OpenError, PeerAddr, Stream, TlsPeer};
 
 use crate::application::Validation;
@@ -22,13 +22,14 @@ use crate::core::answer::{Identity, Verdict};
 use crate::core::cookie;
 use crate::core::forwarded::{self, Forwarded};
 use crate::core::origin::{Provenance, is_allowed, is_loopback_host};
-use crate::counters::Refusal;
+use crate::counters::{CloseCause, Refusal};
 use crate::doors;
 use crate::gate::{Dismissal, Newcomer};
 use crate::hub::{Entry, Hub};
 use crate::places::{Full, Place, Visit};
 use crate::revalidation;
 use crate::shard::Shard;
+use crate::store::NoAnswer;
 use crate::visitor::{Arrival, Visitor};
 
 /// How long a refused peer may take to close its side, so that no reset overtakes the refusal.
@@ -36,6 +37,7 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// What a visitor who is turned away for want of room is told to wait, in seconds.
 const RETRY_AFTER: &str = "1";
 const TOO_MANY_HANDSHAKES: &str = "limits.max_handshakes is reached";
+const NO_STORE: &str = "sessions cannot be looked up now";
 const GOING_DOWN: &str = "the server is going down";
 const TOO_LATE: &str = "the request head was not complete in time";
 
@@ -60,6 +62,8 @@ struct Admitted {
     place: Place,
     /// When the validation is asked again.
     ttl: Option<Duration>,
+    /// When it was found out in which session the visitor is.
+    identified_at: Instant,
 }
 
 /// One who asks to be connected, before it is known who that is.
@@ -72,6 +76,8 @@ struct Claim<'a> {
     /// Its port, if it is known.
     port: Option<u16>,
     is_https: bool,
+    /// When it came.
+    claimed_at: Instant,
     /// `None` if the visitor came with a session.
     issued: Option<Issued<'a>>,
 }
@@ -232,6 +238,7 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted) {
         consent,
         place,
         ttl,
+        identified_at,
     } = admitted;
     let id = visitor.connection;
     debug!(parent: &visitor.span(), path = visitor.path(), "connection opened");
@@ -256,6 +263,16 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted) {
     // Whoever reads it can be found. A push to those found is written by this thread, and so
     // stands behind it.
     connection.greet(response);
+    // Whoever ended the session meanwhile did not find this connection.
+    if shard
+        .server
+        .hub
+        .sessions()
+        .is_revoked(session, identified_at)
+    {
+        let frame = shard.server.config.identity().close.clone();
+        connection.close(CloseCause::Revoked, frame);
+    }
     connection.start_program(shard);
     if shard.server.config.app().events.open {
         connection.announce(standing, &shard.server.hub.counters);
@@ -325,7 +342,13 @@ impl Opening<'_> {
         let forwarded = self.look_behind_proxies(&head);
         let visit = server.hub.places().visit(forwarded.addr)?;
         self.check_origin(&head, &forwarded)?;
-        let claim = self.claim(&head, &forwarded, visit)?;
+        let token = self.token(&head)?;
+        let unknown = token.as_ref().map(SessionToken::id);
+        if let Some(id) = unknown.filter(|id| !server.hub.sessions().contains(*id)) {
+            // Apart from the task, like the validation.
+            Box::pin(server.hub.keeper.look_up(id)).await?;
+        }
+        let claim = self.claim(&head, &forwarded, visit, token.as_ref())?;
         let admitted = match &server.validation {
             // Apart from the task, so that those who wait for their heads do not hold room for it.
             Some(validation) => Box::pin(self.ask(validation, &upgrade, claim)).await?,
@@ -401,15 +424,9 @@ impl Opening<'_> {
         Err(refused)
     }
 
-    /// Finds the session, or makes one.
-    fn claim(
-        &self,
-        head: &RequestHead,
-        forwarded: &Forwarded<'_>,
-        visit: Visit,
-    ) -> Result<Claim<'_>, Refused> {
-        let server = &self.shard.server;
-        let identity = server.config.identity();
+    /// Reads the token that the visitor brings.
+    fn token(&self, head: &RequestHead) -> Result<Option<SessionToken>, Refused> {
+        let identity = self.shard.server.config.identity();
         if identity.require_cookie && head.header("Cookie").is_none() {
             return Err(refused(Refusal::Cookie, 401, "a cookie is required"));
         }
@@ -417,8 +434,20 @@ impl Opening<'_> {
             .iter()
             .filter(|(name, _)| name.eq_ignore_ascii_case("Cookie"));
         let cookies = cookies.filter_map(|(_, value)| std::str::from_utf8(value).ok());
-        let token = cookie::session_token(cookies, &identity.cookie);
-        let (session, issued) = self.resume(token.as_ref(), forwarded.addr)?;
+        Ok(cookie::session_token(cookies, &identity.cookie))
+    }
+
+    /// Finds the session, or makes one.
+    fn claim(
+        &self,
+        head: &RequestHead,
+        forwarded: &Forwarded<'_>,
+        visit: Visit,
+        token: Option<&SessionToken>,
+    ) -> Result<Claim<'_>, Refused> {
+        let server = &self.shard.server;
+        let claimed_at = Instant::now();
+        let (session, issued) = self.resume(token, forwarded.addr, claimed_at)?;
         let issued = issued.map(|token| Issued {
             hub: &server.hub,
             session,
@@ -451,6 +480,7 @@ impl Opening<'_> {
             addr: forwarded.addr,
             port: forwarded.port,
             is_https,
+            claimed_at,
             issued,
         })
     }
@@ -459,16 +489,36 @@ impl Opening<'_> {
         &self,
         token: Option<&SessionToken>,
         addr: Option<IpAddr>,
+        now: Instant,
     ) -> Result<(SessionId, Option<SessionToken>), Refused> {
+        let hub = &self.shard.server.hub;
+        if let Some(id) = token.map(SessionToken::id) {
+            let recalled = hub.sessions().recall(id, addr, now);
+            match recalled {
+                Recall::Known => return Ok((id, None)),
+                Recall::Unknown => {}
+                Recall::Elsewhere {
+                    made_for,
+                    comes_from,
+                } => {
+                    hub.counters.address_changed.increment();
+                    info!(
+                        conn.id = %self.id, session.id = %id,
+                        made_for = made_for.map(tracing::field::display),
+                        comes_from = comes_from.map(tracing::field::display),
+                        "a session comes from another network and is not resumed"
+                    );
+                }
+            }
+        }
+        // What could not be written down would be lost with the server.
+        if hub.keeper.is_down() {
+            return Err(NoAnswer.into());
+        }
         let fresh = self.shard.randomness.borrow_mut().take();
         let fresh = fresh.map_err(|error| internal(&error))?;
-        let resumed = self
-            .shard
-            .server
-            .hub
-            .sessions()
-            .resume(token, addr, Instant::now(), fresh);
-        Ok((resumed.id, resumed.issued))
+        let token = hub.sessions().issue(addr, now, fresh);
+        Ok((token.id(), Some(token)))
     }
 
     async fn ask(
@@ -478,6 +528,11 @@ impl Opening<'_> {
         claim: Claim<'_>,
     ) -> Result<Admitted, Refused> {
         let identity = self.validate(validation, &claim.visitor).await?;
+        if let Some(named) = identity.session
+            && !self.shard.server.hub.sessions().contains(named)
+        {
+            self.shard.server.hub.keeper.look_up(named).await?;
+        }
         self.admit(upgrade, claim, identity)
     }
 
@@ -496,14 +551,21 @@ impl Opening<'_> {
             addr,
             port,
             is_https,
+            claimed_at,
             mut issued,
         } = claim;
         let Identity {
             user,
             session: named,
             ttl,
+            data,
             cookies,
         } = identity;
+        // The application may name a session again that was revoked before it was asked.
+        let identified_at = match named {
+            Some(_) => Instant::now(),
+            None => claimed_at,
+        };
         let session = named.unwrap_or(session);
         // Whoever is only being validated has no place, and may find all of them taken now.
         let place = visit.settle(&user)?;
@@ -530,8 +592,20 @@ impl Opening<'_> {
         let response = upgrade
             .accept(None, deflate.as_ref(), &set_cookies)
             .map_err(|error| internal(&error))?;
+        let keeper = &server.hub.keeper;
+        let named_user = server.validation.is_some().then_some(&user);
         if let Some(issued) = &mut issued {
             issued.is_handed_out = true;
+            keeper.keep(issued.session, named_user, addr);
+        }
+        if named.is_some() && server.hub.sessions().adopt(session, identified_at) {
+            keeper.keep(session, named_user, None);
+        }
+        if let Some(user) = named_user {
+            keeper.set_user(session, user);
+        }
+        if let Some(data) = data {
+            keeper.set_data(session, data);
         }
         Ok(Admitted {
             visitor,
@@ -543,6 +617,7 @@ impl Opening<'_> {
             consent: Consent { response, deflate },
             place,
             ttl,
+            identified_at,
         })
     }
 
@@ -555,11 +630,12 @@ impl Opening<'_> {
         let counters = &self.shard.server.hub.counters;
         counters.validations_started.increment();
         let mut draining = self.shard.server.draining.clone();
+        let data = self.shard.server.hub.keeper.data(visitor.session);
         let verdict = tokio::select! {
             // Whoever speaks too early is refused even if the answer comes at the same moment.
             biased;
             early = self.early_data() => return Err(early),
-            verdict = validation.judge(visitor) => verdict,
+            verdict = validation.judge(visitor, data) => verdict,
             _ = draining.wait_for(|draining| *draining) => {
                 return Err(self.abandon(Refusal::Draining, GOING_DOWN));
             }
@@ -706,6 +782,12 @@ fn busy(refusal: Refusal, text: &str) -> Refused {
         refusal,
         response: response(503, &[("Retry-After", RETRY_AFTER)], text),
         cause: text.to_owned(),
+    }
+}
+
+impl From<NoAnswer> for Refused {
+    fn from(_: NoAnswer) -> Self {
+        busy(Refusal::Store, NO_STORE)
     }
 }
 

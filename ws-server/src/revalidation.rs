@@ -21,10 +21,14 @@ pub(crate) async fn run(shard: Rc<Shard>, connection: Rc<Connection>, mut ttl: D
     loop {
         tokio::time::sleep(ttl).await;
         shard.server.hub.counters.validations_started.increment();
-        let verdict = validation.judge(visitor).await;
+        let data = shard.server.hub.keeper.data(visitor.session);
+        let verdict = validation.judge(visitor, data).await;
         let (code, reason, cause) = match verdict {
             Verdict::Accepted(identity) if Some(&identity.user) == visitor.user.as_ref() => {
                 shard.server.hub.counters.validations_accepted.increment();
+                if let Some(data) = identity.data {
+                    shard.server.hub.keeper.set_data(visitor.session, data);
+                }
                 match identity.ttl {
                     Some(next) => ttl = next,
                     None => return,

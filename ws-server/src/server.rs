@@ -25,6 +25,7 @@ use crate::reload::Watch;
 use crate::shard;
 use crate::shared::Shared;
 use crate::signals::{Signals, log_counters};
+use crate::{store, tending};
 
 const STATE_DIR_MODE: u32 = 0o750;
 /// How long a client may leave what was sent to it unacknowledged.
@@ -92,6 +93,7 @@ async fn serve(
     let listeners = bind(&config, tls.clone())?;
     let fifos = open_fifos(&config)?;
     let control = bind_control(&config)?;
+    let store = store::open(config.identity()).await?;
     let watch = Watch::new(&config.app().watch, &config.server().state_dir)?;
     let helpers = Helpers::start(&config, &helper).await?;
     raise_descriptor_limit();
@@ -105,6 +107,7 @@ async fn serve(
         config,
         senders.into_boxed_slice(),
         fifos,
+        store,
         &helpers,
         is_draining,
     )?);
@@ -131,6 +134,7 @@ async fn serve(
         Arc::clone(&server),
         Arc::clone(&ready),
     ));
+    let tending = tokio::spawn(tending::run(Arc::clone(&server)));
     let urls: Vec<String> = listeners.iter().map(Listener::url).collect();
     let mut acceptors = deal_out(&server, listeners);
     ready.store(true, Ordering::Relaxed);
@@ -166,13 +170,20 @@ async fn serve(
         server.hub.command_all(|| Command::Stop);
         let _ = timeout(STOP_TIMEOUT, workers.ended()).await;
     }
-    for task in [Some(control), Some(watcher), certificates, reloads]
-        .into_iter()
-        .flatten()
+    for task in [
+        Some(control),
+        Some(watcher),
+        certificates,
+        reloads,
+        Some(tending),
+    ]
+    .into_iter()
+    .flatten()
     {
         task.abort();
         let _ = task.await;
     }
+    server.hub.keeper.finish(&server.hub.counters).await;
     log_counters(&server);
     drop(server);
     helpers.shutdown().await;

@@ -42,6 +42,8 @@ pub use typed::{
 };
 pub use units::{parse_duration, parse_size};
 
+pub use crate::store::{DatabaseKind, DatabaseUrl, StoreAddress, without_secrets};
+
 use reader::Reader;
 
 /// A checked configuration of the whole server.
@@ -74,7 +76,7 @@ impl Config {
         let fifo = build::fifo(&mut reader, &server.state_dir);
         let (origin, limits) = (build::origin(&mut reader), build::limits(&mut reader));
         let compression = build::compression(&mut reader);
-        let identity = build::identity(&mut reader);
+        let identity = build::identity(&mut reader, &server.state_dir);
         let app = build::app(&mut reader);
         let config = Self {
             origin,

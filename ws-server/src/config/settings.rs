@@ -385,8 +385,19 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         path: "identity.verify_ip",
         default: DefaultValue::Flag(true),
-        doc: "A session that comes from another address than it was made for counts as unknown (IPv6: from\n\
-              another /64). Users of changing networks lose their session.",
+        doc: "A session that comes from another network than it was made for counts as unknown, and is logged\n\
+              and counted. Users of changing networks lose their session.",
+    },
+    Setting {
+        path: "identity.ip_prefix_v4",
+        default: DefaultValue::Number(32),
+        doc: "Bits of an IPv4 address that are its network for that, 1 to 32. Fewer let a session move among\n\
+              neighbours, whoever took it too.",
+    },
+    Setting {
+        path: "identity.ip_prefix_v6",
+        default: DefaultValue::Number(64),
+        doc: "The same of an IPv6 address, 1 to 128: a provider gives 64 bits or fewer to one customer.",
     },
     Setting {
         path: "identity.ttl",
@@ -394,10 +405,45 @@ pub(super) const SETTINGS: &[Setting] = &[
         doc: "Time that an unused session is known, 1s to 365d. A stolen cookie is good for as long.",
     },
     Setting {
+        path: "identity.max_age",
+        default: DefaultValue::Text("off"),
+        doc: "Time that a session lives however much it is used, 1s to 3650d, or off: as long as it is used.\n\
+              When it is over, its connections are closed within a second.",
+    },
+    Setting {
         path: "identity.max_sessions",
         default: DefaultValue::Number(100_000),
-        doc: "Known sessions, 1 to 100000000; the oldest without a connection is forgotten first. Some 200\n\
-              bytes of memory each.",
+        doc: "Sessions in memory, and in a store of \"sqlite\" or \"memory\", 1 to 100000000; the one without a\n\
+              connection that was used least recently is forgotten first. Some 200 bytes of memory each.",
+    },
+    Setting {
+        path: "identity.store",
+        default: DefaultValue::Text("sqlite"),
+        doc: "Where sessions are kept beyond the life of the server: \"sqlite\" (sessions.db in the state\n\
+              directory, or in $STATE_DIRECTORY), \"sqlite:PATH\", \"mysql://USER:PASSWORD@HOST/DATABASE\",\n\
+              \"postgres://...\", \"redis://...\", \"redis+unix:///PATH\"; \"memory\" keeps them nowhere. See\n\
+              docs/sessions.md.",
+    },
+    Setting {
+        path: "identity.store_timeout",
+        default: DefaultValue::Text("2s"),
+        doc: "Time that the store may take to find a session, 10ms to 1m; then the visitor is turned away (503).",
+    },
+    Setting {
+        path: "identity.check_interval",
+        default: DefaultValue::Text("off"),
+        doc: "How often the store is asked whether the sessions of those connected are still there, 1s to 1d, or\n\
+              off. Whose session somebody removed from it is closed then; so is everybody if it is emptied.",
+    },
+    Setting {
+        path: "identity.close_code",
+        default: DefaultValue::Number(1008),
+        doc: "Close code for the connections of a session that has ended: revoked or over.",
+    },
+    Setting {
+        path: "identity.close_reason",
+        default: DefaultValue::Text("the session has ended"),
+        doc: "The reason that goes with it, at most 123 bytes.",
     },
     Setting {
         path: "validate.backend",

@@ -9,10 +9,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ws_ipc::{Address, Recycling};
-use ws_proto::{DeflateConfig, DeflateLevel, WindowBits};
+use ws_proto::{CloseFrame, DeflateConfig, DeflateLevel, WindowBits};
 use ws_transport::{ListenAddr, TlsConfig};
 
 use crate::rates::RateLimits;
+use crate::store::StoreAddress;
 
 use super::account::Account;
 use super::origin::OriginRule;
@@ -154,7 +155,7 @@ impl CompressionConfig {
     }
 }
 
-/// `[identity]`: the session cookie.
+/// `[identity]`: the session cookie, and where sessions are kept.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct IdentityConfig {
@@ -164,10 +165,25 @@ pub struct IdentityConfig {
     pub require_cookie: bool,
     /// Whether a session is tied to the address it was made for.
     pub verify_ip: bool,
+    /// How many bits of an IPv4 address count for that.
+    pub ip_prefix_v4: u8,
+    /// How many bits of an IPv6 address count for that.
+    pub ip_prefix_v6: u8,
     /// Time that an unused session is known.
     pub ttl: Duration,
+    /// How long a session lives however much it is used; `None` as long as it is.
+    pub max_age: Option<Duration>,
     /// Known sessions.
     pub max_sessions: NonZeroUsize,
+    /// Where sessions are kept.
+    pub store: StoreAddress,
+    /// How long the store may take to find a session.
+    pub store_timeout: Duration,
+    /// How often the store is asked whether the sessions of those connected are still there; `None`
+    /// is never.
+    pub check_interval: Option<Duration>,
+    /// What the connections of a session are closed with when it ends.
+    pub close: CloseFrame,
 }
 
 /// How a callback is run.
