@@ -135,8 +135,10 @@ impl Receipt {
         self.written += other.written;
         self.queued += other.queued;
         self.dropped += other.dropped;
-        for (own, other) in self.dropped_by.0.iter_mut().zip(other.dropped_by.0) {
-            *own += other;
+        if other.dropped > 0 {
+            for (own, other) in self.dropped_by.0.iter_mut().zip(other.dropped_by.0) {
+                *own += other;
+            }
         }
     }
 

@@ -115,6 +115,77 @@ async fn a_push_reaches_several_and_all_but_one_each_once() {
 }
 
 #[tokio::test]
+async fn whatever_pushes_aim_at_all_receivers_see_them_in_one_order() {
+    let setup = Setup::new().arg("--echo").validate(USER_BY_PATH);
+    let server = setup.set("server.threads", "4").start();
+    let mut clients = Vec::new();
+    for number in 0..8 {
+        let uri = format!("/u{}/{number}", number % 2);
+        clients.push(server.connect_with(&uri, &[]).await.unwrap());
+    }
+    // Five ways to say the same.
+    let ids: Vec<Value> = server
+        .connections()
+        .iter()
+        .map(|one| one["id"].clone())
+        .collect();
+    let targets = [
+        json!({ "all": true }),
+        json!({ "users": ["u0", "u1"] }),
+        json!({ "connections": ids }),
+        json!({ "all": true, "except": { "user": "nobody" } }),
+        json!({ "users": ["u1"], "connections": ids, "except": { "user": "nobody" } }),
+    ];
+    let count = 60;
+    let publishers: Vec<_> = targets
+        .into_iter()
+        .enumerate()
+        .map(|(publisher, to)| {
+            let socket = server.state("control.sock");
+            std::thread::spawn(move || {
+                // Some in batches, some one by one.
+                let messages: Vec<Value> = (0..count)
+                    .map(|number| json!({ "to": to, "text": format!("{publisher} {number}") }))
+                    .collect();
+                for some in messages.chunks(1 + publisher * 7) {
+                    let body = json!(some).to_string();
+                    let (status, answer) = control(&socket, "POST", "/v1/send", &body).unwrap();
+                    assert_eq!(status, 200, "{answer}");
+                    let receipts: Vec<Value> = serde_json::from_str(&answer).unwrap();
+                    assert!(
+                        receipts.iter().all(|one| one["connections"] == 8),
+                        "{answer}"
+                    );
+                }
+            })
+        })
+        .collect();
+    let mut orders = Vec::new();
+    for client in &mut clients {
+        let mut order = Vec::new();
+        for _ in 0..5 * count {
+            order.push(hear(client).await);
+        }
+        orders.push(order);
+    }
+    publishers.into_iter().for_each(|one| one.join().unwrap());
+    assert!(orders.iter().all(|order| *order == orders[0]));
+    for publisher in 0..5 {
+        let own = orders[0]
+            .iter()
+            .filter_map(|text| text.strip_prefix(&format!("{publisher} ")));
+        assert!(
+            own.eq((0..count).map(|number| number.to_string())),
+            "{publisher}"
+        );
+    }
+    for client in clients {
+        bye(client).await;
+    }
+    server.finish();
+}
+
+#[tokio::test]
 async fn a_run_has_the_targets_of_a_push() {
     let setup = Setup::new().app(r#"echo "$WS_USER_ID $REQUEST_URI""#);
     let server = setup.validate(USER_BY_PATH).start();

@@ -895,7 +895,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         path: "control.max_connections",
         default: DefaultValue::Number(64),
         doc: "Connections to control.listen at once, 1 to 100000; further ones wait. Each may hold a request\n\
-              of max_body_size, and takes one of limits.reserved_descriptors.",
+              of max_body_size, and a descriptor is set aside for each.",
     },
     Setting {
         path: "control.timeout",
