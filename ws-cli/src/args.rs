@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgGroup, Parser, Subcommand};
 
@@ -107,11 +108,13 @@ pub(crate) struct ServeArgs {
 
 /// Pushes a message to connections
 ///
-/// Prints how many connections it reached. Exits with 75 if there were none.
+/// Prints how many connections it reached. Exits with 75 if there were none. With --lines it sends
+/// each line of stdin as it comes, and prints at the end how many deliveries that were.
 #[derive(Debug, clap::Args)]
 #[command(
     before_help = "Example: ws send --all 'hello, everybody'",
-    group = ArgGroup::new("to").required(true)
+    group = ArgGroup::new("to").required(true),
+    group = ArgGroup::new("except")
 )]
 pub(crate) struct SendArgs {
     /// To every connection
@@ -119,11 +122,24 @@ pub(crate) struct SendArgs {
     pub(crate) all: bool,
 
     #[command(flatten)]
-    pub(crate) to: Target,
+    pub(crate) to: Targets,
 
     /// Send the bytes as a binary message
     #[arg(long)]
     pub(crate) binary: bool,
+
+    /// Send each line of stdin as a message, as it comes
+    #[arg(long, conflicts_with_all = ["text", "key"])]
+    pub(crate) lines: bool,
+
+    /// Wait until all of it has left or is lost, at most so long
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true,
+          default_missing_value = "30s", value_parser = wait)]
+    pub(crate) wait: Option<Duration>,
+
+    /// Send it once, however often this command is run with the same key within 5 minutes
+    #[arg(long, value_name = "KEY")]
+    pub(crate) key: Option<String>,
 
     #[command(flatten)]
     pub(crate) client: Client,
@@ -139,11 +155,12 @@ pub(crate) struct SendArgs {
 #[derive(Debug, clap::Args)]
 #[command(
     before_help = "Example: ws run --user alice /time",
-    group = ArgGroup::new("to").required(true)
+    group = ArgGroup::new("to").required(true),
+    group = ArgGroup::new("except")
 )]
 pub(crate) struct RunArgs {
     #[command(flatten)]
-    pub(crate) to: Target,
+    pub(crate) to: Targets,
 
     #[command(flatten)]
     pub(crate) client: Client,
@@ -394,13 +411,63 @@ pub(crate) struct Target {
     pub(crate) connection: Option<String>,
 }
 
+/// Whom a message is for: several of one kind, or without any of them everybody.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Targets {
+    /// To the connections of this user; may be repeated
+    #[arg(long, value_name = "ID", group = "to")]
+    pub(crate) user: Vec<String>,
+
+    /// To the connections of this session; may be repeated
+    #[arg(long, value_name = "ID", group = "to")]
+    pub(crate) session: Vec<String>,
+
+    /// To this connection; may be repeated
+    #[arg(long, value_name = "ID", group = "to")]
+    pub(crate) connection: Vec<String>,
+
+    /// But not to the connections of this user
+    #[arg(long, value_name = "ID", group = "except")]
+    pub(crate) except_user: Option<String>,
+
+    /// But not to the connections of this session
+    #[arg(long, value_name = "ID", group = "except")]
+    pub(crate) except_session: Option<String>,
+
+    /// But not to this connection
+    #[arg(long, value_name = "ID", group = "except")]
+    pub(crate) except_connection: Option<String>,
+}
+
+impl Targets {
+    /// The kind of those that are named, and their ids, at least one.
+    pub(crate) fn named(&self) -> Option<(&'static str, &[String])> {
+        let kinds = [
+            ("user", &self.user[..]),
+            ("session", &self.session),
+            ("connection", &self.connection),
+        ];
+        kinds.into_iter().find(|(_, ids)| !ids.is_empty())
+    }
+}
+
+fn wait(text: &str) -> Result<Duration, String> {
+    let wait = ws_server::config::parse_duration(text);
+    let wait = wait.filter(|wait| *wait <= Duration::from_secs(600));
+    wait.ok_or_else(|| "a duration of at most 10m like 5s or 500ms".to_owned())
+}
+
 /// How the running server is found, and how its answer is printed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Client {
-    /// Control socket of the server [default: $WS_CONTROL_SOCKET, then control.sock in the
-    /// configured state directory, in ./tmp and in /run/ws]
-    #[arg(long, value_name = "PATH")]
+    /// Control socket of the server, or http://HOST:PORT [default: $WS_CONTROL_SOCKET, then
+    /// control.sock in the configured state directory, in ./tmp and in /run/ws]
+    #[arg(long, value_name = "ADDR")]
     pub(crate) control: Option<PathBuf>,
+
+    /// Show the first token in this file to a server at http:// [default: $WS_CONTROL_TOKEN]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
 
     #[command(flatten)]
     pub(crate) config: ConfigFile,
@@ -461,6 +528,24 @@ mod tests {
     }
 
     #[test]
+    fn several_of_one_kind_may_be_named_and_waited_for() {
+        let line = "ws send --user a --user b --except-connection c --wait --key k hello";
+        let Some(Verb::Send(args)) = parse(line).unwrap().verb else {
+            panic!()
+        };
+        let users = ["a".to_owned(), "b".to_owned()];
+        assert_eq!(args.to.named(), Some(("user", &users[..])));
+        assert_eq!(args.wait, Some(Duration::from_secs(30)));
+        assert_eq!(args.text.as_deref(), Some("hello".as_ref()));
+        let line = "ws send --all --wait=500ms --lines";
+        let Some(Verb::Send(args)) = parse(line).unwrap().verb else {
+            panic!()
+        };
+        assert_eq!(args.wait, Some(Duration::from_millis(500)));
+        assert!(args.lines && args.to.named().is_none());
+    }
+
+    #[test]
     fn wrong_lines_exit_with_2() {
         for line in [
             "ws serve cmd",
@@ -468,6 +553,11 @@ mod tests {
             "ws send hello",
             "ws send --all --user u hello",
             "ws send --user u --session s hello",
+            "ws send --all --except-user u --except-session s hello",
+            "ws send --except-user u hello",
+            "ws send --all --lines hello",
+            "ws send --all --lines --key k",
+            "ws send --all --wait=1d hello",
             "ws run /time",
             "ws run --all /time",
             "ws run --user u",

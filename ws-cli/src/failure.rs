@@ -48,6 +48,14 @@ impl Failure {
         }
     }
 
+    /// Says where it happened.
+    pub(crate) fn context(self, place: impl Display + Send + Sync + 'static) -> Self {
+        Self {
+            code: self.code,
+            error: self.error.context(place),
+        }
+    }
+
     #[cfg(test)]
     pub(crate) fn code(&self) -> Code {
         self.code

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tokio::sync::{mpsc, oneshot};
 use ws_proto::{CloseFrame, EncodedMessage};
-use ws_session::ConnectionId;
+use ws_session::{ConnectionId, Target};
 use ws_transport::{Accepted, DetachedListener};
 
 use crate::core::question::Source;
+use crate::counters::DropReason;
 use crate::sockets::SocketTicket;
 
 /// What a worker is told.
@@ -28,6 +29,8 @@ pub(crate) enum Command {
         recipients: Recipients,
         messages: Arc<[EncodedMessage]>,
         receipt: oneshot::Sender<Receipt>,
+        /// Who waits for what is queued, if anybody does.
+        notices: Option<Notices>,
     },
     /// Run the application for some of your connections.
     Run {
@@ -60,6 +63,8 @@ pub(crate) struct Adoption {
 #[derive(Clone, Debug)]
 pub(crate) enum Recipients {
     All,
+    /// All that this does not reach.
+    AllBut(Arc<Target>),
     Some(Vec<Recipient>),
 }
 
@@ -72,7 +77,7 @@ pub(crate) struct Recipient {
 
 /// How far a push got with the connections it was meant for; of several messages, each counts.
 ///
-/// `connections` is the sum of the others.
+/// `connections` is the sum of the others, and `dropped` that of its reasons.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Receipt {
     pub(crate) connections: u64,
@@ -80,18 +85,49 @@ pub(crate) struct Receipt {
     pub(crate) written: u64,
     /// Waits behind what the peer has not read yet.
     pub(crate) queued: u64,
-    /// Not accepted: the queue was full (that connection is closed) or the connection ended.
+    /// Not accepted; or, of a push that was waited for, lost while it waited.
     pub(crate) dropped: u64,
+    #[serde(skip_serializing_if = "DroppedBy::is_empty")]
+    pub(crate) dropped_by: DroppedBy,
+}
+
+/// How many messages were dropped for each reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DroppedBy([u64; DropReason::NAMES.len()]);
+
+impl DroppedBy {
+    fn is_empty(&self) -> bool {
+        self.0.iter().all(|count| *count == 0)
+    }
+
+    /// In the order of the reasons.
+    pub(crate) fn counts(self) -> [u64; DropReason::NAMES.len()] {
+        self.0
+    }
+}
+
+/// As an object with the reasons that there are.
+impl Serialize for DroppedBy {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let reasons = DropReason::NAMES.into_iter().zip(self.0);
+        serializer.collect_map(reasons.filter(|(_, count)| *count > 0))
+    }
 }
 
 impl Receipt {
     /// What becomes of messages for a connection that takes none.
-    pub(crate) fn all_dropped(messages: u64) -> Self {
-        Self {
+    pub(crate) fn all_dropped(messages: u64, reason: DropReason) -> Self {
+        let mut receipt = Self {
             connections: messages,
-            dropped: messages,
             ..Self::default()
-        }
+        };
+        receipt.note_dropped(messages, reason);
+        receipt
+    }
+
+    pub(crate) fn note_dropped(&mut self, count: u64, reason: DropReason) {
+        self.dropped += count;
+        self.dropped_by.0[reason as usize] += count;
     }
 
     pub(crate) fn add(&mut self, other: Self) {
@@ -99,5 +135,29 @@ impl Receipt {
         self.written += other.written;
         self.queued += other.queued;
         self.dropped += other.dropped;
+        if other.dropped > 0 {
+            for (own, other) in self.dropped_by.0.iter_mut().zip(other.dropped_by.0) {
+                *own += other;
+            }
+        }
+    }
+
+    /// Takes note of what became of one message that was queued.
+    pub(crate) fn settle(&mut self, fate: Fate) {
+        self.queued -= 1;
+        match fate {
+            Fate::Written => self.written += 1,
+            Fate::Dropped(reason) => self.note_dropped(1, reason),
+        }
     }
 }
+
+/// What became of a message that was queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Written,
+    Dropped(DropReason),
+}
+
+/// Where the fates of the queued messages of one push are told, one for each.
+pub(crate) type Notices = mpsc::UnboundedSender<Fate>;

@@ -37,7 +37,7 @@ use crate::core::failure::RunFailure;
 use crate::core::question::{Occasion, Question, Standing};
 use crate::core::trace::Trace;
 use crate::core::turns::{MessageId, TurnLimits, Turns};
-use crate::counters::{CloseCause, Counters};
+use crate::counters::{CloseCause, Counters, DropReason};
 use crate::places::Place;
 use crate::rota::Seat;
 use crate::shard::Shard;
@@ -350,7 +350,7 @@ impl Connection {
         let mut state = self.state.borrow_mut();
         let count = publication.messages.len() as u64;
         if !state.is_open() {
-            return Receipt::all_dropped(count);
+            return Receipt::all_dropped(count, DropReason::Closing);
         }
         counters.messages_queued.add(count);
         let own = state.is_compressed.then(|| {
@@ -374,12 +374,18 @@ impl Connection {
         if !state.output.is_flushed() {
             self.seat.ask();
         }
-        Receipt {
+        let queued = count - pushed.sent - dropped;
+        if let Some(notices) = publication.notices {
+            state.output.wait_for_last(queued, notices);
+        }
+        let mut receipt = Receipt {
             connections: count,
             written: pushed.sent,
-            queued: count - pushed.sent - dropped,
-            dropped,
-        }
+            queued,
+            ..Receipt::default()
+        };
+        receipt.note_dropped(dropped, DropReason::Overflow);
+        receipt
     }
 
     /// How many bytes wait, if the connection can be closed for them.
@@ -738,7 +744,7 @@ impl Connection {
         state.output.stream = None;
         state.unread = Vec::new();
         state.dismiss_attendant();
-        let unsent = state.output.queue.clear() as u64;
+        let unsent = state.output.clear();
         counters.messages_dropped.add(unsent);
         let cause = state.cause.unwrap_or(CloseCause::Vanished);
         // RFC 6455 §7.4.1: 1005 is a close frame without a code, 1006 no close frame at all.

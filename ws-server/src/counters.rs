@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Map, Value, json};
 
+use crate::command::Receipt;
 use crate::core::ledger::Ledger;
 
 /// A figure that only grows.
@@ -61,9 +62,10 @@ macro_rules! reasons {
         }
 
         impl $name {
-            const NAMES: [&'static str; [$($text),+].len()] = [$($text),+];
+            pub(crate) const NAMES: [&'static str; [$($text),+].len()] = [$($text),+];
 
             /// The name in logs and figures.
+            #[allow(dead_code, reason = "some reasons are counted, and not logged")]
             pub(crate) fn as_str(self) -> &'static str {
                 Self::NAMES[self as usize]
             }
@@ -140,6 +142,36 @@ reasons! {
         Drain = "drain",
         /// The server went down before the closing handshake was complete.
         Stopped = "stopped",
+    }
+}
+
+reasons! {
+    /// Why a pushed message did not leave.
+    DropReason {
+        /// There was no room behind what the peer had not read. The connection is closed.
+        Overflow = "overflow",
+        /// Given up while it waited, because too much did in the whole server.
+        OverflowTotal = "overflow_total",
+        /// Given up while it waited, because the peer took nothing for too long.
+        Slow = "slow",
+        /// The connection was closing.
+        Closing = "closing",
+        /// The connection had ended, or ended while it waited.
+        Ended = "ended",
+    }
+}
+
+reasons! {
+    /// Why a request to the control API was turned away before it was looked at.
+    ControlRefusal {
+        /// The `Host` header names none of `control.allowed_hosts`.
+        Host = "host",
+        /// It comes from a page in a browser.
+        Browser = "browser",
+        /// There is no token, or a wrong one.
+        Token = "token",
+        /// There are more than `control.rate` a second.
+        Rate = "rate",
     }
 }
 
@@ -243,7 +275,11 @@ pub(crate) struct Counters {
     pub(crate) push_targets: Counter,
     pub(crate) push_written: Counter,
     pub(crate) push_queued: Counter,
-    pub(crate) push_dropped: Counter,
+    push_drops: Tally<{ DropReason::NAMES.len() }>,
+
+    /// Of the control API, on both of its doors.
+    pub(crate) control_requests: Counter,
+    control_refusals: Tally<{ ControlRefusal::NAMES.len() }>,
 
     /// Times that the files of certificates were read again.
     pub(crate) certificate_reloads: Counter,
@@ -274,6 +310,10 @@ impl Counters {
         self.closes.0[cause as usize].increment();
     }
 
+    pub(crate) fn control_refused(&self, refusal: ControlRefusal) {
+        self.control_refusals.0[refusal as usize].increment();
+    }
+
     pub(crate) fn callback_failed(&self, failure: CallbackFailure) {
         self.failures.0[failure as usize].increment();
     }
@@ -284,6 +324,16 @@ impl Counters {
 
     pub(crate) fn record_refused(&self, refusal: RecordRefusal) {
         self.record_refusals.0[refusal as usize].increment();
+    }
+
+    /// Counts what became of a push when it was handed to its connections.
+    pub(crate) fn pushed(&self, receipt: &Receipt) {
+        self.push_targets.add(receipt.connections);
+        self.push_written.add(receipt.written);
+        self.push_queued.add(receipt.queued);
+        for (counter, count) in self.push_drops.0.iter().zip(receipt.dropped_by.counts()) {
+            counter.add(count);
+        }
     }
 
     /// Connections that ended.
@@ -360,7 +410,13 @@ impl Counters {
                 "targets": self.push_targets.get(),
                 "written": self.push_written.get(),
                 "queued": self.push_queued.get(),
-                "dropped": self.push_dropped.get(),
+                "dropped": self.push_drops.total(),
+                "dropped_by": self.push_drops.to_json(DropReason::NAMES),
+            },
+            "control": {
+                "requests": self.control_requests.get(),
+                "refused": self.control_refusals.total(),
+                "refused_by": self.control_refusals.to_json(ControlRefusal::NAMES),
             },
             "certificates": {
                 "reloads": self.certificate_reloads.get(),

@@ -66,6 +66,14 @@ pub enum ServeError {
         /// What the system said.
         reason: String,
     },
+    /// What `control.token_file` names cannot be used.
+    #[error("control.token_file: cannot use {}: {reason}", path.display())]
+    ControlTokens {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// Threads, event queues or signal handlers are not to be had.
     #[error("cannot set up the server: {0}")]
     System(#[source] io::Error),
@@ -108,7 +116,7 @@ impl ServeError {
                 Some(ConnectError::File(error)) => of_io(error, ServeErrorKind::Configuration),
                 _ => ServeErrorKind::Configuration,
             },
-            Self::Watch { .. } => ServeErrorKind::Configuration,
+            Self::Watch { .. } | Self::ControlTokens { .. } => ServeErrorKind::Configuration,
             Self::Bind(_) | Self::Fifo(_) => ServeErrorKind::CannotCreate,
             Self::StateDir { source, .. } => of_io(source, ServeErrorKind::CannotCreate),
             Self::Cgroup { source, .. } => of_io(source, ServeErrorKind::Configuration),

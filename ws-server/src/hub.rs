@@ -9,13 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 use ws_proto::{CloseFrame, EncodedMessage};
 use ws_session::{
     Binding, ConnectionId, ConnectionIds, Registry, SessionId, Sessions, Target, UserId,
 };
 
-use crate::command::{Command, Receipt, Recipient, Recipients};
+use crate::command::{Command, Fate, Notices, Receipt, Recipient, Recipients};
+use crate::core::ledger::Passing;
 use crate::core::pace::Pace;
 use crate::core::question::{Source, Standing};
 use crate::counters::Counters;
@@ -168,26 +169,67 @@ impl Hub {
         target: &Target,
         messages: impl Into<Arc<[EncodedMessage]>>,
     ) -> Result<Receipt, Stopped> {
-        let messages = messages.into();
+        let permit = self.pushes.acquire().await.map_err(|_| Stopped)?;
+        self.begin_push(permit, target, messages.into(), None)?
+            .receipt()
+            .await
+    }
+
+    /// Sends a message as [`push`](Self::push) does, as one of several that are under way at once:
+    /// they are received in the order of these calls. `None` if others have to end before it.
+    ///
+    /// With `wait`, it is told later what becomes of what is queued.
+    pub(crate) fn try_begin_push(
+        &self,
+        target: &Target,
+        message: &EncodedMessage,
+        wait: bool,
+    ) -> Result<Option<Pushing<'_>>, Stopped> {
+        let Ok(permit) = self.pushes.try_acquire() else {
+            return Ok(None);
+        };
+        let (notices, fates) = match wait {
+            true => Some(mpsc::unbounded_channel()).unzip(),
+            false => (None, None),
+        };
+        let messages = Arc::new([message.clone()]);
+        let mut pushing = self.begin_push(permit, target, messages, notices)?;
+        pushing.fates = fates;
+        Ok(Some(pushing))
+    }
+
+    /// Resolves when a push may be begun, most likely.
+    pub(crate) async fn may_push(&self) -> Result<(), Stopped> {
+        let permit = self.pushes.acquire().await;
+        permit.map(drop).map_err(|_| Stopped)
+    }
+
+    fn begin_push<'a>(
+        &'a self,
+        permit: SemaphorePermit<'a>,
+        target: &Target,
+        messages: Arc<[EncodedMessage]>,
+        notices: Option<Notices>,
+    ) -> Result<Pushing<'a>, Stopped> {
         self.counters.pushes.add(messages.len() as u64);
         let len = messages
             .iter()
             .map(|message| message.as_bytes().len())
             .sum();
-        let _passing = self.counters.ledger.pass(len);
-        let receipt = self
-            .dispatch(&self.pushes, target, |recipients, receipt| Command::Push {
-                recipients,
-                messages: Arc::clone(&messages),
-                receipt,
-            })
-            .await?;
-        let counters = &self.counters;
-        counters.push_targets.add(receipt.connections);
-        counters.push_written.add(receipt.written);
-        counters.push_queued.add(receipt.queued);
-        counters.push_dropped.add(receipt.dropped);
-        Ok(receipt)
+        let passing = self.counters.ledger.pass(len);
+        let answers = self.hand_out(target, |recipients, receipt| Command::Push {
+            recipients,
+            messages: Arc::clone(&messages),
+            receipt,
+            notices: notices.clone(),
+        })?;
+        Ok(Pushing {
+            counters: &self.counters,
+            answers,
+            fates: None,
+            _permit: permit,
+            _passing: passing,
+        })
     }
 
     /// Runs the application once for every connection of a target.
@@ -242,23 +284,70 @@ impl Hub {
         command: impl Fn(Recipients, oneshot::Sender<Receipt>) -> Command,
     ) -> Result<Receipt, Stopped> {
         let _permit = under_way.acquire().await.map_err(|_| Stopped)?;
+        let answers = self.hand_out(target, command)?;
+        sum(answers).await
+    }
+
+    /// Tells the workers of a target's connections.
+    fn hand_out(
+        &self,
+        target: &Target,
+        command: impl Fn(Recipients, oneshot::Sender<Receipt>) -> Command,
+    ) -> Result<Vec<oneshot::Receiver<Receipt>>, Stopped> {
         let mut answers = Vec::with_capacity(self.shards.len());
-        {
-            // Held over the sends: two pushes take the same order in every worker's queue.
-            let registry = self.registry();
-            for (shard, recipients) in recipients_by_shard(&registry, target, self.shards.len()) {
-                let (sender, answer) = oneshot::channel();
-                self.command(shard, command(recipients, sender))?;
-                answers.push(answer);
-            }
+        // Held over the sends: two pushes take the same order in every worker's queue.
+        let registry = self.registry();
+        for (shard, recipients) in recipients_by_shard(&registry, target, self.shards.len()) {
+            let (sender, answer) = oneshot::channel();
+            self.command(shard, command(recipients, sender))?;
+            answers.push(answer);
         }
-        let mut receipt = Receipt::default();
-        for answer in answers {
-            receipt.add(answer.await.map_err(|_| Stopped)?);
-        }
-        Ok(receipt)
+        Ok(answers)
     }
 }
+
+async fn sum(answers: Vec<oneshot::Receiver<Receipt>>) -> Result<Receipt, Stopped> {
+    let mut receipt = Receipt::default();
+    for answer in answers {
+        receipt.add(answer.await.map_err(|_| Stopped)?);
+    }
+    Ok(receipt)
+}
+
+/// A push that has its place in every worker's queue.
+#[derive(Debug)]
+pub(crate) struct Pushing<'a> {
+    counters: &'a Counters,
+    answers: Vec<oneshot::Receiver<Receipt>>,
+    fates: Option<Fates>,
+    _permit: SemaphorePermit<'a>,
+    _passing: Passing,
+}
+
+impl Pushing<'_> {
+    /// How far it got when every worker has written it.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`].
+    pub(crate) async fn receipt(self) -> Result<Receipt, Stopped> {
+        Ok(self.handed_over().await?.0)
+    }
+
+    /// The same, and where it is told what becomes of what is queued.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`].
+    pub(crate) async fn handed_over(self) -> Result<(Receipt, Option<Fates>), Stopped> {
+        let receipt = sum(self.answers).await?;
+        self.counters.pushed(&receipt);
+        Ok((receipt, self.fates))
+    }
+}
+
+/// Tells what becomes of the messages of a push that were queued.
+pub(crate) type Fates = mpsc::UnboundedReceiver<Fate>;
 
 /// Above every generation of a server that ended before: there is less than one change in a
 /// microsecond.
@@ -275,6 +364,15 @@ fn recipients_by_shard(
     if matches!(target, Target::All) {
         return (0..shard_count)
             .map(|shard| (shard, Recipients::All))
+            .collect();
+    }
+    // Each worker looks at its own, so that there is no list of everybody.
+    if let Target::Except(whom, spared) = target
+        && matches!(**whom, Target::All)
+    {
+        let spared = Arc::new(Target::clone(spared));
+        return (0..shard_count)
+            .map(|shard| (shard, Recipients::AllBut(Arc::clone(&spared))))
             .collect();
     }
     let mut by_shard = vec![Vec::new(); shard_count];

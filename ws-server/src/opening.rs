@@ -17,6 +17,7 @@ use ws_transport::{Accepted, LocalAddr, OpenError, PeerAddr, Stream, TlsPeer};
 
 use crate::application::Validation;
 use crate::command::Adoption;
+use crate::config::HostRule;
 use crate::connection::{Connection, Consent};
 use crate::core::answer::{Identity, Verdict};
 use crate::core::cookie;
@@ -329,6 +330,10 @@ impl Opening<'_> {
             }
         };
         newcomer.leave();
+        if !is_served_host(&server.config.server().allowed_hosts, &head) {
+            let text = "this host is not served here (server.allowed_hosts)";
+            return Err(refused(Refusal::Host, 421, text));
+        }
         if server.config.is_local_only() && !asks_for_this_host(&head) {
             return Err(refused(Refusal::Host, 421, "only localhost is served here"));
         }
@@ -735,6 +740,13 @@ fn fifo_ip(ip: IpAddr) -> String {
 fn asks_for_this_host(head: &RequestHead) -> bool {
     let host = head.header("Host").unwrap_or_default();
     is_loopback_host(host) && head.header("X-Forwarded-Host").is_none_or(is_loopback_host)
+}
+
+/// Of several `Host` headers the first could be meant for another reader than the last.
+fn is_served_host(rules: &[HostRule], head: &RequestHead) -> bool {
+    let is_allowed = |host: &str| rules.iter().any(|rule| rule.allows(host));
+    rules.is_empty()
+        || (head.header_count("Host") == 1 && head.header("Host").is_some_and(is_allowed))
 }
 
 /// Writes a whole response, shuts our side down and waits for the peer's.

@@ -18,7 +18,7 @@ use crate::assembly::share;
 use crate::certificates;
 use crate::command::Command;
 use crate::config::{AppBackend, Config};
-use crate::doors::{self, GLOBAL_FIFO};
+use crate::doors::{self, ControlDoors, GLOBAL_FIFO};
 use crate::error::ServeError;
 use crate::helpers::{HelperProgram, Helpers};
 use crate::reload::Watch;
@@ -92,7 +92,7 @@ async fn serve(
     let tls = certificates::load(&config)?;
     let listeners = bind(&config, tls.clone())?;
     let fifos = open_fifos(&config)?;
-    let control = bind_control(&config)?;
+    let control = ControlDoors::bind(&config)?;
     let store = store::open(config.identity()).await?;
     let watch = Watch::new(&config.app().watch, &config.server().state_dir)?;
     let helpers = Helpers::start(&config, &helper).await?;
@@ -243,19 +243,6 @@ fn open_fifos(config: &Config) -> Result<Option<FifoDirectory>, ServeError> {
         ..FifoOptions::default()
     };
     Ok(Some(FifoDirectory::open(&fifo.dir, options)?))
-}
-
-fn bind_control(config: &Config) -> Result<Listener, ServeError> {
-    let control = config.control();
-    let options = BindOptions {
-        unix_mode: Some(control.mode),
-        unix_group: control.group,
-        ..BindOptions::default()
-    };
-    Ok(Listener::bind(
-        &ListenAddr::unix(config.control_socket()),
-        &options,
-    )?)
 }
 
 /// One thread for each core, unless the configuration says otherwise.

@@ -25,14 +25,15 @@ use tokio::task::{JoinSet, yield_now};
 use tokio::time::{sleep_until, timeout};
 use tracing::error;
 use ws_proto::{CloseFrame, EncodedMessage};
+use ws_session::Target;
 
 use crate::accept::accept;
 use crate::bell::Bell;
-use crate::command::{Adoption, Command, Receipt, Recipient, Recipients};
+use crate::command::{Adoption, Command, Notices, Receipt, Recipient, Recipients};
 use crate::connection::{Connection, Frames, Publication, Turn};
 use crate::core::alarms::Alarms;
 use crate::core::question::{Occasion, Question, Source};
-use crate::counters::CloseCause;
+use crate::counters::{CloseCause, DropReason};
 use crate::gate::Gate;
 use crate::opening;
 use crate::randomness::Randomness;
@@ -277,9 +278,10 @@ impl Shard {
                     recipients,
                     messages,
                     receipt,
+                    notices,
                 }) => {
                     // The publisher may have given up; the message is delivered all the same.
-                    let _ = receipt.send(self.push(&recipients, &messages));
+                    let _ = receipt.send(self.push(&recipients, &messages, notices.as_ref()));
                 }
                 Some(Command::Run {
                     recipients,
@@ -324,8 +326,13 @@ impl Shard {
         let _ = timeout(STOP_TIMEOUT, all_ended).await;
     }
 
-    fn push(&self, recipients: &Recipients, messages: &[EncodedMessage]) -> Receipt {
-        let publication = Publication::new(messages);
+    fn push(
+        &self,
+        recipients: &Recipients,
+        messages: &[EncodedMessage],
+        notices: Option<&Notices>,
+    ) -> Receipt {
+        let publication = Publication::new(messages, notices);
         let counters = &self.server.hub.counters;
         let connections = self.connections.borrow();
         let mut receipt = Receipt::default();
@@ -335,12 +342,17 @@ impl Shard {
                     receipt.add(connection.push(counters, &publication));
                 }
             }
+            Recipients::AllBut(spared) => {
+                for connection in all_but(&connections, spared) {
+                    receipt.add(connection.push(counters, &publication));
+                }
+            }
             Recipients::Some(some) => {
                 for recipient in some {
                     receipt.add(match find(&connections, recipient) {
                         Some(connection) => connection.push(counters, &publication),
                         // It was live when the push was accepted, and has ended since.
-                        None => Receipt::all_dropped(messages.len() as u64),
+                        None => Receipt::all_dropped(messages.len() as u64, DropReason::Ended),
                     });
                 }
             }
@@ -377,7 +389,7 @@ impl Shard {
         mut answer: oneshot::Sender<Receipt>,
     ) {
         let mut receipt = match recipients {
-            Recipients::All => Receipt::default(),
+            Recipients::All | Recipients::AllBut(_) => Receipt::default(),
             Recipients::Some(some) => self.missing(some),
         };
         let question = Question {
@@ -409,11 +421,13 @@ impl Shard {
                     // that stays full, and is withdrawn.
                     () = answer.closed() => return,
                 };
-                receipt.add(Receipt {
-                    connections: 1,
-                    queued: admitted.into(),
-                    dropped: (!admitted).into(),
-                    written: 0,
+                receipt.add(match admitted {
+                    true => Receipt {
+                        connections: 1,
+                        queued: 1,
+                        ..Receipt::default()
+                    },
+                    false => Receipt::all_dropped(1, DropReason::Ended),
                 });
             }
             // The caller may have given up this very moment.
@@ -436,6 +450,7 @@ impl Shard {
         let connections = self.connections.borrow();
         match recipients {
             Recipients::All => present(&connections).cloned().collect(),
+            Recipients::AllBut(spared) => all_but(&connections, spared).cloned().collect(),
             Recipients::Some(some) => some
                 .iter()
                 .filter_map(|recipient| find(&connections, recipient).cloned())
@@ -450,11 +465,7 @@ impl Shard {
             .iter()
             .filter(|recipient| find(&connections, recipient).is_none())
             .count() as u64;
-        Receipt {
-            connections: missing,
-            dropped: missing,
-            ..Receipt::default()
-        }
+        Receipt::all_dropped(missing, DropReason::Ended)
     }
 
     fn end_task(&self) {
@@ -469,6 +480,17 @@ impl Shard {
 fn present(connections: &Slab<Rc<Connection>>) -> impl Iterator<Item = &Rc<Connection>> {
     let connections = connections.iter().map(|(_, connection)| connection);
     connections.filter(|connection| !connection.has_left())
+}
+
+/// Those that have not left and that `spared` does not reach.
+fn all_but<'a>(
+    connections: &'a Slab<Rc<Connection>>,
+    spared: &Target,
+) -> impl Iterator<Item = &'a Rc<Connection>> {
+    present(connections).filter(move |connection| {
+        let visitor = connection.visitor();
+        !spared.contains(visitor.connection, visitor.user.as_ref(), visitor.session)
+    })
 }
 
 /// `None` if it has left; its place may be another's by now.

@@ -36,10 +36,12 @@ pub(crate) fn shares(config: &Config, workers: usize) -> DescriptorShares {
             config.validate().concurrency.get()
         }
     };
+    let control = config.control().tcp.as_ref();
+    let control = control.map_or(0, |tcp| tcp.max_connections.get());
     let fifo = config.fifo();
     let shares = DescriptorShares::of(DescriptorDemand {
         allowed: usize::try_from(allowed).unwrap_or(usize::MAX),
-        open: open + workers * PER_WORKER,
+        open: open + workers * PER_WORKER + control,
         reserved: limits.reserved_descriptors,
         callbacks: (application + validations) * PER_CALLBACK,
         per_connection: 1 + usize::from(fifo.enabled && fifo.user_fifos) + program,

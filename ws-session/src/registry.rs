@@ -1,6 +1,8 @@
 //! The open connections, found by connection, user or session.
 
 use std::hash::{BuildHasher as _, Hash, RandomState};
+use std::iter::Peekable;
+use std::vec;
 
 use hashbrown::HashTable;
 
@@ -17,6 +19,9 @@ pub struct Binding {
 }
 
 /// To whom a message goes.
+///
+/// A target may be made of others: [`AnyOf`](Self::AnyOf) and [`Except`](Self::Except) nest as deep
+/// as whoever makes them lets them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
     /// Every connection.
@@ -27,6 +32,51 @@ pub enum Target {
     Session(SessionId),
     /// One connection.
     Connection(ConnectionId),
+    /// Every connection that any of these reaches, each once.
+    AnyOf(Vec<Self>),
+    /// Every connection that the first reaches and the second does not.
+    Except(Box<Self>, Box<Self>),
+}
+
+impl Target {
+    /// Leaves out what `spared` reaches.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ws_session::{Target, UserId};
+    ///
+    /// let alice = UserId::new("alice")?;
+    /// let all_but_alice = Target::All.except(Target::User(alice));
+    /// # Ok::<(), ws_session::InvalidUserId>(())
+    /// ```
+    #[must_use]
+    pub fn except(self, spared: Self) -> Self {
+        Self::Except(Box::new(self), Box::new(spared))
+    }
+
+    /// Tells whether it reaches a connection that acts for this user in this session. Without a
+    /// user, it is reached by its session and its id only.
+    pub fn contains(
+        &self,
+        connection: ConnectionId,
+        user: Option<&UserId>,
+        session: SessionId,
+    ) -> bool {
+        match self {
+            Self::All => true,
+            Self::User(own) => user == Some(own),
+            Self::Session(own) => *own == session,
+            Self::Connection(own) => *own == connection,
+            Self::AnyOf(targets) => targets
+                .iter()
+                .any(|target| target.contains(connection, user, session)),
+            Self::Except(whom, spared) => {
+                whom.contains(connection, user, session)
+                    && !spared.contains(connection, user, session)
+            }
+        }
+    }
 }
 
 /// The connection id is taken.
@@ -165,12 +215,57 @@ impl<T> Registry<T> {
     }
 
     /// Returns the connections that a message to `target` reaches, each once, in no given order.
+    ///
+    /// It takes as long as there are connections that are reached, or spared by
+    /// [`Target::Except`], however many others there are.
     pub fn select(&self, target: &Target) -> Connections<'_, T> {
         match target {
             Target::All => self.iter(),
             Target::User(user) => self.user(user),
             Target::Session(session) => self.session(*session),
             Target::Connection(id) => Connections(Inner::One(self.entries.get(*id))),
+            Target::Except(whom, spared) if **whom == Target::All => {
+                let spared = self.places(spared);
+                Connections(Inner::AllBut {
+                    left: self.count() - spared.len(),
+                    iter: self.entries.iter(),
+                    spared: spared.into_iter().peekable(),
+                })
+            }
+            Target::AnyOf(_) | Target::Except(..) => Connections(Inner::Places {
+                entries: &self.entries,
+                places: self.places(target).into_iter(),
+            }),
+        }
+    }
+
+    /// The places of what a target reaches, in ascending order, each once.
+    fn places(&self, target: &Target) -> Vec<u32> {
+        match target {
+            Target::AnyOf(targets) => {
+                let mut places: Vec<u32> = targets
+                    .iter()
+                    .flat_map(|target| self.places(target))
+                    .collect();
+                places.sort_unstable();
+                places.dedup();
+                places
+            }
+            Target::Except(whom, spared) => {
+                let mut places = self.places(whom);
+                places.retain(|place| {
+                    let Entry { id, binding, .. } = self.entries.at(*place);
+                    !spared.contains(*id, Some(&binding.user), binding.session)
+                });
+                places
+            }
+            Target::All | Target::User(_) | Target::Session(_) | Target::Connection(_) => {
+                let ids = self.select(target).map(|(id, _)| *id);
+                let place = |id| self.entries.place(id).expect("what is selected is there");
+                let mut places: Vec<u32> = ids.map(place).collect();
+                places.sort_unstable();
+                places
+            }
         }
     }
 
@@ -323,6 +418,16 @@ enum Inner<'a, T> {
         ring: fn(&Entry<T>) -> Neighbours,
     },
     One(Option<&'a Entry<T>>),
+    /// Both in the order of the places.
+    AllBut {
+        iter: slab::Iter<'a, Box<Entry<T>>>,
+        spared: Peekable<vec::IntoIter<u32>>,
+        left: usize,
+    },
+    Places {
+        entries: &'a Packed<Entry<T>>,
+        places: vec::IntoIter<u32>,
+    },
 }
 
 // By hand: the derive would ask for `T: Clone`, though only references are copied.
@@ -342,6 +447,15 @@ impl<T> Clone for Connections<'_, T> {
                 ring: *ring,
             },
             Inner::One(one) => Inner::One(*one),
+            Inner::AllBut { iter, spared, left } => Inner::AllBut {
+                iter: iter.clone(),
+                spared: spared.clone(),
+                left: *left,
+            },
+            Inner::Places { entries, places } => Inner::Places {
+                entries,
+                places: places.clone(),
+            },
         })
     }
 }
@@ -364,6 +478,16 @@ impl<'a, T> Iterator for Connections<'a, T> {
                 entry
             }
             Inner::One(one) => one.take()?,
+            Inner::AllBut { iter, spared, left } => {
+                let mut is_spared = |at: usize| {
+                    let spared = spared.next_if(|spared| *spared as usize == at);
+                    spared.is_some()
+                };
+                let (_, entry) = iter.find(|(at, _)| !is_spared(*at))?;
+                *left -= 1;
+                entry
+            }
+            Inner::Places { entries, places } => entries.at(places.next()?),
         };
         Some((&entry.id, &entry.value))
     }
@@ -373,6 +497,8 @@ impl<'a, T> Iterator for Connections<'a, T> {
             Inner::All(iter) => iter.len(),
             Inner::Ring { left, .. } => *left,
             Inner::One(one) => usize::from(one.is_some()),
+            Inner::AllBut { left, .. } => *left,
+            Inner::Places { places, .. } => places.len(),
         };
         (len, Some(len))
     }
@@ -403,12 +529,7 @@ mod tests {
             4 => (id(), binding(), any::<u32>()).prop_map(|(id, b, v)| Op::Insert(id, b, v)),
             3 => id().prop_map(Op::Remove),
             1 => (id(), any::<u32>()).prop_map(|(id, value)| Op::Change(id, value)),
-            2 => prop_oneof![
-                Just(Target::All),
-                binding().prop_map(|binding| Target::User(binding.user)),
-                binding().prop_map(|binding| Target::Session(binding.session)),
-                id().prop_map(Target::Connection),
-            ].prop_map(Op::Select),
+            3 => testing::few_targets(4, 4, 12).prop_map(Op::Select),
         ]
     }
 
@@ -460,10 +581,17 @@ mod tests {
                         registry.get_mut(id).map(|old| std::mem::replace(old, value)),
                         naive.change(id, value)
                     ),
-                    Op::Select(target) => prop_assert_eq!(
-                        selected(&registry, &target),
-                        naive.select(&target)
-                    ),
+                    Op::Select(target) => {
+                        let expected = naive.select(&target);
+                        prop_assert_eq!(selected(&registry, &target), expected.clone());
+                        for (id, value) in &registry {
+                            let binding = registry.binding(*id).unwrap();
+                            prop_assert_eq!(
+                                target.contains(*id, Some(&binding.user), binding.session),
+                                expected.contains(&(*id, *value))
+                            );
+                        }
+                    }
                 }
                 validate(&registry);
                 prop_assert_eq!(registry.count(), naive.count());

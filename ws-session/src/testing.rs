@@ -223,6 +223,29 @@ pub fn few_bindings(users: u8, sessions: u8) -> impl Strategy<Value = Binding> {
     })
 }
 
+/// Generates targets among few users, sessions and connections, some of them made of others.
+///
+/// # Panics
+///
+/// If there is to be no user, no session or no connection.
+pub fn few_targets(users: u8, sessions: u8, connections: u64) -> impl Strategy<Value = Target> {
+    let binding = move || few_bindings(users, sessions);
+    let one = prop_oneof![
+        Just(Target::All),
+        binding().prop_map(|binding| Target::User(binding.user)),
+        binding().prop_map(|binding| Target::Session(binding.session)),
+        (0..connections).prop_map(|id| Target::Connection(id.into())),
+    ];
+    one.prop_recursive(3, 12, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Target::AnyOf),
+            (inner.clone(), inner.clone()).prop_map(|(whom, spared)| whom.except(spared)),
+            // What is asked for most: everybody but one.
+            inner.prop_map(|spared| Target::All.except(spared)),
+        ]
+    })
+}
+
 /// A [`Registry`](crate::Registry) that is obviously right: a list that is searched.
 #[derive(Clone, Debug)]
 pub struct NaiveRegistry<T> {
@@ -275,16 +298,25 @@ impl<T: Clone + Ord> NaiveRegistry<T> {
 
     /// Returns the connections that a message to `target` reaches, in order.
     pub fn select(&self, target: &Target) -> Vec<(ConnectionId, T)> {
-        let is_target = |(id, binding, _): &&(ConnectionId, Binding, T)| match target {
-            Target::All => true,
-            Target::User(user) => binding.user == *user,
-            Target::Session(session) => binding.session == *session,
-            Target::Connection(connection) => id == connection,
-        };
+        fn reaches(target: &Target, id: ConnectionId, binding: &Binding) -> bool {
+            match target {
+                Target::All => true,
+                Target::User(user) => binding.user == *user,
+                Target::Session(session) => binding.session == *session,
+                Target::Connection(connection) => id == *connection,
+                Target::AnyOf(targets) => {
+                    let mut reached = targets.iter().map(|one| reaches(one, id, binding));
+                    reached.any(|is_reached| is_reached)
+                }
+                Target::Except(whom, spared) => {
+                    reaches(whom, id, binding) && !reaches(spared, id, binding)
+                }
+            }
+        }
         let mut selected: Vec<_> = self
             .entries
             .iter()
-            .filter(is_target)
+            .filter(|(id, binding, _)| reaches(target, *id, binding))
             .map(|(id, _, value)| (*id, value.clone()))
             .collect();
         selected.sort_unstable();

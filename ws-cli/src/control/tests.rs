@@ -9,6 +9,7 @@ use crate::args::ConfigFile;
 fn client(control: Option<&str>) -> Client {
     Client {
         control: control.map(Into::into),
+        token_file: None,
         config: ConfigFile::default(),
         json: false,
     }
@@ -43,15 +44,29 @@ fn response(status: &str, body: &str) -> String {
     )
 }
 
+fn caller(address: Address) -> Caller {
+    Caller {
+        candidates: vec![address],
+        token: Some("a-token".to_owned()),
+        wire: None,
+        address: None,
+    }
+}
+
 async fn ask(path: &Path, answer: String) -> (String, Result<Value, Failure>) {
     let listener = UnixListener::bind(path).unwrap();
     let body = json!({ "to": { "all": true }, "text": "x" });
-    let request = request(Method::POST, "/v1/send", Some(&body)).unwrap();
+    let mut caller = caller(Address::Socket(path.to_owned()));
+    let ask = Ask {
+        method: Method::POST,
+        path: "/v1/send",
+        body: Some(&body),
+        key: Some("a \"key\""),
+        patience: TIMEOUT,
+    };
     tokio::join!(serve_once(listener, answer), async {
-        let (stream, socket) = connect(&[path.to_owned()]).await?;
-        exchange(stream, request)
-            .await
-            .map_err(|failure| failure.at(&socket))
+        let answer = caller.call(&ask).await;
+        answer.map_err(|error| caller.failure(error))
     })
 }
 
@@ -65,6 +80,11 @@ async fn a_request_is_http_with_a_json_body() {
         asked.to_lowercase().contains("host: localhost\r\n"),
         "{asked}"
     );
+    assert!(
+        asked.contains("idempotency-key: \"a \\\"key\\\"\"\r\n"),
+        "{asked}"
+    );
+    assert!(!asked.contains("a-token"), "a socket needs none: {asked}");
     assert!(
         asked.ends_with(r#"{"text":"x","to":{"all":true}}"#),
         "{asked}"
@@ -115,11 +135,8 @@ async fn a_server_that_hangs_up_or_answers_nonsense_is_unreachable() {
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_says_nothing_is_unreachable() {
-    let waiting = within(TIMEOUT, std::future::pending::<Result<(), ExchangeError>>()).await;
-    assert_eq!(
-        waiting.unwrap_err().at("/s".as_ref()).code(),
-        Code::Unreachable
-    );
+    let waiting = within(TIMEOUT, std::future::pending::<Result<(), CallError>>()).await;
+    assert_eq!(waiting.unwrap_err().at(&"/s").code(), Code::Unreachable);
 }
 
 #[tokio::test]
@@ -133,7 +150,9 @@ async fn a_socket_with_a_long_path_is_reached() {
     let _listener = UnixListener::bind(short.join("s")).unwrap();
     let path = long.join("s");
     assert!(path.as_os_str().len() > MAX_SOCKET_PATH);
-    assert_eq!(connect(std::slice::from_ref(&path)).await.unwrap().1, path);
+    let address = Address::Socket(path);
+    let (_, connected) = connect(std::slice::from_ref(&address)).await.unwrap();
+    assert_eq!(connected, address);
 }
 
 #[tokio::test]
@@ -142,26 +161,26 @@ async fn the_first_socket_with_a_server_wins_and_failure_names_all() {
     let path = |name: &str| directory.path().join(name);
     // A socket whose server is gone.
     drop(UnixListener::bind(path("stale")).unwrap());
-    let paths = [path("missing"), path("stale"), path("live")];
-    let failure = connect(&paths).await.unwrap_err();
+    let addresses = ["missing", "stale", "live"].map(|name| Address::Socket(path(name)));
+    let failure = connect(&addresses).await.err().unwrap();
     assert_eq!(failure.code(), Code::Unreachable);
-    for path in &paths {
+    for address in &addresses {
         assert!(
-            failure.to_string().contains(&path.display().to_string()),
+            failure.to_string().contains(&address.to_string()),
             "{failure}"
         );
     }
     let _listener = UnixListener::bind(path("live")).unwrap();
-    assert_eq!(connect(&paths).await.unwrap().1, path("live"));
+    assert_eq!(connect(&addresses).await.unwrap().1, addresses[2]);
 }
 
 #[test]
 fn sockets_are_looked_for_in_order() {
     let directory = TempDir::new().unwrap();
-    let path = |name: &str| directory.path().join(name);
+    let path = |name: &str| Address::Socket(directory.path().join(name));
     let configured = [("WS__SERVER__STATE_DIR", "state")];
     let found = candidates(&client(None), &surroundings(&directory, &configured)).unwrap();
-    let system = PathBuf::from("/run/ws/control.sock");
+    let system = Address::Socket("/run/ws/control.sock".into());
     assert_eq!(
         found,
         [
@@ -178,7 +197,7 @@ fn sockets_are_looked_for_in_order() {
     let surroundings = surroundings(&directory, &named);
     assert_eq!(
         candidates(&client(None), &surroundings).unwrap(),
-        [PathBuf::from("/run/x.sock")]
+        [Address::Socket("/run/x.sock".into())]
     );
     assert_eq!(
         candidates(&client(Some("c.sock")), &surroundings).unwrap(),
@@ -187,20 +206,79 @@ fn sockets_are_looked_for_in_order() {
 }
 
 #[test]
-fn targets_are_what_the_api_takes() {
-    let target_of = |user: Option<&str>, session: Option<&str>, connection: Option<&str>| {
-        let owned = |id: Option<&str>| id.map(str::to_owned);
-        target(&Target {
-            user: owned(user),
-            session: owned(session),
-            connection: owned(connection),
-        })
+fn a_url_is_a_server_on_tcp_and_its_token_is_shown_to_it() {
+    let directory = TempDir::new().unwrap();
+    let named = |control| candidates(&client(Some(control)), &surroundings(&directory, &[]));
+    for url in ["http://127.0.0.1:8889", "http://127.0.0.1:8889/"] {
+        let address = Address::Http("127.0.0.1:8889".to_owned());
+        assert_eq!(named(url).unwrap(), [address]);
+    }
+    let address = Address::Http("[::1]:80".to_owned());
+    let found = named("http://[::1]:80").unwrap();
+    assert_eq!(found, std::slice::from_ref(&address));
+    for wrong in [
+        "http://",
+        "http://host",
+        "http://h:80/v1",
+        "http://u@h:80",
+        "http://:80",
+    ] {
+        assert_eq!(named(wrong).unwrap_err().code(), Code::Usage, "{wrong}");
+    }
+
+    let ask = Ask {
+        method: Method::GET,
+        path: "/v1/status",
+        body: None,
+        key: None,
+        patience: TIMEOUT,
     };
-    assert_eq!(target_of(None, None, None), json!({ "all": true }));
-    assert_eq!(target_of(Some("u"), None, None), json!({ "user": "u" }));
-    assert_eq!(target_of(None, Some("s"), None), json!({ "session": "s" }));
+    let request = request(&ask, Some(&address), Some("secret")).unwrap();
+    assert_eq!(request.headers()["authorization"], "Bearer secret");
+    assert_eq!(request.headers()["host"], "[::1]:80");
+    assert!(!format!("{request:?}").contains("secret"), "T70");
+}
+
+#[test]
+fn the_token_is_of_the_file_or_else_of_the_environment() {
+    let directory = TempDir::new().unwrap();
+    let variables = [("WS_CONTROL_TOKEN", "of-the-environment")];
+    let surroundings = surroundings(&directory, &variables);
+    let mut client = client(None);
+    let found = token(&client, &surroundings).unwrap();
+    assert_eq!(found.as_deref(), Some("of-the-environment"));
+    client.token_file = Some("tokens".into());
+    assert!(token(&client, &surroundings).is_err());
+    let path = directory.path().join("tokens");
+    std::fs::write(&path, "# new\n\n of-the-file \nold\n").unwrap();
+    let found = token(&client, &surroundings).unwrap();
+    assert_eq!(found.as_deref(), Some("of-the-file"));
+    std::fs::write(&path, "# none\n").unwrap();
+    assert!(token(&client, &surroundings).is_err());
+}
+
+#[test]
+fn targets_are_what_the_api_takes() {
+    let owned = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect();
+    let none = Targets::default();
+    assert_eq!(targets(&none), json!({ "all": true }));
+    let of = |user: &[&str], session: &[&str], connection: &[&str]| Targets {
+        user: owned(user),
+        session: owned(session),
+        connection: owned(connection),
+        ..Targets::default()
+    };
+    assert_eq!(targets(&of(&["u"], &[], &[])), json!({ "user": "u" }));
+    assert_eq!(targets(&of(&[], &["s"], &[])), json!({ "session": "s" }));
+    assert_eq!(targets(&of(&[], &[], &["c"])), json!({ "connection": "c" }));
     assert_eq!(
-        target_of(None, None, Some("c")),
-        json!({ "connection": "c" })
+        targets(&of(&["u", "v"], &[], &[])),
+        json!({ "users": ["u", "v"] })
     );
+    let but_one = Targets {
+        except_session: Some("s".to_owned()),
+        ..of(&["u"], &[], &[])
+    };
+    let expected = json!({ "user": "u", "except": { "session": "s" } });
+    assert_eq!(targets(&but_one), expected);
 }

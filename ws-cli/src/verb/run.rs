@@ -9,7 +9,7 @@ use crate::failure::{Code, Failure};
 use crate::output;
 
 pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
-    let body = json!({ "to": control::target(&args.to), "uri": args.uri, "source": "cli" });
+    let body = json!({ "to": control::targets(&args.to), "uri": args.uri, "source": "cli" });
     let answer = control::call(&args.client, Method::POST, "/v1/run", Some(&body))?;
     let queued = control::count(&answer, "queued")?;
     if args.client.json {

@@ -1,4 +1,6 @@
-//! `ws send`: pushes a message.
+//! `ws send`: pushes a message, or each line of stdin as one.
+
+mod lines;
 
 use std::ffi::OsStr;
 use std::io::{self, Read};
@@ -11,14 +13,24 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::args::SendArgs;
-use crate::control;
+use crate::control::{self, Ask};
 use crate::failure::{Code, Failure};
 use crate::output;
 
 pub(crate) fn run(args: &SendArgs) -> Result<(), Failure> {
+    if args.lines {
+        return lines::run(args);
+    }
     let payload = payload(args.text.as_deref(), io::stdin().lock())?;
-    let body = body(control::target(&args.to), payload, args.binary)?;
-    let answer = control::call(&args.client, Method::POST, "/v1/send", Some(&body))?;
+    let body = body(args, payload)?;
+    let ask = Ask {
+        method: Method::POST,
+        path: "/v1/send",
+        body: Some(&body),
+        key: args.key.as_deref(),
+        patience: control::TIMEOUT + args.wait.unwrap_or_default(),
+    };
+    let answer = control::call_with(&args.client, &ask)?;
     let reached = reached(&answer)?;
     if args.client.json {
         output::json(&answer)
@@ -44,17 +56,24 @@ fn payload(text: Option<&OsStr>, mut stdin: impl Read) -> Result<Vec<u8>, Failur
     }
 }
 
-fn body(to: Value, payload: Vec<u8>, binary: bool) -> Result<Value, Failure> {
-    if binary {
-        return Ok(json!({ "to": to, "base64": STANDARD.encode(payload) }));
+/// One message as the API takes it.
+fn body(args: &SendArgs, payload: Vec<u8>) -> Result<Value, Failure> {
+    let mut body = json!({ "to": control::targets(&args.to) });
+    if args.binary {
+        body["base64"] = STANDARD.encode(payload).into();
+    } else {
+        let text = String::from_utf8(payload).map_err(|_| {
+            Failure::new(
+                Code::Usage,
+                "the message is not UTF-8; --binary sends it as it is",
+            )
+        })?;
+        body["text"] = text.into();
     }
-    let text = String::from_utf8(payload).map_err(|_| {
-        Failure::new(
-            Code::Usage,
-            "the message is not UTF-8; --binary sends it as it is",
-        )
-    })?;
-    Ok(json!({ "to": to, "text": text }))
+    if let Some(wait) = args.wait {
+        body["wait"] = format!("{}ms", wait.as_millis()).into();
+    }
+    Ok(body)
 }
 
 /// A connection whose queue was full was found, but not reached.
@@ -65,7 +84,10 @@ fn reached(answer: &Value) -> Result<u64, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::args::{Args, Verb};
 
     #[test]
     fn the_message_is_the_argument_or_stdin_whole() {
@@ -78,12 +100,20 @@ mod tests {
 
     #[test]
     fn text_must_be_utf8_and_binary_need_not() {
-        let to = json!({ "all": true });
-        let text = body(to.clone(), b"hi".to_vec(), false).unwrap();
+        let args = |line: &str| {
+            let args = Args::try_parse_from(line.split(' ')).unwrap();
+            let Some(Verb::Send(args)) = args.verb else {
+                panic!("{line}")
+            };
+            args
+        };
+        let text = body(&args("ws send --all hi"), b"hi".to_vec()).unwrap();
         assert_eq!(text, json!({ "to": { "all": true }, "text": "hi" }));
-        let binary = body(to.clone(), vec![0xff], true).unwrap();
+        let binary = body(&args("ws send --all --binary"), vec![0xff]).unwrap();
         assert_eq!(binary, json!({ "to": { "all": true }, "base64": "/w==" }));
-        let failure = body(to, vec![0xff], false).unwrap_err();
+        let waiting = body(&args("ws send --all --wait=5s"), b"hi".to_vec()).unwrap();
+        assert_eq!(waiting["wait"], "5000ms");
+        let failure = body(&args("ws send --all"), vec![0xff]).unwrap_err();
         assert_eq!(failure.code(), Code::Usage);
         assert!(failure.to_string().contains("--binary"));
     }

@@ -130,7 +130,7 @@ async fn requests_of_the_wrong_shape_are_refused_by_the_name_of_what_is_wrong() 
         (json!({ "to": all, "text": 1 }), "text"),
         (json!({ "to": all, "base64": "?" }), "base64"),
         (json!({ "to": all, "text": "x", "when": "now" }), "`when`"),
-        (json!([]), "invalid"),
+        (json!([4]), "[0]"),
     ];
     for (body, named) in sends {
         let error = refusal(&server, "/v1/send", &body.to_string(), 400);

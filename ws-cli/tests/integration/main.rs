@@ -10,6 +10,7 @@ mod secure;
 mod support;
 mod wire;
 
+mod admin;
 mod bench;
 mod callbacks;
 mod carbonphp;
@@ -28,6 +29,7 @@ mod life;
 mod newcomers;
 mod places;
 mod proxied;
+mod push;
 mod sockets;
 mod stalled;
 mod stream;

@@ -12,14 +12,17 @@ use crate::rates::RateLimits;
 use super::account;
 use super::callback::{self, CallbackKind};
 use super::fault::Problem;
+use super::host::HostRule;
+use super::is_local;
 use super::raw::RawValue;
 use super::reader::{self, Reader};
 use super::tls::tls;
 use super::trusted::TrustedPeers;
 use super::typed::{
-    AppBackend, AppConfig, CompressionConfig, Console, ControlConfig, Events, FifoConfig,
-    FifoFraming, IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, OnDisconnect,
-    OriginConfig, ServerConfig, StreamOutput, Tls, Trim, ValidateBackend, ValidateConfig,
+    AppBackend, AppConfig, CompressionConfig, Console, ControlConfig, ControlTcpConfig, Events,
+    FifoConfig, FifoFraming, IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel,
+    OnDisconnect, OriginConfig, ServerConfig, StreamOutput, Tls, Trim, ValidateBackend,
+    ValidateConfig,
 };
 
 /// Smallest allowed timeout. Below it everything fails.
@@ -77,6 +80,7 @@ pub(super) fn server(reader: &mut Reader<'_>) -> ServerConfig {
                 ("off", Console::Off),
             ],
         ),
+        allowed_hosts: hosts(reader, "server.allowed_hosts"),
         trusted,
         tls,
         tls_reload_interval: reader.interval("server.tls.reload_interval", SHORTEST, DAY),
@@ -424,10 +428,90 @@ pub(super) fn control(reader: &mut Reader<'_>) -> ControlConfig {
             "gives every user of the host control of the server",
         );
     }
+    let max_batch = reader.count("control.max_batch", 100_000);
+    let idempotency_receipts = reader.count("control.idempotency_receipts", 10_000_000);
+    if idempotency_receipts < max_batch {
+        reader.conflict(
+            "control.idempotency_receipts",
+            "must be at least control.max_batch, or a whole batch could not be repeated safely",
+        );
+    }
     ControlConfig {
         mode,
         group: reader.read_optional("control.group", account::group),
+        tcp: control_tcp(reader),
+        rate: rate(reader, "control.rate"),
+        max_body_size: reader.read_optional("control.max_body_size", |value| {
+            reader::size(value, 1024, 8 * GIB)
+        }),
+        max_batch,
+        max_targets: reader.count("control.max_targets", 1_000_000),
+        idempotency_ttl: reader.duration("control.idempotency_ttl", Duration::from_secs(1), DAY),
+        idempotency_receipts,
     }
+}
+
+fn control_tcp(reader: &mut Reader<'_>) -> Option<ControlTcpConfig> {
+    let listen = reader.read_optional("control.listen", |value| {
+        let text = reader::text(value)?;
+        let addr = listen_addr(&text, Path::new(""))?;
+        let is_tcp = matches!(addr.socket(), ListenSocket::Tcp { .. });
+        if is_tcp && !addr.is_tls() && !addr.is_proxied() {
+            return Ok(addr);
+        }
+        Err(Problem::Malformed {
+            given: text,
+            expected: "\"HOST:PORT\"".to_owned(),
+        })
+    });
+    let token_file = reader.optional_path("control.token_file");
+    let allowed_hosts = hosts(reader, "control.allowed_hosts");
+    let is_exposed = reader.flag("control.insecure_listen");
+    let max_connections = reader.count("control.max_connections", 100_000);
+    let timeout = reader.duration("control.timeout", SHORTEST, HOUR);
+    if !reader.is_given("control.listen") {
+        for path in [
+            "control.token_file",
+            "control.allowed_hosts",
+            "control.max_connections",
+            "control.timeout",
+        ] {
+            if reader.is_changed(path) {
+                reader.conflict(path, "has no effect without control.listen");
+            }
+        }
+    } else if !reader.is_given("control.token_file") {
+        reader.conflict(
+            "control.listen",
+            "needs control.token_file: without a token whoever reaches it controls the server",
+        );
+    }
+    let listen = listen?;
+    if !is_local(&listen) && !is_exposed {
+        reader.conflict(
+            "control.listen",
+            "sends the token in clear text over a network; put TLS in front of a loopback address, \
+             or, if that is meant, set insecure_listen = true",
+        );
+    }
+    Some(ControlTcpConfig {
+        listen,
+        token_file: token_file?,
+        allowed_hosts,
+        max_connections,
+        timeout,
+    })
+}
+
+fn hosts(reader: &mut Reader<'_>, path: &'static str) -> Vec<HostRule> {
+    reader.list(path, |text, _| {
+        text.parse().map_err(|_| Problem::Malformed {
+            given: text.to_owned(),
+            expected: "a name or an address without a port, or a name with a wildcard label like \
+                       \"*.example.org\""
+                .to_owned(),
+        })
+    })
 }
 
 pub(super) fn log(reader: &mut Reader<'_>) -> LogConfig {

@@ -9,6 +9,7 @@ mod account;
 mod build;
 mod callback;
 mod fault;
+mod host;
 mod origin;
 mod raw;
 mod reader;
@@ -27,6 +28,7 @@ use ws_transport::{ListenAddr, ListenSocket};
 
 pub use account::Account;
 pub use fault::{Fault, InvalidConfig, Problem};
+pub use host::{HostRule, InvalidHost};
 pub(crate) use origin::split_authority;
 pub use origin::{InvalidOrigin, OriginRule, WebOrigin};
 pub use raw::{RawConfig, RawKind, RawValue, Source};
@@ -35,10 +37,10 @@ pub use settings::{defaults, is_setting};
 pub(crate) use tls::ALPN;
 pub use trusted::{InvalidTrustedPeer, TrustedPeer, TrustedPeers};
 pub use typed::{
-    AppBackend, AppConfig, CallbackBackend, CompressionConfig, Console, ControlConfig, Events,
-    ExecConfig, FifoConfig, FifoFraming, ForkExit, IdentityConfig, LimitsConfig, LogConfig,
-    LogFormat, LogLevel, OnDisconnect, OriginConfig, Output, PoolConfig, ServerConfig,
-    StreamOutput, Tls, Trim, ValidateBackend, ValidateConfig,
+    AppBackend, AppConfig, CallbackBackend, CompressionConfig, Console, ControlConfig,
+    ControlTcpConfig, Events, ExecConfig, FifoConfig, FifoFraming, ForkExit, IdentityConfig,
+    LimitsConfig, LogConfig, LogFormat, LogLevel, OnDisconnect, OriginConfig, Output, PoolConfig,
+    ServerConfig, StreamOutput, Tls, Trim, ValidateBackend, ValidateConfig,
 };
 pub use units::{parse_duration, parse_size};
 
@@ -189,7 +191,7 @@ impl Config {
     }
 }
 
-fn is_local(addr: &ListenAddr) -> bool {
+pub(super) fn is_local(addr: &ListenAddr) -> bool {
     match addr.socket() {
         ListenSocket::Tcp { host, .. } => {
             let address = host.parse::<std::net::IpAddr>();

@@ -147,6 +147,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         doc: "Group of these sockets, that of a proxy say: a name or a number. Default: the group of the server.",
     },
     Setting {
+        path: "server.allowed_hosts",
+        default: DefaultValue::List(&[]),
+        doc: "What the Host header of a request may say, without its port: names, addresses, and names with a\n\
+              wildcard label (\"*.example.org\" is a.example.org, and neither example.org nor\n\
+              a.b.example.org). Others get 421 before anything else is looked at. Empty: anything. Behind a\n\
+              proxy it is what the proxy sends.",
+    },
+    Setting {
         path: "server.threads",
         default: DefaultValue::Number(0),
         doc: "Threads that serve connections, 0 to 1024; 0 is one per core. More than cores gain nothing.",
@@ -898,6 +906,85 @@ pub(super) const SETTINGS: &[Setting] = &[
         path: "control.group",
         default: DefaultValue::Absent("\"ws\""),
         doc: "Group of control.sock: a name or a number. Default: the group of the server.",
+    },
+    Setting {
+        path: "control.listen",
+        default: DefaultValue::Absent("\"127.0.0.1:8889\""),
+        doc: "Where the control API listens besides control.sock: \"HOST:PORT\", for programs that cannot\n\
+              reach the socket. Needs token_file. Default: nowhere. It speaks HTTP in clear text, so other\n\
+              addresses than loopback ones need insecure_listen.",
+    },
+    Setting {
+        path: "control.insecure_listen",
+        default: DefaultValue::Flag(false),
+        doc: "Allow control.listen to be an address that other hosts reach: whoever can listen in on the\n\
+              network gets the token.",
+    },
+    Setting {
+        path: "control.token_file",
+        default: DefaultValue::Absent("\"/etc/ws/control.token\""),
+        doc: "The tokens that control.listen accepts, one in each line (so that one can be replaced while\n\
+              the other still holds); empty lines and lines with # are skipped. A token has at least 16\n\
+              characters: A-Z a-z 0-9 - . _ ~ + / =. Who has one controls the server, so nobody else should\n\
+              read the file (a warning) and nobody else may write to it (an error). It is read again when\n\
+              it changes; if it then cannot be used, the former tokens hold.",
+    },
+    Setting {
+        path: "control.allowed_hosts",
+        default: DefaultValue::List(&[]),
+        doc: "What the Host header of a request to control.listen may say, without its port: names,\n\
+              addresses, and names with a wildcard label (\"*.example.org\"). Others get 421: a page whose\n\
+              name is rebound to this host does not get in. Empty: localhost, loopback addresses and the\n\
+              host of control.listen.",
+    },
+    Setting {
+        path: "control.max_connections",
+        default: DefaultValue::Number(64),
+        doc: "Connections to control.listen at once, 1 to 100000; further ones wait. Each may hold a request\n\
+              of max_body_size, and a descriptor is set aside for each.",
+    },
+    Setting {
+        path: "control.timeout",
+        default: DefaultValue::Text("30s"),
+        doc: "How long the head of a request to control.listen may take to come, and then its body; also,\n\
+              how long a connection may be idle. 10ms to 1h.",
+    },
+    Setting {
+        path: "control.rate",
+        default: DefaultValue::Number(0),
+        doc: "Requests in a second at each of the two doors, control.sock and control.listen; 0 is any number,\n\
+              at most 1000000. Further ones get 429 and are told when to come again. As many may come at\n\
+              once. A batch is one request.",
+    },
+    Setting {
+        path: "control.max_body_size",
+        default: DefaultValue::Absent("\"8MiB\""),
+        doc: "Bytes of the body of a request to the control API, 1KiB to 8GiB; of a stream of lines, those of a\n\
+              line. A larger one gets 413. It is in memory while the request is read. Default: room for a\n\
+              message of limits.max_message_size, whatever is in it: six times that and 64KiB.",
+    },
+    Setting {
+        path: "control.max_batch",
+        default: DefaultValue::Number(1000),
+        doc: "Messages in one request to the control API, 1 to 100000. A larger batch gets 413.",
+    },
+    Setting {
+        path: "control.max_targets",
+        default: DefaultValue::Number(10_000),
+        doc: "Users, sessions and connections that one message may name, 1 to 1000000. More get 413. They are\n\
+              looked up while no other push can begin.",
+    },
+    Setting {
+        path: "control.idempotency_ttl",
+        default: DefaultValue::Text("5m"),
+        doc: "How long the receipt of a request with an Idempotency-Key is kept: the same request again is\n\
+              answered with it, and not carried out again. 1s to 1d.",
+    },
+    Setting {
+        path: "control.idempotency_receipts",
+        default: DefaultValue::Number(10_000),
+        doc: "Receipts that are kept for that, max_batch to 10000000; beyond it the oldest are forgotten. Each\n\
+              takes about 300 bytes.",
     },
     Setting {
         path: "log.format",

@@ -4,7 +4,7 @@
 //! configuration that exists is a valid one.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use crate::rates::RateLimits;
 use crate::store::StoreAddress;
 
 use super::account::Account;
+use super::host::HostRule;
 use super::origin::OriginRule;
 use super::sandbox::Sandbox;
 use super::trusted::TrustedPeers;
@@ -40,6 +41,8 @@ pub struct ServerConfig {
     pub state_dir: PathBuf,
     /// Whether there is a page at `/`; see [`Config::serves_console`](super::Config::serves_console).
     pub console: Console,
+    /// What the `Host` header may say; none is anything.
+    pub allowed_hosts: Vec<HostRule>,
     /// Proxies whose word about a visitor is believed.
     pub trusted: TrustedPeers,
     /// What listeners with TLS show.
@@ -463,6 +466,36 @@ pub struct ControlConfig {
     pub mode: u32,
     /// Group of the socket; `None` is that of the server.
     pub group: Option<u32>,
+    /// The door for other hosts and users; `None` is no such door.
+    pub tcp: Option<ControlTcpConfig>,
+    /// Requests a second at each door; `None` is any number.
+    pub rate: Option<NonZeroU32>,
+    /// Bytes of the body of a request; `None` is what the largest message may need.
+    pub max_body_size: Option<usize>,
+    /// Messages in one request.
+    pub max_batch: NonZeroUsize,
+    /// Ids in one target.
+    pub max_targets: NonZeroUsize,
+    /// How long the receipt of a request with a key is kept.
+    pub idempotency_ttl: Duration,
+    /// Receipts that are kept.
+    pub idempotency_receipts: NonZeroUsize,
+}
+
+/// The control API on TCP.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ControlTcpConfig {
+    /// Where to listen.
+    pub listen: ListenAddr,
+    /// The tokens that are accepted, one a line.
+    pub token_file: PathBuf,
+    /// What the `Host` header may say; none is a loopback name or address, or that of `listen`.
+    pub allowed_hosts: Vec<HostRule>,
+    /// Open connections.
+    pub max_connections: NonZeroUsize,
+    /// How long a request may take to come.
+    pub timeout: Duration,
 }
 
 /// `[log]`: what is told, and how.

@@ -8,8 +8,10 @@ use ws_session::Outbound;
 use ws_transport::Stream;
 
 use super::frames::Frames;
+use crate::command::{Fate, Notices};
+use crate::core::awaited::Awaited;
 use crate::core::stall::Stall;
-use crate::counters::Counters;
+use crate::counters::{Counters, DropReason};
 
 /// Pieces that leave in one system call.
 const MAX_PIECES: usize = 64;
@@ -39,6 +41,8 @@ pub(super) struct Output {
     has_moved: bool,
     /// `None` while nothing waits.
     stall: Option<Box<Stall>>,
+    /// `None` while nobody waits for any of the messages in the queue.
+    awaited: Option<Box<Awaited<Notices>>>,
 }
 
 impl Output {
@@ -49,6 +53,7 @@ impl Output {
             sent: 0,
             has_moved: false,
             stall: None,
+            awaited: None,
         }
     }
 
@@ -153,10 +158,10 @@ impl Output {
     ///
     /// [`Broken`].
     pub(super) fn flush(&mut self, counters: &Counters) -> Result<(), Broken> {
-        let Some(stream) = &self.stream else {
-            return Ok(());
-        };
         while !self.queue.is_empty() {
+            let Some(stream) = &self.stream else {
+                return Ok(());
+            };
             let taken = match self.queue.as_one_piece() {
                 Some(bytes) => stream.try_write(bytes),
                 None => {
@@ -169,15 +174,16 @@ impl Output {
                 Ok(written) => {
                     self.has_moved |= written > 0;
                     let sent = self.queue.advance(written) as u64;
-                    self.sent += sent;
-                    counters.messages_sent.add(sent);
+                    self.note_sent(sent, counters);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(_) => return Err(Broken),
             }
         }
-        // What TLS still keeps of what it has taken. An error comes again with the next read.
-        let _ = stream.try_flush();
+        if let Some(stream) = &self.stream {
+            // What TLS still keeps of what it has taken. An error comes again with the next read.
+            let _ = stream.try_flush();
+        }
         Ok(())
     }
 
@@ -260,5 +266,63 @@ impl Output {
     fn note_sent(&mut self, messages: u64, counters: &Counters) {
         self.sent += messages;
         counters.messages_sent.add(messages);
+        if let Some(awaited) = &mut self.awaited {
+            while let Some(notices) = awaited.next_sent(self.sent) {
+                // Whoever waited may have given up.
+                let _ = notices.send(Fate::Written);
+            }
+            self.release_awaited();
+        }
+    }
+
+    /// Tells what becomes of the last `count` messages that wait.
+    pub(super) fn wait_for_last(&mut self, count: u64, notices: &Notices) {
+        if count == 0 {
+            return;
+        }
+        let last = self.last_number();
+        let awaited = self.awaited.get_or_insert_default();
+        for number in last - count + 1..=last {
+            awaited.wait_for(number, notices.clone());
+        }
+    }
+
+    /// Drops everything of which nothing was written, and returns how many messages that were.
+    pub(super) fn drop_untouched(&mut self, reason: DropReason) -> u64 {
+        let dropped = self.queue.drop_untouched() as u64;
+        self.note_dropped(reason);
+        dropped
+    }
+
+    /// Drops everything, and returns how many messages that were.
+    pub(super) fn clear(&mut self) -> u64 {
+        let dropped = self.queue.clear() as u64;
+        self.note_dropped(DropReason::Ended);
+        dropped
+    }
+
+    fn note_dropped(&mut self, reason: DropReason) {
+        let last = self.last_number();
+        if let Some(awaited) = &mut self.awaited {
+            while let Some(notices) = awaited.next_dropped(last) {
+                let _ = notices.send(Fate::Dropped(reason));
+            }
+            self.release_awaited();
+        }
+    }
+
+    /// That of the last message in the queue: how many will have left when it has.
+    fn last_number(&self) -> u64 {
+        self.sent + self.queue.len_messages() as u64
+    }
+
+    fn release_awaited(&mut self) {
+        if self
+            .awaited
+            .as_ref()
+            .is_some_and(|awaited| awaited.is_empty())
+        {
+            self.awaited = None;
+        }
     }
 }

@@ -4,6 +4,7 @@
 
 pub(crate) mod alarms;
 pub(crate) mod answer;
+pub(crate) mod awaited;
 pub(crate) mod cookie;
 pub(crate) mod descriptors;
 pub(crate) mod failure;
@@ -15,6 +16,7 @@ pub(crate) mod origin;
 pub(crate) mod pace;
 pub(crate) mod question;
 pub(crate) mod rate;
+pub(crate) mod repeats;
 pub(crate) mod stall;
 pub(crate) mod trace;
 pub(crate) mod turns;

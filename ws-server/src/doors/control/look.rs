@@ -37,7 +37,12 @@ pub(super) async fn connections(State(api): State<Api>) -> Json<Value> {
 }
 
 pub(super) async fn status(State(api): State<Api>) -> Json<Value> {
-    Json(Value::Object(crate::status::status(&api.server)))
+    let mut status = crate::status::status(&api.server);
+    if let Some(Value::Object(control)) = status.get_mut("control") {
+        control.insert("listen".to_owned(), json!(api.tcp_url.as_deref()));
+        control.insert("keys".to_owned(), json!(api.keys.len()));
+    }
+    Json(Value::Object(status))
 }
 
 pub(super) async fn is_ready(State(api): State<Api>) -> Result<&'static str, ApiError> {

@@ -1,37 +1,110 @@
-//! The control socket: HTTP/1.1 over a Unix socket, the door that answers.
+//! The control API: HTTP/1.1, the door that answers, on a Unix socket and, with a token, on TCP.
 
 mod body;
 mod close;
+mod deliver;
+mod door;
 mod error;
+mod keys;
+mod lines;
 mod look;
+mod message;
 mod send;
+mod serve;
 mod sessions;
+mod to;
+mod token;
 
-use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Request;
-use axum::http::{StatusCode, header};
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::http::StatusCode;
+use axum::middleware;
 use axum::routing::{delete, get, post};
-use tokio::net::UnixStream;
-use tracing::warn;
-use ws_transport::{AcceptFailure, Listener};
+use tracing::info;
+use ws_transport::{BindOptions, ListenAddr, Listener};
 
+use self::door::{Door, guard};
 use self::error::ApiError;
+use self::keys::Keys;
+use self::token::Tokens;
+use crate::config::Config;
+use crate::error::ServeError;
 use crate::shared::Shared;
 
-/// Between two attempts to accept when descriptors have run out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The sockets of the control API, and what is needed to get in.
+#[derive(Debug)]
+pub(crate) struct ControlDoors {
+    unix: Listener,
+    tcp: Option<(Listener, Tokens)>,
+}
+
+impl ControlDoors {
+    /// Binds them.
+    ///
+    /// # Errors
+    ///
+    /// [`ServeError`] if one of them cannot be bound, or the tokens cannot be used.
+    pub(crate) fn bind(config: &Config) -> Result<Self, ServeError> {
+        let control = config.control();
+        let options = BindOptions {
+            unix_mode: Some(control.mode),
+            unix_group: control.group,
+            ..BindOptions::default()
+        };
+        let unix = Listener::bind(&ListenAddr::unix(config.control_socket()), &options)?;
+        let tcp = match &control.tcp {
+            None => None,
+            Some(tcp) => {
+                let tokens = Tokens::load(&tcp.token_file);
+                let tokens = tokens.map_err(|error| ServeError::ControlTokens {
+                    path: tcp.token_file.clone(),
+                    reason: error.to_string(),
+                })?;
+                let listener = Listener::bind(&tcp.listen, &BindOptions::default())?;
+                Some((listener, tokens))
+            }
+        };
+        Ok(Self { unix, tcp })
+    }
+}
 
 /// Answers requests until the task is dropped.
-pub(crate) async fn serve_control(listener: Listener, server: Arc<Shared>, ready: Arc<AtomicBool>) {
-    let router = Router::new()
+pub(crate) async fn serve_control(
+    doors: ControlDoors,
+    server: Arc<Shared>,
+    ready: Arc<AtomicBool>,
+) {
+    let url = |(listener, _): &(Listener, _)| listener.url().replacen("ws:", "http:", 1);
+    let api = Api {
+        keys: Keys::new(server.config.control()),
+        door: Arc::new(Door::unix(&server.config)),
+        tcp_url: doors.tcp.as_ref().map(url).map(Into::into),
+        server: Arc::clone(&server),
+        ready,
+    };
+    let unix = serve::serve_unix(doors.unix, router(api.clone()));
+    match (doors.tcp, &server.config.control().tcp) {
+        (Some((listener, tokens)), Some(tcp)) => {
+            info!(
+                listen.addr = api.tcp_url.as_deref(),
+                "control API listening"
+            );
+            let door = Door::tcp(&server.config, tcp, tokens);
+            let router = router(Api {
+                door: Arc::new(door),
+                ..api
+            });
+            let most = tcp.max_connections.get();
+            tokio::join!(unix, serve::serve_tcp(listener, router, tcp.timeout, most));
+        }
+        _ => unix.await,
+    }
+}
+
+fn router(api: Api) -> Router {
+    Router::new()
         .route("/v1/send", post(send::send))
         .route("/v1/run", post(send::run))
         .route("/v1/connections", get(look::connections))
@@ -49,52 +122,17 @@ pub(crate) async fn serve_control(listener: Listener, server: Arc<Shared>, ready
         .method_not_allowed_fallback(|| async {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "not with this method")
         })
-        .layer(middleware::from_fn(refuse_browsers))
-        .with_state(Api { server, ready });
-    // It accepts for ever, so there is no end to look at.
-    let _ = axum::serve(Accepts(listener), router).await;
+        .layer(middleware::from_fn_with_state(api.clone(), guard))
+        .with_state(api)
 }
 
-/// The listener in the form that axum takes.
-struct Accepts(Listener);
-
-impl axum::serve::Listener for Accepts {
-    type Io = UnixStream;
-    type Addr = ();
-
-    async fn accept(&mut self) -> (UnixStream, ()) {
-        loop {
-            let stream = self.0.accept().await.and_then(|accepted| {
-                let socket: OwnedFd = accepted.socket.into();
-                UnixStream::from_std(socket.into())
-            });
-            match stream {
-                Ok(stream) => return (stream, ()),
-                Err(error) => {
-                    if AcceptFailure::of(&error) != AcceptFailure::Passing {
-                        warn!(%error, "the control socket cannot accept");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
-                }
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
+/// What a request finds behind its door.
 #[derive(Clone)]
 struct Api {
     server: Arc<Shared>,
     ready: Arc<AtomicBool>,
-}
-
-/// A page that a browser shows has no business here, whatever let it reach this socket.
-async fn refuse_browsers(request: Request, next: Next) -> Response {
-    if request.headers().contains_key(header::ORIGIN) {
-        return ApiError::new(StatusCode::FORBIDDEN, "not from a browser").into_response();
-    }
-    next.run(request).await
+    door: Arc<Door>,
+    keys: Keys,
+    /// Where the API listens on TCP.
+    tcp_url: Option<Arc<str>>,
 }

@@ -1,27 +1,19 @@
 //! Pushes and runs.
 
-use axum::extract::State;
-use axum::response::Json;
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Json, Response};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use ws_proto::MessageKind;
 
 use super::Api;
-use super::body::{Body, To};
+use super::body::{self, Body, To};
+use super::deliver::deliver;
 use super::error::ApiError;
+use super::message::{Push, SendRequest};
+use super::{keys, lines};
 use crate::core::question::Source;
 use crate::core::uri::Uri;
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct SendRequest {
-    to: To,
-    text: Option<String>,
-    base64: Option<String>,
-}
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -41,39 +33,52 @@ pub(super) enum RunSource {
     Cli,
 }
 
-pub(super) async fn send(
-    State(api): State<Api>,
-    Body(request): Body<SendRequest>,
-) -> Result<Json<Value>, ApiError> {
-    let target = request.to.target()?;
-    let ledger = &api.server.hub.counters.ledger;
-    let message = match (request.text, request.base64) {
-        (Some(text), None) => ledger.message(MessageKind::Text, text.as_bytes()),
-        (None, Some(base64)) => {
-            let payload = BASE64_STANDARD.decode(base64);
-            let payload = payload.map_err(|error| ApiError::bad(format!("base64: {error}")))?;
-            ledger.message(MessageKind::Binary, &payload)
-        }
-        _ => return Err(ApiError::bad("exactly one of text and base64")),
-    };
-    let max = api.server.config.limits().max_message_size;
-    if message.payload().len() > max {
-        return Err(ApiError::too_large(message.payload().len(), max));
+/// One message, a list of them, or a stream of lines with one each.
+pub(super) async fn send(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
+    let key = keys::of_headers(request.headers())?;
+    if body::is_lines(request.headers())? {
+        return lines::send(api, request, key);
     }
-    let receipt = api
-        .server
-        .hub
-        .push(&target, [message])
-        .await
-        .map_err(|_| ApiError::stopped())?;
-    Ok(Json(json!(receipt)))
+    let body = body::read(request.into_body(), &api).await?;
+    let is_batch = body.trim_ascii_start().first() == Some(&b'[');
+    let pushes = match is_batch {
+        true => check_batch(&api, &body)?,
+        false => {
+            let request: SendRequest = body::parse(&body)?;
+            vec![request.check(&api.server.config)?]
+        }
+    };
+    drop(body);
+    let receipts = deliver(&api, pushes, key).await?;
+    Ok(match is_batch {
+        true => Json(json!(*receipts)),
+        false => Json(json!(receipts.first())),
+    }
+    .into_response())
+}
+
+/// Checks all of a batch before anything of it is sent.
+fn check_batch(api: &Api, body: &[u8]) -> Result<Vec<Push>, ApiError> {
+    let requests: Vec<SendRequest> = body::parse(body)?;
+    let max = api.server.config.control().max_batch.get();
+    if requests.len() > max {
+        let what = format!("the batch has {} messages", requests.len());
+        return Err(ApiError::too_large(what, "control.max_batch", max));
+    }
+    let requests = requests.into_iter().enumerate();
+    let pushes = requests.map(|(index, request)| {
+        let checked = request.check(&api.server.config);
+        checked.map_err(|error| error.at(format_args!("[{index}]")))
+    });
+    pushes.collect()
 }
 
 pub(super) async fn run(
     State(api): State<Api>,
     Body(request): Body<RunRequest>,
 ) -> Result<Json<Value>, ApiError> {
-    let target = request.to.target()?;
+    let max = api.server.config.control().max_targets.get();
+    let target = request.to.target_of_at_most(max)?;
     if Uri::parse(request.uri.as_bytes()).is_none() {
         return Err(ApiError::bad(
             "uri: an absolute path of at most 8 KiB without control characters",
