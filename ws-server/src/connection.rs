@@ -33,6 +33,7 @@ use crate::bell::Bell;
 use crate::command::Receipt;
 use crate::config::OnDisconnect;
 use crate::core::answer::Answer;
+use crate::core::changes::End;
 use crate::core::failure::RunFailure;
 use crate::core::question::{Occasion, Question, Standing};
 use crate::core::trace::Trace;
@@ -743,7 +744,11 @@ impl Connection {
         let code = state.close_code.map_or(no_code, CloseCode::as_u16);
         counters.closed(cause);
         // Whoever sees that it is gone sees it counted.
-        let standing = server.hub.remove(self.id());
+        let end = End {
+            code,
+            cause: cause.as_str(),
+        };
+        let standing = server.hub.remove(self.id(), end);
         if server.config.app().on_disconnect == OnDisconnect::Cancel {
             state.work.abort_runs();
         }
@@ -820,7 +825,11 @@ impl Connection {
 
     /// Ends a connection that a fault of ours has left as it is.
     pub(crate) fn abandon(&self, shard: &Shard) {
-        shard.server.hub.remove(self.id());
+        let end = End {
+            code: 1006,
+            cause: CloseCause::Vanished.as_str(),
+        };
+        shard.server.hub.remove(self.id(), end);
         shard.remove_alarm(self.slot(), self.alarm.take());
         self.end(CloseCause::Vanished);
         self.state.borrow_mut().dismiss_attendant();

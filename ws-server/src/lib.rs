@@ -33,6 +33,7 @@ mod hub;
 mod opening;
 mod page;
 mod places;
+mod presence;
 mod randomness;
 mod rates;
 mod reload;

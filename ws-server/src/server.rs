@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 use ws_ipc::{FifoDirectory, FifoOptions};
 use ws_transport::{BindOptions, Inherited, ListenAddr, ListenSocket, Listener, TlsAcceptor};
 
@@ -165,6 +165,13 @@ async fn serve(
         );
         server.hub.command_all(|| Command::Stop);
         let _ = timeout(STOP_TIMEOUT, workers.ended()).await;
+    }
+    // Whoever listens hears of the last ones, too.
+    if timeout(STOP_TIMEOUT, server.hub.presence().end())
+        .await
+        .is_err()
+    {
+        debug!("a listener to events does not read");
     }
     for task in [Some(control), Some(watcher), certificates, reloads]
         .into_iter()

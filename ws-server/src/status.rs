@@ -16,6 +16,9 @@ pub(crate) fn status(server: &Shared) -> Map<String, Value> {
         status.insert("users".to_owned(), json!(registry.user_count()));
         status.insert("sessions".to_owned(), json!(registry.session_count()));
     }
+    let presence = server.hub.presence();
+    let events = json!({ "listeners": presence.listeners(), "lagged": presence.lagged.get() });
+    status.insert("events".to_owned(), events);
     if let Some(Value::Object(sockets)) = status.get_mut("sockets") {
         sockets.insert("open".to_owned(), json!(server.sockets.open()));
     }

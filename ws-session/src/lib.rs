@@ -7,7 +7,8 @@
 //! - [`ConnectionId`], [`UserId`], [`SessionId`] name them, [`SessionToken`] is the secret in the
 //!   cookie;
 //! - [`Sessions`] knows the sessions that were issued;
-//! - [`Registry`] holds the open connections and finds them by connection, user or session;
+//! - [`Registry`] holds the open connections, finds them by connection, user or session, and knows
+//!   since when each user is there;
 //! - [`Outbound`] holds what the kernel has not yet taken of one connection's messages.
 //!
 //! Everything here is plain data owned by one task: no sockets, no clock, no randomness, no locks.
@@ -16,17 +17,21 @@
 //! # Examples
 //!
 //! ```
+//! use std::time::SystemTime;
+//!
 //! use ws_session::{Binding, ConnectionIds, Registry, SessionToken, Target, UserId};
 //!
+//! let now = SystemTime::now();
 //! let mut ids = ConnectionIds::new(7);
 //! let mut registry = Registry::new();
 //! let alice = UserId::new("alice")?;
 //! let session = SessionToken::from_random([1; 32]).id();
 //! for tab in ["first tab", "second tab"] {
 //!     let binding = Binding { user: alice.clone(), session };
-//!     registry.insert_unique(ids.next_id(), binding, tab)?;
+//!     registry.insert_unique(ids.next_id(), binding, tab, now)?;
 //! }
 //!
+//! assert_eq!(registry.presence(&alice).map(|alice| alice.connections), Some(2));
 //! let reached: Vec<_> = registry.select(&Target::User(alice)).map(|(_, tab)| *tab).collect();
 //! assert_eq!(reached, ["first tab", "second tab"]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -48,6 +53,6 @@ pub use id::{
     UserId,
 };
 pub use outbound::{Outbound, PushError};
-pub use registry::{Binding, Connections, DuplicateConnection, Registry, Target};
+pub use registry::{Binding, Connections, DuplicateConnection, Presence, Registry, Target};
 pub use sessions::{Resumed, SessionConfig, Sessions};
 pub use token::{InvalidSessionToken, SessionToken};

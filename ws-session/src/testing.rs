@@ -1,8 +1,13 @@
 //! Strategies and models for property tests, here and in the crates above.
 
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
 use proptest::prelude::*;
 
-use crate::{Binding, ConnectionId, DuplicateConnection, SessionId, SessionToken, Target, UserId};
+use crate::{
+    Binding, ConnectionId, DuplicateConnection, Presence, SessionId, SessionToken, Target, UserId,
+};
 
 /// Generates any connection id.
 pub fn connection_id() -> impl Strategy<Value = ConnectionId> {
@@ -36,12 +41,14 @@ pub fn few_bindings(users: u8, sessions: u8) -> impl Strategy<Value = Binding> {
 #[derive(Clone, Debug)]
 pub struct NaiveRegistry<T> {
     entries: Vec<(ConnectionId, Binding, T)>,
+    since: BTreeMap<UserId, SystemTime>,
 }
 
 impl<T> Default for NaiveRegistry<T> {
     fn default() -> Self {
         Self {
             entries: Vec::new(),
+            since: BTreeMap::new(),
         }
     }
 }
@@ -57,10 +64,12 @@ impl<T: Clone + Ord> NaiveRegistry<T> {
         id: ConnectionId,
         binding: Binding,
         value: T,
+        now: SystemTime,
     ) -> Result<(), DuplicateConnection> {
         if self.position(id).is_some() {
             return Err(DuplicateConnection(id));
         }
+        self.since.entry(binding.user.clone()).or_insert(now);
         self.entries.push((id, binding, value));
         Ok(())
     }
@@ -68,6 +77,9 @@ impl<T: Clone + Ord> NaiveRegistry<T> {
     /// Forgets a connection.
     pub fn remove(&mut self, id: ConnectionId) -> Option<(Binding, T)> {
         let (_, binding, value) = self.entries.remove(self.position(id)?);
+        if self.connections_of(&binding.user) == 0 {
+            self.since.remove(&binding.user);
+        }
         Some((binding, value))
     }
 
@@ -98,6 +110,23 @@ impl<T: Clone + Ord> NaiveRegistry<T> {
             .collect();
         selected.sort_unstable();
         selected
+    }
+
+    /// Returns the users and how they are there, in order.
+    pub fn users(&self) -> Vec<(UserId, Presence)> {
+        let users = self.since.iter().map(|(user, since)| {
+            let presence = Presence {
+                connections: self.connections_of(user),
+                since: *since,
+            };
+            (user.clone(), presence)
+        });
+        users.collect()
+    }
+
+    fn connections_of(&self, user: &UserId) -> usize {
+        let of_user = |entry: &&(ConnectionId, Binding, T)| entry.1.user == *user;
+        self.entries.iter().filter(of_user).count()
     }
 
     /// Returns the number of connections.

@@ -392,6 +392,9 @@ pub(super) fn control(reader: &mut Reader<'_>) -> ControlConfig {
     ControlConfig {
         mode,
         group: reader.read_optional("control.group", account::group),
+        max_listeners: reader.read("control.max_listeners", |value| {
+            reader::number(value, 0, 10_000)
+        }),
     }
 }
 

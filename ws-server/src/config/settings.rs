@@ -854,6 +854,11 @@ pub(super) const SETTINGS: &[Setting] = &[
         doc: "Group of control.sock: a name or a number. Default: the group of the server.",
     },
     Setting {
+        path: "control.max_listeners",
+        default: DefaultValue::Number(64),
+        doc: "Clients of GET /v1/events at once, 0 to 10000; another one is refused with 503.",
+    },
+    Setting {
         path: "log.format",
         default: DefaultValue::Text("auto"),
         doc: "\"text\", \"json\" (one object per line), or \"auto\": text on a terminal, else json. To stderr.",

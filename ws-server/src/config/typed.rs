@@ -447,6 +447,8 @@ pub struct ControlConfig {
     pub mode: u32,
     /// Group of the socket; `None` is that of the server.
     pub group: Option<u32>,
+    /// Clients that may listen to events at once.
+    pub max_listeners: usize,
 }
 
 /// `[log]`: what is told, and how.

@@ -3,8 +3,10 @@
 mod body;
 mod close;
 mod error;
+mod events;
 mod look;
 mod send;
+mod users;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -33,9 +35,11 @@ pub(crate) async fn serve_control(listener: Listener, server: Arc<Shared>, ready
     let router = Router::new()
         .route("/v1/send", post(send::send))
         .route("/v1/run", post(send::run))
-        .route("/v1/connections", get(look::connections))
+        .route("/v1/connections", get(users::connections))
+        .route("/v1/events", get(events::events))
+        .route("/v1/users", get(users::users))
         .route("/v1/connections/{id}", delete(close::close_connection))
-        .route("/v1/users/{id}", delete(close::close_user))
+        .route("/v1/users/{id}", get(users::user).delete(close::close_user))
         .route("/v1/sessions/{id}", delete(close::close_session))
         .route("/v1/status", get(look::status))
         .route("/live", get(|| async { "live\n" }))
