@@ -38,7 +38,7 @@ use crate::core::failure::RunFailure;
 use crate::core::question::{Occasion, Question, Standing};
 use crate::core::trace::Trace;
 use crate::core::turns::{MessageId, TurnLimits, Turns};
-use crate::counters::{CloseCause, Counters};
+use crate::counters::{CloseCause, Counters, DropReason};
 use crate::places::Place;
 use crate::rota::Seat;
 use crate::shard::Shard;
@@ -350,7 +350,9 @@ impl Connection {
     pub(crate) fn push(&self, counters: &Counters, publication: &Publication<'_>) -> Receipt {
         let mut state = self.state.borrow_mut();
         let count = publication.messages.len() as u64;
+        counters.deliveries.owed.add(count);
         if !state.is_open() {
+            counters.deliveries.dropped(DropReason::Closing, count);
             return Receipt::all_dropped(count);
         }
         counters.messages_queued.add(count);
@@ -367,6 +369,7 @@ impl Connection {
         let mut dropped = count - pushed.accepted;
         if dropped > 0 {
             counters.messages_dropped.add(dropped);
+            counters.deliveries.dropped(DropReason::Overflow, dropped);
             let reason = "pushed messages exceed limits.send_queue_size";
             let given_up = state.give_up(CloseCause::Overflow, reason, counters);
             // What waited a moment only was never accepted either.
@@ -732,8 +735,7 @@ impl Connection {
         state.output.stream = None;
         state.unread = Vec::new();
         state.dismiss_attendant();
-        let unsent = state.output.queue.clear() as u64;
-        counters.messages_dropped.add(unsent);
+        let unsent = state.output.clear(counters);
         let cause = state.cause.unwrap_or(CloseCause::Vanished);
         // RFC 6455 §7.4.1: 1005 is a close frame without a code, 1006 no close frame at all.
         let no_code = if cause == CloseCause::Peer {
@@ -832,7 +834,10 @@ impl Connection {
         shard.server.hub.remove(self.id(), end);
         shard.remove_alarm(self.slot(), self.alarm.take());
         self.end(CloseCause::Vanished);
-        self.state.borrow_mut().dismiss_attendant();
+        let mut state = self.state.borrow_mut();
+        state.output.clear(&shard.server.hub.counters);
+        state.dismiss_attendant();
+        drop(state);
         self.tell_ended();
     }
 }

@@ -64,6 +64,7 @@ macro_rules! reasons {
             const NAMES: [&'static str; [$($text),+].len()] = [$($text),+];
 
             /// The name in logs and figures.
+            #[allow(dead_code, reason = "some reasons are counted, and not logged")]
             pub(crate) fn as_str(self) -> &'static str {
                 Self::NAMES[self as usize]
             }
@@ -157,6 +158,48 @@ reasons! {
 }
 
 reasons! {
+    /// Why a pushed message did not leave.
+    DropReason {
+        /// There was no room behind what the peer had not read. The connection is closed.
+        Overflow = "overflow",
+        /// Given up while it waited, because too much did in the whole server.
+        OverflowTotal = "overflow_total",
+        /// Given up while it waited, because the peer took nothing for too long.
+        Slow = "slow",
+        /// The connection was closing.
+        Closing = "closing",
+        /// The connection ended before, or while it waited.
+        Ended = "ended",
+    }
+}
+
+/// What became of pushed messages, one for each connection that was there: what was owed is what
+/// was made and what was dropped, to the unit, when nothing waits. Each is counted by the worker
+/// that sees it happen, whether or not the publisher waits to be told.
+#[derive(Debug, Default)]
+pub(crate) struct Deliveries {
+    pub(crate) owed: Counter,
+    /// Taken whole by the kernel.
+    pub(crate) made: Counter,
+    drops: Tally<{ DropReason::NAMES.len() }>,
+}
+
+impl Deliveries {
+    pub(crate) fn dropped(&self, reason: DropReason, count: u64) {
+        self.drops.0[reason as usize].add(count);
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "owed": self.owed.get(),
+            "made": self.made.get(),
+            "dropped": self.drops.total(),
+            "dropped_by": self.drops.to_json(DropReason::NAMES),
+        })
+    }
+}
+
+reasons! {
     /// How a callback failed.
     CallbackFailure {
         CannotStart = "cannot_start",
@@ -178,7 +221,8 @@ reasons! {
 /// `accepted = opened + refused + pages`, `opened = closed + connections`,
 /// `callbacks.accepted = finished + failed + cancelled before the start`,
 /// `programs.started = ended + failed`,
-/// `messages.queued = sent + dropped`, `pushes.targets = written + queued + dropped`.
+/// `messages.queued = sent + dropped`, `pushes.targets = written + queued + dropped`,
+/// `deliveries.owed = made + dropped`.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) sockets_accepted: Counter,
@@ -230,6 +274,7 @@ pub(crate) struct Counters {
     pub(crate) push_written: Counter,
     pub(crate) push_queued: Counter,
     pub(crate) push_dropped: Counter,
+    pub(crate) deliveries: Deliveries,
 
     /// Times that the files of certificates were read again.
     pub(crate) certificate_reloads: Counter,
@@ -340,6 +385,7 @@ impl Counters {
                 "queued": self.push_queued.get(),
                 "dropped": self.push_dropped.get(),
             },
+            "deliveries": self.deliveries.to_json(),
             "certificates": {
                 "reloads": self.certificate_reloads.get(),
                 "reloads_failed": self.certificate_reloads_failed.get(),

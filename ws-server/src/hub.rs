@@ -20,6 +20,7 @@ use crate::core::question::{Source, Standing};
 use crate::counters::Counters;
 use crate::places::{PlaceLimits, Places};
 use crate::presence::{Listener, Presence, TooMany};
+use crate::user_fifos::UserFifos;
 
 /// Pushes, and apart from them runs, that may be under way at once; publishers beyond it wait.
 const MAX_UNDER_WAY: usize = 1024;
@@ -61,6 +62,8 @@ pub(crate) struct Hub {
     generation: AtomicU64,
     /// Who listens to these changes.
     presence: Arc<Presence>,
+    /// The FIFOs of users, each for as long as the user has a connection.
+    pub(crate) user_fifos: UserFifos,
     pub(crate) counters: Counters,
 }
 
@@ -83,6 +86,7 @@ impl Hub {
             drain_pace: Mutex::new(Pace::per_second(DRAIN_RATE)),
             generation: AtomicU64::new(first_generation(SystemTime::now())),
             presence: Arc::default(),
+            user_fifos: UserFifos::default(),
             counters,
         }
     }
@@ -126,6 +130,7 @@ impl Hub {
         let (binding, _) = registry.remove(id)?;
         let standing = self.note_change(&registry, id, &binding, Some(end));
         drop(registry);
+        self.user_fifos.release(&binding.user);
         self.sessions().release(binding.session, Instant::now());
         Some(standing)
     }
@@ -239,7 +244,18 @@ impl Hub {
         uri: Bytes,
         source: Source,
     ) -> Result<Receipt, Stopped> {
-        self.dispatch(&self.runs, target, |recipients, receipt| Command::Run {
+        let _permit = self.runs.acquire().await.map_err(|_| Stopped)?;
+        self.run_unbounded(target, uri, source).await
+    }
+
+    /// The same for one who has no more than one under way, and whom the others must not hold up.
+    pub(crate) async fn run_unbounded(
+        &self,
+        target: &Target,
+        uri: Bytes,
+        source: Source,
+    ) -> Result<Receipt, Stopped> {
+        self.hand_out(target, |recipients, receipt| Command::Run {
             recipients,
             uri: uri.clone(),
             source,
@@ -269,6 +285,15 @@ impl Hub {
         command: impl Fn(Recipients, oneshot::Sender<Receipt>) -> Command,
     ) -> Result<Receipt, Stopped> {
         let _permit = under_way.acquire().await.map_err(|_| Stopped)?;
+        self.hand_out(target, command).await
+    }
+
+    /// Tells the workers of a target's connections, and waits for their answers.
+    async fn hand_out(
+        &self,
+        target: &Target,
+        command: impl Fn(Recipients, oneshot::Sender<Receipt>) -> Command,
+    ) -> Result<Receipt, Stopped> {
         let mut answers = Vec::with_capacity(self.shards.len());
         {
             // Held over the sends: two pushes take the same order in every worker's queue.

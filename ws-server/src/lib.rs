@@ -45,6 +45,7 @@ mod shared;
 mod signals;
 mod sockets;
 mod status;
+mod user_fifos;
 mod visitor;
 
 pub use error::{ServeError, ServeErrorKind};

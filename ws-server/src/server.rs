@@ -153,9 +153,14 @@ async fn serve(
     if let Some(global_fifo) = global_fifo {
         let _ = global_fifo.await;
     }
-    server.hub.command_all(|| Command::Drain);
+    let drained = async {
+        // Records of users' FIFOs that were read find their connections still there.
+        server.hub.user_fifos.removed().await;
+        server.hub.command_all(|| Command::Drain);
+        workers.ended().await;
+    };
     let is_drained = tokio::select! {
-        drained = timeout(server.config.limits().drain_timeout, workers.ended()) => drained.is_ok(),
+        drained = timeout(server.config.limits().drain_timeout, drained) => drained.is_ok(),
         () = signals.stop_again() => false,
     };
     if !is_drained {

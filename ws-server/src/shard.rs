@@ -32,7 +32,7 @@ use crate::command::{Adoption, Command, Receipt, Recipient, Recipients};
 use crate::connection::{Connection, Frames, Publication, Turn};
 use crate::core::alarms::Alarms;
 use crate::core::question::{Occasion, Question, Source};
-use crate::counters::CloseCause;
+use crate::counters::{CloseCause, DropReason};
 use crate::gate::Gate;
 use crate::opening;
 use crate::randomness::Randomness;
@@ -340,7 +340,12 @@ impl Shard {
                     receipt.add(match find(&connections, recipient) {
                         Some(connection) => connection.push(counters, &publication),
                         // It was live when the push was accepted, and has ended since.
-                        None => Receipt::all_dropped(messages.len() as u64),
+                        None => {
+                            let count = messages.len() as u64;
+                            counters.deliveries.owed.add(count);
+                            counters.deliveries.dropped(DropReason::Ended, count);
+                            Receipt::all_dropped(count)
+                        }
                     });
                 }
             }

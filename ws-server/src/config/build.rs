@@ -18,8 +18,9 @@ use super::tls::tls;
 use super::trusted::TrustedPeers;
 use super::typed::{
     AppBackend, AppConfig, CompressionConfig, Console, ControlConfig, Events, FifoConfig,
-    FifoFraming, IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, OnDisconnect,
-    OriginConfig, ServerConfig, StreamOutput, Tls, Trim, ValidateBackend, ValidateConfig,
+    FifoFraming, FifoNaming, FifoPer, IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel,
+    OnDisconnect, OriginConfig, ServerConfig, StreamOutput, Tls, Trim, ValidateBackend,
+    ValidateConfig,
 };
 
 /// Smallest allowed timeout. Below it everything fails.
@@ -371,6 +372,21 @@ pub(super) fn fifo(reader: &mut Reader<'_>, state_dir: &Path) -> FifoConfig {
             .optional_path("fifo.dir")
             .unwrap_or_else(|| state_dir.join("fifo")),
         user_fifos: reader.flag("fifo.user_fifos"),
+        per: reader.choice(
+            "fifo.per",
+            &[
+                ("connection", FifoPer::Connection),
+                ("user", FifoPer::User),
+                ("both", FifoPer::Both),
+            ],
+        ),
+        naming: reader.choice(
+            "fifo.naming",
+            &[
+                ("default", FifoNaming::Default),
+                ("carbonphp", FifoNaming::CarbonPhp),
+            ],
+        ),
         framing: match (by_delimiter, delimiter) {
             (true, Some(delimiter)) => FifoFraming::Delimiter(delimiter),
             _ => FifoFraming::Lines,

@@ -9,7 +9,7 @@ use ws_transport::Stream;
 
 use super::frames::Frames;
 use crate::core::stall::Stall;
-use crate::counters::Counters;
+use crate::counters::{Counters, DropReason};
 
 /// Pieces that leave in one system call.
 const MAX_PIECES: usize = 64;
@@ -136,7 +136,7 @@ impl Output {
             }
             let queued = match std::mem::take(&mut written) {
                 0 => self.queue.push(frame.clone()),
-                done => self.queue.push_rest(frame.clone(), done),
+                done => self.queue.push_rest_of_pushed(frame.clone(), done),
             };
             if queued.is_err() {
                 break;
@@ -144,6 +144,7 @@ impl Output {
             pushed.accepted += 1;
         }
         self.note_sent(pushed.sent, counters);
+        counters.deliveries.made.add(pushed.sent);
         pushed
     }
 
@@ -153,10 +154,10 @@ impl Output {
     ///
     /// [`Broken`].
     pub(super) fn flush(&mut self, counters: &Counters) -> Result<(), Broken> {
-        let Some(stream) = &self.stream else {
-            return Ok(());
-        };
         while !self.queue.is_empty() {
+            let Some(stream) = &self.stream else {
+                return Ok(());
+            };
             let taken = match self.queue.as_one_piece() {
                 Some(bytes) => stream.try_write(bytes),
                 None => {
@@ -168,17 +169,45 @@ impl Output {
             match taken {
                 Ok(written) => {
                     self.has_moved |= written > 0;
-                    let sent = self.queue.advance(written) as u64;
-                    self.sent += sent;
-                    counters.messages_sent.add(sent);
+                    self.advance(written, counters);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(_) => return Err(Broken),
             }
         }
-        // What TLS still keeps of what it has taken. An error comes again with the next read.
-        let _ = stream.try_flush();
+        if let Some(stream) = &self.stream {
+            // What TLS still keeps of what it has taken. An error comes again with the next read.
+            let _ = stream.try_flush();
+        }
         Ok(())
+    }
+
+    /// Takes note of bytes of the queue that the kernel has taken.
+    fn advance(&mut self, written: usize, counters: &Counters) {
+        let pushed = self.queue.len_pushed();
+        let sent = self.queue.advance(written) as u64;
+        self.note_sent(sent, counters);
+        let delivered = (pushed - self.queue.len_pushed()) as u64;
+        counters.deliveries.made.add(delivered);
+    }
+
+    /// Drops everything of which nothing was written, and returns how many messages that were.
+    pub(super) fn drop_untouched(&mut self, reason: DropReason, counters: &Counters) -> u64 {
+        let pushed = self.queue.len_pushed();
+        let dropped = self.queue.drop_untouched() as u64;
+        let undelivered = (pushed - self.queue.len_pushed()) as u64;
+        counters.deliveries.dropped(reason, undelivered);
+        counters.messages_dropped.add(dropped);
+        dropped
+    }
+
+    /// Drops everything, for the connection has ended, and returns how many messages that were.
+    pub(super) fn clear(&mut self, counters: &Counters) -> u64 {
+        let undelivered = self.queue.len_pushed() as u64;
+        let dropped = self.queue.clear() as u64;
+        counters.deliveries.dropped(DropReason::Ended, undelivered);
+        counters.messages_dropped.add(dropped);
+        dropped
     }
 
     /// When it will have been too long that nothing moved.
@@ -203,23 +232,21 @@ impl Output {
     /// part of its buffer is free. That part is filled, or each further attempt would find some
     /// room in it, and take that for a peer who reads.
     pub(super) fn write_unasked(&mut self, counters: &Counters) {
-        let Some(stream) = &self.stream else {
-            return;
-        };
-        let mut sent = 0;
         while !self.queue.is_empty() {
+            let Some(stream) = &self.stream else {
+                return;
+            };
             let mut slices = [IoSlice::new(&[]); MAX_PIECES];
             let count = self.queue.slices(&mut slices);
             match stream.try_write_unasked(&slices[..count]) {
                 Ok(written) if written > 0 => {
                     self.has_moved = true;
-                    sent += self.queue.advance(written) as u64;
+                    self.advance(written, counters);
                 }
                 // An error comes again with the next write.
-                Ok(_) | Err(_) => break,
+                Ok(_) | Err(_) => return,
             }
         }
-        self.note_sent(sent, counters);
     }
 
     /// Writes one piece, and returns how many bytes the kernel has taken.

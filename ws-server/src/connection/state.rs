@@ -9,7 +9,7 @@ use crate::core::answer::{Answer, Reply};
 use crate::core::question::{Occasion, Question, Source};
 use crate::core::rate::Throttle;
 use crate::core::turns::Turns;
-use crate::counters::{CloseCause, Counters};
+use crate::counters::{CloseCause, Counters, DropReason};
 use crate::places::Place;
 use crate::shared::Shared;
 
@@ -401,8 +401,12 @@ impl Inner {
         reason: &'static str,
         counters: &Counters,
     ) -> u64 {
-        let dropped = self.output.queue.drop_untouched() as u64;
-        counters.messages_dropped.add(dropped);
+        let reason_counted = match cause {
+            CloseCause::OverflowTotal => DropReason::OverflowTotal,
+            CloseCause::Slow => DropReason::Slow,
+            _ => DropReason::Overflow,
+        };
+        let dropped = self.output.drop_untouched(reason_counted, counters);
         self.close(cause, CloseFrame::new(CloseCode::TRY_LATER, reason));
         dropped
     }

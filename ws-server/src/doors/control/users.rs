@@ -62,6 +62,7 @@ struct UserLine<'a> {
 struct UserPage<'a> {
     id: &'a str,
     since: f64,
+    fifo: Option<String>,
     sessions: Vec<String>,
     connections: Vec<ConnectionLine>,
 }
@@ -144,6 +145,7 @@ pub(super) async fn user(
     let answer = UserPage {
         id: user.as_str(),
         since: unix_time(since),
+        fifo: hub.user_fifos.path(&user).as_ref().map(shown),
         sessions: sessions.iter().map(SessionId::to_string).collect(),
         connections,
     };
@@ -243,7 +245,6 @@ fn snapshots(hub: &Hub, ids: &[ConnectionId]) -> Vec<Snapshot> {
 impl Snapshot {
     fn line(self) -> ConnectionLine {
         let Self { id, binding, entry } = self;
-        let shown = |path: &Arc<FilePath>| path.to_string_lossy().into_owned();
         ConnectionLine {
             id: id.to_string(),
             user: binding.user.as_str().to_owned(),
@@ -318,6 +319,10 @@ fn json(bytes: Vec<u8>) -> Response {
 
 fn internal(error: serde_json::Error) -> ApiError {
     ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+}
+
+fn shown(path: &Arc<FilePath>) -> String {
+    path.to_string_lossy().into_owned()
 }
 
 fn unix_time(time: SystemTime) -> f64 {
