@@ -1,5 +1,7 @@
 //! The client of the control API: HTTP/1.1 over the Unix socket of the running server.
 
+mod stream;
+
 use std::fs::File;
 use std::future::Future;
 use std::io;
@@ -19,6 +21,8 @@ use tokio::net::UnixStream;
 use crate::args::{Client, Target};
 use crate::config::{self, Layer, Surroundings};
 use crate::failure::{Code, Failure};
+
+pub(crate) use self::stream::stream;
 
 /// Asks the running server, and returns the JSON that it answers.
 pub(crate) fn call(

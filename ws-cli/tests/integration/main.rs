@@ -27,6 +27,7 @@ mod helpers;
 mod life;
 mod newcomers;
 mod places;
+mod presence;
 mod proxied;
 mod sockets;
 mod stalled;
