@@ -31,6 +31,7 @@ pub(crate) enum Verb {
     Send(SendArgs),
     Run(RunArgs),
     Ls(ListArgs),
+    Events(EventsArgs),
     Kick(KickArgs),
     Sessions(SessionsArgs),
     Status(StatusArgs),
@@ -249,10 +250,43 @@ pub(crate) struct RevokeArgs {
     pub(crate) client: Client,
 }
 
-/// Lists the connections
+/// Lists the connections, or the users
 #[derive(Debug, clap::Args)]
-#[command(before_help = "Example: ws ls")]
+#[command(before_help = "Example: ws ls --users")]
 pub(crate) struct ListArgs {
+    /// List users: how many connections and sessions each has, and since when
+    #[arg(long, conflicts_with_all = ["user", "session"])]
+    pub(crate) users: bool,
+
+    /// Only the connections of this user
+    #[arg(long, value_name = "ID")]
+    pub(crate) user: Option<String>,
+
+    /// Only the connections of this session
+    #[arg(long, value_name = "ID")]
+    pub(crate) session: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) client: Client,
+}
+
+/// Tells who comes and goes, as it happens
+///
+/// One line for each event: open and close of a connection, online and offline of a user, who is that
+/// from the first connection to the end of the last; with user, connections, connection, and at a
+/// close code and cause. lagged says how many changes were missed because nobody read. Ends when the
+/// server does.
+#[derive(Debug, clap::Args)]
+#[command(before_help = "Example: ws events --only online,offline")]
+pub(crate) struct EventsArgs {
+    /// Only those of this user
+    #[arg(long, value_name = "ID")]
+    pub(crate) user: Option<String>,
+
+    /// Only these: open, close, online, offline, with commas between
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+
     #[command(flatten)]
     pub(crate) client: Client,
 }
@@ -563,6 +597,7 @@ mod tests {
             "ws run --user u",
             "ws config",
             "ws config print --default --config ws.toml",
+            "ws ls --users --user u",
             "ws nonsense",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");

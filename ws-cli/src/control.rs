@@ -1,5 +1,7 @@
 //! The client of the control API: HTTP/1.1 over the Unix socket of the running server, or over TCP.
 
+mod stream;
+
 use std::fmt::{self, Display};
 use std::fs::File;
 use std::future::Future;
@@ -23,6 +25,8 @@ use tokio::task::JoinHandle;
 use crate::args::{Client, Targets};
 use crate::config::{self, Layer, Surroundings};
 use crate::failure::{Code, Failure};
+
+pub(crate) use self::stream::stream;
 
 /// Asks the running server, and returns the JSON that it answers.
 pub(crate) fn call(
@@ -230,8 +234,21 @@ impl Caller {
     }
 
     async fn exchange(&mut self, ask: &Ask<'_>) -> Result<Value, CallError> {
-        let mut wire = match self.wire.take() {
-            Some(wire) if !wire.sender.is_closed() => wire,
+        let mut wire = self.wire().await?;
+        wire.sender.ready().await?;
+        let request = request(ask, self.address.as_ref(), self.token.as_deref())?;
+        let response = wire.sender.send_request(request).await?;
+        let answer = read_answer(response).await;
+        if !matches!(answer, Err(CallError::Broken(_))) {
+            self.wire = Some(wire);
+        }
+        answer
+    }
+
+    /// The connection that is kept, or a new one.
+    async fn wire(&mut self) -> Result<Wire, CallError> {
+        match self.wire.take() {
+            Some(wire) if !wire.sender.is_closed() => Ok(wire),
             _ => {
                 let (stream, address) = connect(&self.candidates)
                     .await
@@ -243,17 +260,9 @@ impl Caller {
                     // What went wrong is what the request ends with.
                     let _ = connection.await;
                 });
-                Wire { sender, task }
+                Ok(Wire { sender, task })
             }
-        };
-        wire.sender.ready().await?;
-        let request = request(ask, self.address.as_ref(), self.token.as_deref())?;
-        let response = wire.sender.send_request(request).await?;
-        let answer = read_answer(response).await;
-        if !matches!(answer, Err(CallError::Broken(_))) {
-            self.wire = Some(wire);
         }
-        answer
     }
 }
 

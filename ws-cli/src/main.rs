@@ -51,6 +51,7 @@ fn run(args: Args) -> Result<(), Failure> {
         Verb::Kick(args) => verb::kick::run(&args),
         Verb::Sessions(args) => verb::sessions::run(&args.verb),
         Verb::Ls(args) => verb::ls::run(&args),
+        Verb::Events(args) => verb::events::run(&args),
         Verb::Status(args) => verb::status::run(&args),
         Verb::Connect(args) => verb::connect::run(&args),
         Verb::Cert(args) => verb::cert::run(&args),

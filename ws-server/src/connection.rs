@@ -33,6 +33,7 @@ use crate::bell::Bell;
 use crate::command::Receipt;
 use crate::config::OnDisconnect;
 use crate::core::answer::Answer;
+use crate::core::changes::End;
 use crate::core::failure::RunFailure;
 use crate::core::question::{Occasion, Question, Standing};
 use crate::core::trace::Trace;
@@ -349,7 +350,9 @@ impl Connection {
     pub(crate) fn push(&self, counters: &Counters, publication: &Publication<'_>) -> Receipt {
         let mut state = self.state.borrow_mut();
         let count = publication.messages.len() as u64;
+        counters.deliveries.owed.add(count);
         if !state.is_open() {
+            counters.deliveries.dropped(DropReason::Closing, count);
             return Receipt::all_dropped(count, DropReason::Closing);
         }
         counters.messages_queued.add(count);
@@ -366,6 +369,7 @@ impl Connection {
         let mut dropped = count - pushed.accepted;
         if dropped > 0 {
             counters.messages_dropped.add(dropped);
+            counters.deliveries.dropped(DropReason::Overflow, dropped);
             let reason = "pushed messages exceed limits.send_queue_size";
             let given_up = state.give_up(CloseCause::Overflow, reason, counters);
             // What waited a moment only was never accepted either.
@@ -744,8 +748,7 @@ impl Connection {
         state.output.stream = None;
         state.unread = Vec::new();
         state.dismiss_attendant();
-        let unsent = state.output.clear();
-        counters.messages_dropped.add(unsent);
+        let unsent = state.output.clear(counters);
         let cause = state.cause.unwrap_or(CloseCause::Vanished);
         // RFC 6455 §7.4.1: 1005 is a close frame without a code, 1006 no close frame at all.
         let no_code = if cause == CloseCause::Peer {
@@ -756,7 +759,11 @@ impl Connection {
         let code = state.close_code.map_or(no_code, CloseCode::as_u16);
         counters.closed(cause);
         // Whoever sees that it is gone sees it counted.
-        let standing = server.hub.remove(self.id());
+        let end = End {
+            code,
+            cause: cause.as_str(),
+        };
+        let standing = server.hub.remove(self.id(), end);
         if server.config.app().on_disconnect == OnDisconnect::Cancel {
             state.work.abort_runs();
         }
@@ -833,10 +840,17 @@ impl Connection {
 
     /// Ends a connection that a fault of ours has left as it is.
     pub(crate) fn abandon(&self, shard: &Shard) {
-        shard.server.hub.remove(self.id());
+        let end = End {
+            code: 1006,
+            cause: CloseCause::Vanished.as_str(),
+        };
+        shard.server.hub.remove(self.id(), end);
         shard.remove_alarm(self.slot(), self.alarm.take());
         self.end(CloseCause::Vanished);
-        self.state.borrow_mut().dismiss_attendant();
+        let mut state = self.state.borrow_mut();
+        state.output.clear(&shard.server.hub.counters);
+        state.dismiss_attendant();
+        drop(state);
         self.tell_ended();
     }
 }

@@ -190,6 +190,32 @@ reasons! {
     }
 }
 
+/// What became of pushed messages, one for each connection that was there: what was owed is what
+/// was made and what was dropped, to the unit, when nothing waits. Each is counted by the worker
+/// that sees it happen, whether or not the publisher waits to be told.
+#[derive(Debug, Default)]
+pub(crate) struct Deliveries {
+    pub(crate) owed: Counter,
+    /// Taken whole by the kernel.
+    pub(crate) made: Counter,
+    drops: Tally<{ DropReason::NAMES.len() }>,
+}
+
+impl Deliveries {
+    pub(crate) fn dropped(&self, reason: DropReason, count: u64) {
+        self.drops.0[reason as usize].add(count);
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "owed": self.owed.get(),
+            "made": self.made.get(),
+            "dropped": self.drops.total(),
+            "dropped_by": self.drops.to_json(DropReason::NAMES),
+        })
+    }
+}
+
 reasons! {
     /// How a callback failed.
     CallbackFailure {
@@ -212,7 +238,8 @@ reasons! {
 /// `accepted = opened + refused + pages`, `opened = closed + connections`,
 /// `callbacks.accepted = finished + failed + cancelled before the start`,
 /// `programs.started = ended + failed`,
-/// `messages.queued = sent + dropped`, `pushes.targets = written + queued + dropped`.
+/// `messages.queued = sent + dropped`, `pushes.targets = written + queued + dropped`,
+/// `deliveries.owed = made + dropped`.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) sockets_accepted: Counter,
@@ -280,6 +307,7 @@ pub(crate) struct Counters {
     /// Of the control API, on both of its doors.
     pub(crate) control_requests: Counter,
     control_refusals: Tally<{ ControlRefusal::NAMES.len() }>,
+    pub(crate) deliveries: Deliveries,
 
     /// Times that the files of certificates were read again.
     pub(crate) certificate_reloads: Counter,
@@ -418,6 +446,7 @@ impl Counters {
                 "refused": self.control_refusals.total(),
                 "refused_by": self.control_refusals.to_json(ControlRefusal::NAMES),
             },
+            "deliveries": self.deliveries.to_json(),
             "certificates": {
                 "reloads": self.certificate_reloads.get(),
                 "reloads_failed": self.certificate_reloads_failed.get(),

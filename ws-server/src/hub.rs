@@ -11,17 +11,18 @@ use std::time::{Instant, SystemTime};
 use bytes::Bytes;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 use ws_proto::{CloseFrame, EncodedMessage};
-use ws_session::{
-    Binding, ConnectionId, ConnectionIds, Registry, SessionId, Sessions, Target, UserId,
-};
+use ws_session::{Binding, ConnectionId, ConnectionIds, Registry, SessionId, Sessions, Target};
 
 use crate::command::{Command, Fate, Notices, Receipt, Recipient, Recipients};
+use crate::core::changes::{Change, End};
 use crate::core::ledger::Passing;
 use crate::core::pace::Pace;
 use crate::core::question::{Source, Standing};
 use crate::counters::Counters;
 use crate::places::{PlaceLimits, Places};
+use crate::presence::{Listener, Presence, TooMany};
 use crate::store::Keeper;
+use crate::user_fifos::UserFifos;
 
 /// Pushes, and apart from them runs, that may be under way at once; publishers beyond it wait.
 const MAX_UNDER_WAY: usize = 1024;
@@ -61,6 +62,10 @@ pub(crate) struct Hub {
     drain_pace: Mutex<Pace>,
     /// That of the next change in who is connected.
     generation: AtomicU64,
+    /// Who listens to these changes.
+    presence: Arc<Presence>,
+    /// The FIFOs of users, each for as long as the user has a connection.
+    pub(crate) user_fifos: UserFifos,
     pub(crate) counters: Counters,
 }
 
@@ -82,6 +87,8 @@ impl Hub {
             places: Places::new(limits),
             drain_pace: Mutex::new(Pace::per_second(DRAIN_RATE)),
             generation: AtomicU64::new(first_generation(SystemTime::now())),
+            presence: Arc::default(),
+            user_fifos: UserFifos::default(),
             counters,
         }
     }
@@ -110,30 +117,69 @@ impl Hub {
     /// Makes a connection known: from here on it is reached by pushes.
     pub(crate) fn insert(&self, id: ConnectionId, binding: Binding, entry: Entry) -> Standing {
         self.keeper.hold(binding.session);
-        let user = binding.user.clone();
+        let now = entry.opened_at;
+        let bound = binding.clone();
         let mut registry = self.registry();
-        let inserted = registry.insert_unique(id, binding, entry);
+        let inserted = registry.insert_unique(id, binding, entry, now);
         debug_assert!(inserted.is_ok(), "connection ids are never repeated");
         self.counters.connections_opened.increment();
-        self.standing(&registry, &user)
+        self.note_change(&registry, id, &bound, None)
     }
 
     /// Forgets a connection.
-    pub(crate) fn remove(&self, id: ConnectionId) -> Option<Standing> {
+    pub(crate) fn remove(&self, id: ConnectionId, end: End) -> Option<Standing> {
         let mut registry = self.registry();
         let (binding, _) = registry.remove(id)?;
-        let standing = self.standing(&registry, &binding.user);
+        let standing = self.note_change(&registry, id, &binding, Some(end));
         drop(registry);
+        self.user_fifos.release(&binding.user);
         self.keeper.release(binding.session);
         Some(standing)
     }
 
-    /// How a user stands now; under the registry's lock, so that generations are in its order.
-    fn standing(&self, registry: &Registry<Entry>, user: &UserId) -> Standing {
-        Standing {
-            generation: self.generation.fetch_add(1, Ordering::Relaxed),
-            connections: registry.user(user).len(),
+    /// Tells whoever listens how a user stands now; under the registry's lock, so that generations
+    /// are in its order.
+    fn note_change(
+        &self,
+        registry: &Registry<Entry>,
+        connection: ConnectionId,
+        binding: &Binding,
+        end: Option<End>,
+    ) -> Standing {
+        let generation = self.generation.fetch_add(1, Ordering::Relaxed);
+        let presence = registry.presence(&binding.user);
+        let connections = presence.map_or(0, |presence| presence.connections);
+        if self.presence.is_noted() {
+            self.presence.note(Change {
+                generation,
+                user: binding.user.clone(),
+                session: binding.session,
+                connection,
+                connections,
+                end,
+            });
         }
+        Standing {
+            generation,
+            connections,
+        }
+    }
+
+    /// Hears of every change from now on, or from behind the one of generation `last`.
+    ///
+    /// # Errors
+    ///
+    /// [`TooMany`] if `max` do already.
+    pub(crate) fn listen(&self, last: Option<u64>, max: usize) -> Result<Listener, TooMany> {
+        // Nothing changes in the meantime.
+        let _registry = self.registry();
+        let next = self.generation.load(Ordering::Relaxed);
+        self.presence.listen(next, last, max)
+    }
+
+    /// Who listens.
+    pub(crate) fn presence(&self) -> &Presence {
+        &self.presence
     }
 
     /// When the caller, a connection with nothing left to do, may close while draining.
@@ -241,13 +287,24 @@ impl Hub {
         uri: Bytes,
         source: Source,
     ) -> Result<Receipt, Stopped> {
-        self.dispatch(&self.runs, target, |recipients, receipt| Command::Run {
+        let _permit = self.runs.acquire().await.map_err(|_| Stopped)?;
+        self.run_unbounded(target, uri, source).await
+    }
+
+    /// The same for one who has no more than one under way, and whom the others must not hold up.
+    pub(crate) async fn run_unbounded(
+        &self,
+        target: &Target,
+        uri: Bytes,
+        source: Source,
+    ) -> Result<Receipt, Stopped> {
+        let answers = self.hand_out(target, |recipients, receipt| Command::Run {
             recipients,
             uri: uri.clone(),
             source,
             receipt,
-        })
-        .await
+        })?;
+        sum(answers).await
     }
 
     /// Closes every connection of sessions that have ended. Those that are being opened see it

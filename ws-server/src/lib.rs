@@ -33,6 +33,7 @@ mod hub;
 mod opening;
 mod page;
 mod places;
+mod presence;
 mod randomness;
 mod rates;
 mod reload;
@@ -48,6 +49,7 @@ mod store;
 mod tending;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod user_fifos;
 mod visitor;
 
 pub use error::{ServeError, ServeErrorKind};

@@ -1,36 +1,39 @@
 //! The opening handshake: who is there, may it come in, and who is it.
 
 use std::cell::Cell;
+use std::fmt::Display;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
-use ws_ipc::{EnvironmentError, Fifo, FifoError, encode_name};
+use ws_ipc::{EnvironmentError, Fifo, FifoError, encode_name, encode_name_carbonphp};
 use ws_proto::handshake::{HeadLimits, HeadReader, Rejection, RequestHead, Upgrade, response};
 use ws_session::{Binding, ConnectionId, Recall, SessionId, SessionToken, UserId};
 use ws_transport::{Accepted, LocalAddr, OpenError, PeerAddr, Stream, TlsPeer};
 
 use crate::application::Validation;
 use crate::command::Adoption;
-use crate::config::HostRule;
+use crate::config::{FifoNaming, HostRule};
 use crate::connection::{Connection, Consent};
 use crate::core::answer::{Identity, Verdict};
 use crate::core::cookie;
 use crate::core::forwarded::{self, Forwarded};
 use crate::core::origin::{Provenance, is_allowed, is_loopback_host};
 use crate::counters::{CloseCause, Refusal};
-use crate::doors;
+use crate::doors::{self, GLOBAL_FIFO};
 use crate::gate::{Dismissal, Newcomer};
 use crate::hub::{Entry, Hub};
 use crate::places::{Full, Place, Visit};
 use crate::revalidation;
 use crate::shard::Shard;
 use crate::store::NoAnswer;
+use crate::user_fifos::Hold;
 use crate::visitor::{Arrival, Visitor};
 
 /// How long a refused peer may take to close its side, so that no reset overtakes the refusal.
@@ -51,7 +54,7 @@ struct Refused {
 }
 
 /// A handshake that does.
-struct Admitted {
+struct Admitted<'a> {
     visitor: Visitor,
     user: UserId,
     session: SessionId,
@@ -59,6 +62,7 @@ struct Admitted {
     addr: Option<IpAddr>,
     port: Option<u16>,
     fifo: Option<Fifo>,
+    user_fifo: Option<Hold<'a>>,
     consent: Consent,
     place: Place,
     /// When the validation is asked again.
@@ -101,9 +105,9 @@ impl Drop for Issued<'_> {
 }
 
 /// What a socket turned out to want.
-enum Wish {
+enum Wish<'a> {
     Page(Vec<u8>),
-    Connect(Box<Admitted>),
+    Connect(Box<Admitted<'a>>),
 }
 
 /// Serves a socket from its acceptance to its end.
@@ -228,7 +232,7 @@ async fn open(
     })
 }
 
-fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted) {
+fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted<'_>) {
     let Admitted {
         visitor,
         user,
@@ -236,6 +240,7 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted) {
         addr,
         port,
         fifo,
+        user_fifo,
         consent,
         place,
         ttl,
@@ -261,6 +266,10 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted) {
         .server
         .hub
         .insert(id, Binding { user, session }, entry);
+    // From here on the hub sees to its end.
+    if let Some(hold) = user_fifo {
+        hold.keep();
+    }
     // Whoever reads it can be found. A push to those found is written by this thread, and so
     // stands behind it.
     connection.greet(response);
@@ -293,19 +302,19 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted) {
 }
 
 /// One opening handshake under way.
-struct Opening<'a> {
+struct Opening<'p, 'a> {
     shard: &'a Rc<Shard>,
-    stream: &'a Stream,
+    stream: &'p Stream,
     id: ConnectionId,
     peer: Option<SocketAddr>,
     local: Option<SocketAddr>,
     /// What the TLS handshake told.
-    tls: Option<&'a TlsPeer>,
+    tls: Option<&'p TlsPeer>,
     /// Whether anything was read from the peer.
     has_spoken: Cell<bool>,
 }
 
-impl Opening<'_> {
+impl<'a> Opening<'_, 'a> {
     /// Gives up because the server is going down, or full. A peer that has not asked for anything,
     /// such as a browser's spare connection, is not answered.
     fn abandon(&self, refusal: Refusal, text: &str) -> Refused {
@@ -316,7 +325,7 @@ impl Opening<'_> {
         refused
     }
 
-    async fn run(&self, newcomer: &Newcomer) -> Result<Wish, Refused> {
+    async fn run(&self, newcomer: &Newcomer) -> Result<Wish<'a>, Refused> {
         let server = &self.shard.server;
         let head = tokio::select! {
             biased;
@@ -531,7 +540,7 @@ impl Opening<'_> {
         validation: &Validation,
         upgrade: &Upgrade,
         claim: Claim<'_>,
-    ) -> Result<Admitted, Refused> {
+    ) -> Result<Admitted<'a>, Refused> {
         let identity = self.validate(validation, &claim.visitor).await?;
         if let Some(named) = identity.session
             && !self.shard.server.hub.sessions().contains(named)
@@ -547,7 +556,7 @@ impl Opening<'_> {
         upgrade: &Upgrade,
         claim: Claim<'_>,
         identity: Identity,
-    ) -> Result<Admitted, Refused> {
+    ) -> Result<Admitted<'a>, Refused> {
         let server = &self.shard.server;
         let Claim {
             mut visitor,
@@ -575,10 +584,14 @@ impl Opening<'_> {
         // Whoever is only being validated has no place, and may find all of them taken now.
         let place = visit.settle(&user)?;
         let fifo = self.make_fifo(&user, addr)?;
-        let fifo_path = fifo
+        let user_fifo = self.hold_user_fifo(&user)?;
+        let shown = |path: &Path| path.to_string_lossy().into_owned();
+        let fifo_path = fifo.as_ref().map(|fifo| shown(fifo.path()));
+        let user_path = user_fifo
             .as_ref()
-            .map(|fifo| fifo.path().to_string_lossy().into_owned());
-        visitor.identify(&user, session, fifo_path.as_deref())?;
+            .and_then(|_| server.hub.user_fifos.path(&user))
+            .map(|path| shown(&path));
+        visitor.identify(&user, session, fifo_path.as_deref(), user_path.as_deref())?;
         if server.application.is_none() && ttl.is_none() {
             visitor.forget_variables();
         }
@@ -619,6 +632,7 @@ impl Opening<'_> {
             addr,
             port,
             fifo,
+            user_fifo,
             consent: Consent { response, deflate },
             place,
             ttl,
@@ -692,15 +706,24 @@ impl Opening<'_> {
         let Some(fifos) = server
             .fifos
             .as_ref()
-            .filter(|_| server.config.fifo().user_fifos)
+            .filter(|_| server.config.fifo().has_connections())
         else {
             return Ok(None);
         };
-        let user = encode_name(user.as_str());
-        let ip = addr.map_or_else(|| "local".to_owned(), fifo_ip);
-        let by_id = format!("{user}:{ip}:{}.fifo", self.id);
+        let name = |last: &dyn Display| match server.config.fifo().naming {
+            FifoNaming::Default => {
+                let ip = addr.map_or_else(|| "local".to_owned(), fifo_ip);
+                format!("{}:{ip}:{last}.fifo", encode_name(user.as_str()))
+            }
+            FifoNaming::CarbonPhp => {
+                let ip = addr.map_or_else(|| "local".to_owned(), |ip| ip.to_string());
+                let name = format!("{user}:{ip}:{last}");
+                format!("{}.fifo", encode_name_carbonphp(&name))
+            }
+        };
+        let by_id = name(&self.id);
         let made = match self.peer {
-            Some(peer) => match fifos.create(&format!("{user}:{ip}:{}.fifo", peer.port())) {
+            Some(peer) => match fifos.create(&name(&peer.port())) {
                 Err(FifoError::Exists { .. }) => fifos.create(&by_id),
                 made => made,
             },
@@ -710,6 +733,42 @@ impl Opening<'_> {
             warn!(conn.id = %self.id, %error, "cannot make the connection's FIFO");
             internal(&error)
         })
+    }
+
+    /// Sees to it that the user has a FIFO, and has it read if there was none.
+    fn hold_user_fifo(&self, user: &UserId) -> Result<Option<Hold<'a>>, Refused> {
+        let shard = self.shard;
+        let server = &shard.server;
+        let Some(fifos) = server
+            .fifos
+            .as_ref()
+            .filter(|_| server.config.fifo().has_users())
+        else {
+            return Ok(None);
+        };
+        let held = server
+            .hub
+            .user_fifos
+            .hold(user, || fifos.create(&user_fifo_name(user)));
+        let (hold, made) = held.map_err(|error| {
+            warn!(conn.id = %self.id, %error, "cannot make the user's FIFO");
+            internal(&error)
+        })?;
+        if let Some(fifo) = made {
+            let reader = doors::serve_user(Rc::clone(shard), user.clone(), fifo);
+            shard.spawn(reader);
+        }
+        Ok(Some(hold))
+    }
+}
+
+/// The name of a user's FIFO: no connection's has it, as those have a colon, nor the global one.
+fn user_fifo_name(user: &UserId) -> String {
+    let name = format!("{}.fifo", encode_name(user.as_str()));
+    match name == GLOBAL_FIFO {
+        // No id is encoded like this otherwise.
+        true => name.replacen('g', "%67", 1),
+        false => name,
     }
 }
 
@@ -837,7 +896,7 @@ impl From<Full> for Refused {
 }
 
 /// The cause goes to the log, not to the peer.
-fn internal(error: &dyn std::fmt::Display) -> Refused {
+fn internal(error: &dyn Display) -> Refused {
     let mut refused = refused(Refusal::Internal, 503, "not possible now");
     refused.cause = error.to_string();
     refused

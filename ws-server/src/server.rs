@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 use ws_ipc::{FifoDirectory, FifoOptions};
 use ws_transport::{BindOptions, Inherited, ListenAddr, ListenSocket, Listener, TlsAcceptor};
 
@@ -157,9 +157,14 @@ async fn serve(
     if let Some(global_fifo) = global_fifo {
         let _ = global_fifo.await;
     }
-    server.hub.command_all(|| Command::Drain);
+    let drained = async {
+        // Records of users' FIFOs that were read find their connections still there.
+        server.hub.user_fifos.removed().await;
+        server.hub.command_all(|| Command::Drain);
+        workers.ended().await;
+    };
     let is_drained = tokio::select! {
-        drained = timeout(server.config.limits().drain_timeout, workers.ended()) => drained.is_ok(),
+        drained = timeout(server.config.limits().drain_timeout, drained) => drained.is_ok(),
         () = signals.stop_again() => false,
     };
     if !is_drained {
@@ -169,6 +174,13 @@ async fn serve(
         );
         server.hub.command_all(|| Command::Stop);
         let _ = timeout(STOP_TIMEOUT, workers.ended()).await;
+    }
+    // Whoever listens hears of the last ones, too.
+    if timeout(STOP_TIMEOUT, server.hub.presence().end())
+        .await
+        .is_err()
+    {
+        debug!("a listener to events does not read");
     }
     for task in [
         Some(control),

@@ -352,7 +352,12 @@ impl Shard {
                     receipt.add(match find(&connections, recipient) {
                         Some(connection) => connection.push(counters, &publication),
                         // It was live when the push was accepted, and has ended since.
-                        None => Receipt::all_dropped(messages.len() as u64, DropReason::Ended),
+                        None => {
+                            let count = messages.len() as u64;
+                            counters.deliveries.owed.add(count);
+                            counters.deliveries.dropped(DropReason::Ended, count);
+                            Receipt::all_dropped(count, DropReason::Ended)
+                        }
                     });
                 }
             }

@@ -27,6 +27,9 @@ pub(crate) fn status(server: &Shared) -> Map<String, Value> {
         identity.insert("changes_waiting".to_owned(), json!(waiting));
         identity.insert("changes_dropped".to_owned(), json!(dropped));
     }
+    let presence = server.hub.presence();
+    let events = json!({ "listeners": presence.listeners(), "lagged": presence.lagged.get() });
+    status.insert("events".to_owned(), events);
     if let Some(Value::Object(sockets)) = status.get_mut("sockets") {
         sockets.insert("open".to_owned(), json!(server.sockets.open()));
     }

@@ -128,7 +128,7 @@ impl Visitor {
         })
     }
 
-    /// Adds who the visitor turned out to be, in which session, and the FIFO made for it.
+    /// Adds who the visitor turned out to be, in which session, and the FIFOs made for it.
     ///
     /// # Errors
     ///
@@ -138,6 +138,7 @@ impl Visitor {
         user: &UserId,
         session: SessionId,
         fifo: Option<&str>,
+        user_fifo: Option<&str>,
     ) -> Result<(), EnvironmentError> {
         self.user = Some(user.clone());
         self.session = session;
@@ -146,6 +147,9 @@ impl Visitor {
         };
         if let Some(path) = fifo {
             env.set("WS_FIFO", path)?;
+        }
+        if let Some(path) = user_fifo {
+            env.set("WS_USER_FIFO", path)?;
         }
         env.shrink_to_fit();
         Ok(())

@@ -8,7 +8,8 @@
 //!   cookie;
 //! - [`Sessions`] knows the sessions that were issued, and a [`SessionStore`] keeps them when the
 //!   server is gone;
-//! - [`Registry`] holds the open connections and finds them by connection, user or session;
+//! - [`Registry`] holds the open connections, finds them by connection, user or session, and knows
+//!   since when each user is there;
 //! - [`Outbound`] holds what the kernel has not yet taken of one connection's messages.
 //!
 //! Everything here is plain data owned by one task: no sockets, no clock, no randomness, no locks.
@@ -17,17 +18,21 @@
 //! # Examples
 //!
 //! ```
+//! use std::time::SystemTime;
+//!
 //! use ws_session::{Binding, ConnectionIds, Registry, SessionToken, Target, UserId};
 //!
+//! let now = SystemTime::now();
 //! let mut ids = ConnectionIds::new(7);
 //! let mut registry = Registry::new();
 //! let alice = UserId::new("alice")?;
 //! let session = SessionToken::from_random([1; 32]).id();
 //! for tab in ["first tab", "second tab"] {
 //!     let binding = Binding { user: alice.clone(), session };
-//!     registry.insert_unique(ids.next_id(), binding, tab)?;
+//!     registry.insert_unique(ids.next_id(), binding, tab, now)?;
 //! }
 //!
+//! assert_eq!(registry.presence(&alice).map(|alice| alice.connections), Some(2));
 //! let reached: Vec<_> = registry.select(&Target::User(alice)).map(|(_, tab)| *tab).collect();
 //! assert_eq!(reached, ["first tab", "second tab"]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -50,7 +55,7 @@ pub use id::{
     UserId,
 };
 pub use outbound::{Outbound, PushError};
-pub use registry::{Binding, Connections, DuplicateConnection, Registry, Target};
+pub use registry::{Binding, Connections, DuplicateConnection, Presence, Registry, Target};
 pub use sessions::{Recall, Remembered, Resumed, SessionConfig, Sessions};
 pub use store::{
     Changes, InvalidSessionData, MemoryStore, PendingChanges, Purge, SessionData, SessionQuery,

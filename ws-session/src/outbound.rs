@@ -58,6 +58,8 @@ struct Queue {
     /// How many bytes are left to write.
     len_bytes: usize,
     len_messages: usize,
+    /// How many of these came by [`Outbound::push`].
+    len_pushed: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -69,8 +71,16 @@ struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Message,
+    /// A message from elsewhere.
+    Pushed,
     Control,
     Close,
+}
+
+impl Kind {
+    fn is_message(self) -> bool {
+        matches!(self, Self::Message | Self::Pushed)
+    }
 }
 
 /// Why a message was not queued.
@@ -112,6 +122,12 @@ impl Outbound {
     /// Those of which nothing has been written are [`len_untouched`](Self::len_untouched).
     pub fn len_messages(&self) -> usize {
         self.queue.as_ref().map_or(0, |queue| queue.len_messages)
+    }
+
+    /// Returns the number of messages from elsewhere that have not been written to their end: those
+    /// of [`push`](Self::push) and [`push_rest_of_pushed`](Self::push_rest_of_pushed).
+    pub fn len_pushed(&self) -> usize {
+        self.queue.as_ref().map_or(0, |queue| queue.len_pushed)
     }
 
     /// Returns the number of messages of which not one byte has been written.
@@ -161,7 +177,7 @@ impl Outbound {
                 limit,
             });
         }
-        self.append_unless_finished(message, Kind::Message)
+        self.append_unless_finished(message, Kind::Pushed)
     }
 
     /// Queues a reply, past the limit if need be.
@@ -198,6 +214,23 @@ impl Outbound {
     /// If something waits already, as then nothing may have been written past it, or if `written`
     /// is more than the message has.
     pub fn push_rest(&mut self, message: Bytes, written: usize) -> Result<(), PushError> {
+        self.append_rest(message, written, Kind::Message)
+    }
+
+    /// The same for a message from elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// [`PushError::Finished`] behind the close frame.
+    ///
+    /// # Panics
+    ///
+    /// As [`push_rest`](Self::push_rest).
+    pub fn push_rest_of_pushed(&mut self, message: Bytes, written: usize) -> Result<(), PushError> {
+        self.append_rest(message, written, Kind::Pushed)
+    }
+
+    fn append_rest(&mut self, message: Bytes, written: usize, kind: Kind) -> Result<(), PushError> {
         assert!(self.is_empty(), "bytes were written past those that wait");
         assert!(
             written <= message.len(),
@@ -207,7 +240,7 @@ impl Outbound {
             return Err(PushError::Finished);
         }
         if written < message.len() {
-            let queue = self.append(message, Kind::Message);
+            let queue = self.append(message, kind);
             queue.written = written;
             queue.len_bytes -= written;
         }
@@ -307,7 +340,8 @@ impl Outbound {
     fn append(&mut self, bytes: Bytes, kind: Kind) -> &mut Queue {
         let queue = self.queue.get_or_insert_default();
         queue.len_bytes += bytes.len();
-        queue.len_messages += usize::from(kind == Kind::Message);
+        queue.len_messages += usize::from(kind.is_message());
+        queue.len_pushed += usize::from(kind == Kind::Pushed);
         queue.entries.push_back(Entry { bytes, kind });
         queue
     }
@@ -336,7 +370,7 @@ impl Queue {
         let torn = self
             .entries
             .front()
-            .is_some_and(|entry| entry.kind == Kind::Message && self.written > 0);
+            .is_some_and(|entry| entry.kind.is_message() && self.written > 0);
         self.len_messages - usize::from(torn)
     }
 
@@ -348,7 +382,8 @@ impl Queue {
             && self.written >= entry.bytes.len()
         {
             self.written -= entry.bytes.len();
-            self.len_messages -= usize::from(entry.kind == Kind::Message);
+            self.len_messages -= usize::from(entry.kind.is_message());
+            self.len_pushed -= usize::from(entry.kind == Kind::Pushed);
             self.entries.pop_front();
         }
         before - self.len_messages
@@ -360,6 +395,11 @@ impl Queue {
         self.entries
             .retain(|entry| std::mem::take(&mut keeps_first) || entry.kind == Kind::Close);
         self.len_messages -= dropped;
+        let pushed = self
+            .entries
+            .iter()
+            .filter(|entry| entry.kind == Kind::Pushed);
+        self.len_pushed = pushed.count();
         self.len_bytes = self.pieces().map(<[u8]>::len).sum();
         dropped
     }

@@ -52,6 +52,16 @@ impl<V: Keyed> Packed<V> {
         &self.values[place as usize]
     }
 
+    /// The value at a place, if that is taken.
+    pub(crate) fn at_any(&self, place: usize) -> Option<&V> {
+        self.values.get(place).map(|value| &**value)
+    }
+
+    /// No value has a place as high as that.
+    pub(crate) fn place_count(&self) -> usize {
+        self.values.capacity()
+    }
+
     /// The value at a place that is taken. Its key stays as it is.
     pub(crate) fn at_mut(&mut self, place: u32) -> &mut V {
         &mut self.values[place as usize]

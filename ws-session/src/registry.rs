@@ -2,6 +2,8 @@
 
 use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::iter::Peekable;
+use std::ops::Range;
+use std::time::{Duration, SystemTime};
 use std::vec;
 
 use hashbrown::HashTable;
@@ -79,6 +81,15 @@ impl Target {
     }
 }
 
+/// How a user is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Presence {
+    /// How many connections there are: at least one.
+    pub connections: usize,
+    /// Since when there has always been one, to the microsecond.
+    pub since: SystemTime,
+}
+
 /// The connection id is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("connection {0} is registered already")]
@@ -86,15 +97,13 @@ pub struct DuplicateConnection(pub ConnectionId);
 
 /// The open connections with their bindings, and whatever else (`T`) the server keeps of each.
 ///
-/// Inserting, removing and finding take constant time, however many connections a user or session
-/// has. The keys come from outside, so the tables hash with a random key and cannot be flooded.
+/// Inserting, removing, finding and counting take constant time, however many connections a user or
+/// session has. The keys come from outside, so the tables hash with a random key and cannot be flooded.
 #[derive(Clone, Debug)]
 pub struct Registry<T> {
     entries: Packed<Entry<T>>,
-    /// One of the connections of each user.
-    by_user: HashTable<u32>,
-    /// One of the connections of each session.
-    by_session: HashTable<u32>,
+    by_user: HashTable<Group<Since>>,
+    by_session: HashTable<Group<()>>,
     hash_key: RandomState,
 }
 
@@ -124,16 +133,64 @@ struct Neighbours {
     previous: u32,
 }
 
+/// The connections that share a key.
+#[derive(Clone, Copy, Debug)]
+struct Group<E> {
+    /// One of them.
+    first: u32,
+    count: u32,
+    /// Whatever else is kept of such a group.
+    extra: E,
+}
+
+/// Microseconds since the epoch: half of what a [`SystemTime`] takes.
+#[derive(Clone, Copy, Debug)]
+struct Since(u64);
+
+impl From<SystemTime> for Since {
+    fn from(time: SystemTime) -> Self {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH);
+        let micros = since.map_or(0, |since| since.as_micros());
+        Self(u64::try_from(micros).unwrap_or(u64::MAX))
+    }
+}
+
+impl From<Since> for SystemTime {
+    fn from(since: Since) -> Self {
+        let since = Self::UNIX_EPOCH.checked_add(Duration::from_micros(since.0));
+        since.unwrap_or(Self::UNIX_EPOCH)
+    }
+}
+
+impl Group<Since> {
+    fn presence(&self) -> Presence {
+        Presence {
+            connections: self.count as usize,
+            since: self.extra.into(),
+        }
+    }
+}
+
 /// What of a connection others may have too.
 trait Shared: Hash + Eq + Sized {
-    fn table<T>(registry: &mut Registry<T>) -> &mut HashTable<u32>;
+    /// What is kept of those that share it.
+    type Extra: Copy;
+
+    fn extra(now: SystemTime) -> Self::Extra;
+    fn table<T>(registry: &mut Registry<T>) -> &mut HashTable<Group<Self::Extra>>;
     fn of<T>(entry: &Entry<T>) -> &Self;
     fn ring<T>(entry: &Entry<T>) -> Neighbours;
     fn ring_mut<T>(entry: &mut Entry<T>) -> &mut Neighbours;
 }
 
 impl Shared for UserId {
-    fn table<T>(registry: &mut Registry<T>) -> &mut HashTable<u32> {
+    type Extra = Since;
+
+    fn extra(now: SystemTime) -> Since {
+        now.into()
+    }
+
+    fn table<T>(registry: &mut Registry<T>) -> &mut HashTable<Group<Since>> {
         &mut registry.by_user
     }
 
@@ -151,7 +208,11 @@ impl Shared for UserId {
 }
 
 impl Shared for SessionId {
-    fn table<T>(registry: &mut Registry<T>) -> &mut HashTable<u32> {
+    type Extra = ();
+
+    fn extra(_: SystemTime) {}
+
+    fn table<T>(registry: &mut Registry<T>) -> &mut HashTable<Group<()>> {
         &mut registry.by_session
     }
 
@@ -284,28 +345,63 @@ impl<T> Registry<T> {
         Connections(Inner::All(self.entries.iter()))
     }
 
-    fn ring_of<K: Shared>(&self, table: &HashTable<u32>, key: &K) -> Connections<'_, T> {
-        let hash = self.hash_key.hash_one(key);
-        let first = table.find(hash, |place| K::of(self.entries.at(*place)) == key);
-        let Some(&first) = first else {
-            return Connections(Inner::One(None));
-        };
-        let next = |place: u32| K::ring(self.entries.at(place)).next;
-        let mut left = 1;
-        let mut place = next(first);
-        while place != first {
-            left += 1;
-            place = next(place);
-        }
-        Connections(Inner::Ring {
-            entries: &self.entries,
-            next: first,
-            left,
-            ring: K::ring,
+    /// Returns how a user is there, in constant time; `None` if there is no connection.
+    pub fn presence(&self, user: &UserId) -> Option<Presence> {
+        self.group(&self.by_user, user).map(Group::presence)
+    }
+
+    /// Returns the users that are there, each once, in no given order.
+    pub fn users(&self) -> impl Iterator<Item = (&UserId, Presence)> {
+        self.by_user.iter().map(|group| {
+            let entry = self.entries.at(group.first);
+            (&entry.binding.user, group.presence())
         })
     }
 
-    /// Registers a connection.
+    /// Returns the connections at some of the places from 0 to [`place_count`](Self::place_count).
+    ///
+    /// A connection keeps its place, so whoever goes through all places, and lets others change the
+    /// registry between one part and the next, meets each connection that was there all the time
+    /// exactly once.
+    pub fn part_of(
+        &self,
+        places: Range<usize>,
+    ) -> impl Iterator<Item = (ConnectionId, &Binding, &T)> {
+        let entries = places.filter_map(|place| self.entries.at_any(place));
+        entries.map(|entry| (entry.id, &entry.binding, &entry.value))
+    }
+
+    /// Returns a bound of the places of connections.
+    pub fn place_count(&self) -> usize {
+        self.entries.place_count()
+    }
+
+    fn group<'t, K: Shared>(
+        &self,
+        table: &'t HashTable<Group<K::Extra>>,
+        key: &K,
+    ) -> Option<&'t Group<K::Extra>> {
+        let hash = self.hash_key.hash_one(key);
+        table.find(hash, |group| K::of(self.entries.at(group.first)) == key)
+    }
+
+    fn ring_of<K: Shared>(
+        &self,
+        table: &HashTable<Group<K::Extra>>,
+        key: &K,
+    ) -> Connections<'_, T> {
+        Connections(match self.group(table, key) {
+            None => Inner::One(None),
+            Some(group) => Inner::Ring {
+                entries: &self.entries,
+                next: group.first,
+                left: group.count as usize,
+                ring: K::ring,
+            },
+        })
+    }
+
+    /// Registers a connection that is there from `now` on.
     ///
     /// # Errors
     ///
@@ -315,6 +411,7 @@ impl<T> Registry<T> {
         id: ConnectionId,
         binding: Binding,
         value: T,
+        now: SystemTime,
     ) -> Result<(), DuplicateConnection> {
         if self.entries.get(id).is_some() {
             return Err(DuplicateConnection(id));
@@ -331,18 +428,20 @@ impl<T> Registry<T> {
             user_ring: alone,
             session_ring: alone,
         });
-        self.join::<UserId>(place);
-        self.join::<SessionId>(place);
+        self.join::<UserId>(place, now);
+        self.join::<SessionId>(place, now);
         Ok(())
     }
 
     /// Puts a connection among those that share a key with it.
-    fn join<K: Shared>(&mut self, place: u32) {
+    fn join<K: Shared>(&mut self, place: u32, now: SystemTime) {
         let mut table = std::mem::take(K::table(self));
-        let key = |place: &u32| K::of(self.entries.at(*place));
-        let hash = self.hash_key.hash_one(key(&place));
-        match table.find(hash, |other| key(other) == key(&place)) {
-            Some(&first) => {
+        let key = |place: u32| K::of(self.entries.at(place));
+        let hash = self.hash_key.hash_one(key(place));
+        match table.find_mut(hash, |group| key(group.first) == key(place)) {
+            Some(group) => {
+                group.count += 1;
+                let first = group.first;
                 let previous = K::ring(self.entries.at(first)).previous;
                 let own = Neighbours {
                     next: first,
@@ -353,7 +452,14 @@ impl<T> Registry<T> {
                 self.link::<K>(place, first);
             }
             None => {
-                table.insert_unique(hash, place, |place| self.hash_key.hash_one(key(place)));
+                let group = Group {
+                    first: place,
+                    count: 1,
+                    extra: K::extra(now),
+                };
+                table.insert_unique(hash, group, |group| {
+                    self.hash_key.hash_one(key(group.first))
+                });
             }
         }
         *K::table(self) = table;
@@ -375,17 +481,21 @@ impl<T> Registry<T> {
 
     /// Takes a connection from among those that share a key with it.
     fn part<K: Shared>(&mut self, place: u32) {
+        let mut table = std::mem::take(K::table(self));
+        let key = |place: u32| K::of(self.entries.at(place));
+        let hash = self.hash_key.hash_one(key(place));
         let Neighbours { next, previous } = K::ring(self.entries.at(place));
-        self.link::<K>(previous, next);
-        let hash = self.hash_key.hash_one(K::of(self.entries.at(place)));
-        // It stands in the table for all of them, or another one does.
-        if let Ok(mut entry) = K::table(self).find_entry(hash, |other| *other == place) {
-            if next == place {
+        if let Ok(mut entry) = table.find_entry(hash, |group| key(group.first) == key(place)) {
+            let group = entry.get_mut();
+            group.count -= 1;
+            if group.count == 0 {
                 entry.remove();
-            } else {
-                *entry.get_mut() = next;
+            } else if group.first == place {
+                group.first = next;
             }
         }
+        self.link::<K>(previous, next);
+        *K::table(self) = table;
     }
 }
 
@@ -508,6 +618,8 @@ impl<T> ExactSizeIterator for Connections<'_, T> {}
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -519,6 +631,8 @@ mod tests {
         Remove(ConnectionId),
         Change(ConnectionId, u32),
         Select(Target),
+        /// Time passes, so many seconds.
+        Wait(u32),
     }
 
     // Few names, so that they meet.
@@ -530,6 +644,7 @@ mod tests {
             3 => id().prop_map(Op::Remove),
             1 => (id(), any::<u32>()).prop_map(|(id, value)| Op::Change(id, value)),
             3 => testing::few_targets(4, 4, 12).prop_map(Op::Select),
+            1 => (0_u32..1000).prop_map(Op::Wait),
         ]
     }
 
@@ -543,17 +658,44 @@ mod tests {
                 assert_eq!(ring(registry.entries.at(previous)).next, place as u32);
             }
         }
-        let first = |place: &u32| &registry.entries.at(*place).binding;
-        let users = registry.by_user.iter().map(first);
-        let sessions = registry.by_session.iter().map(first);
-        let of_users: usize = users.map(|one| registry.user(&one.user).len()).sum();
-        let of_sessions: usize = sessions
-            .map(|one| registry.session(one.session).len())
-            .sum();
-        assert_eq!(
-            (of_users, of_sessions),
-            (registry.count(), registry.count())
-        );
+        let of_users = registry.by_user.iter().map(|group| {
+            let user = &registry.entries.at(group.first).binding.user;
+            let connections = registry.user(user);
+            assert!(
+                connections
+                    .clone()
+                    .all(|(id, _)| registry.binding(*id).unwrap().user == *user)
+            );
+            connections.count()
+        });
+        let of_sessions = registry.by_session.iter().map(|group| {
+            let session = registry.entries.at(group.first).binding.session;
+            let connections = registry.session(session);
+            assert!(
+                connections
+                    .clone()
+                    .all(|(id, _)| registry.binding(*id).unwrap().session == session)
+            );
+            connections.count()
+        });
+        let sums: (usize, usize) = (of_users.sum(), of_sessions.sum());
+        assert_eq!(sums, (registry.count(), registry.count()));
+        let counted: u32 = registry.by_user.iter().map(|group| group.count).sum();
+        assert_eq!(counted as usize, registry.count());
+    }
+
+    /// All users with their presence, in order.
+    fn users<T>(registry: &Registry<T>) -> Vec<(UserId, Presence)> {
+        let mut users: Vec<_> = registry
+            .users()
+            .map(|(user, presence)| (user.clone(), presence))
+            .collect();
+        users.sort_unstable_by(|left, right| left.0.cmp(&right.0));
+        users
+    }
+
+    fn at(seconds: u32) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.into())
     }
 
     fn selected(registry: &Registry<u32>, target: &Target) -> Vec<(ConnectionId, u32)> {
@@ -570,11 +712,13 @@ mod tests {
         fn prop_the_registry_is_the_naive_one(ops in prop::collection::vec(op(), 0..120)) {
             let mut registry = Registry::new();
             let mut naive = NaiveRegistry::default();
+            let mut now = 1;
             for op in ops {
                 match op {
+                    Op::Wait(seconds) => now += seconds,
                     Op::Insert(id, binding, value) => prop_assert_eq!(
-                        registry.insert_unique(id, binding.clone(), value),
-                        naive.insert_unique(id, binding, value)
+                        registry.insert_unique(id, binding.clone(), value, at(now)),
+                        naive.insert_unique(id, binding, value, at(now))
                     ),
                     Op::Remove(id) => prop_assert_eq!(registry.remove(id), naive.remove(id)),
                     Op::Change(id, value) => prop_assert_eq!(
@@ -598,6 +742,7 @@ mod tests {
                 prop_assert_eq!(registry.user_count(), naive.user_count());
                 prop_assert_eq!(registry.session_count(), naive.session_count());
                 prop_assert_eq!(selected(&registry, &Target::All), naive.select(&Target::All));
+                prop_assert_eq!(users(&registry), naive.users());
             }
             let ids: Vec<_> = registry.iter().map(|(id, _)| *id).collect();
             for id in ids {
@@ -610,5 +755,66 @@ mod tests {
                 (0, 0, 0)
             );
         }
+
+        /// Between the parts of one listing anything may happen to the registry.
+        #[test]
+        fn prop_a_listing_in_parts_has_who_stays_once_and_nobody_twice(
+            before in prop::collection::vec(testing::few_bindings(4, 4), 0..40),
+            steps in prop::collection::vec((0_usize..8, 0_u64..60, any::<bool>()), 0..60),
+        ) {
+            let mut registry = Registry::new();
+            for (id, binding) in (0_u64..).zip(before) {
+                registry.insert_unique(id.into(), binding, (), at(1)).unwrap();
+            }
+            let mut stayed: HashSet<_> = registry.iter().map(|(id, ())| *id).collect();
+            let (mut met, mut place) = (Vec::new(), 0);
+            for (size, id, inserts) in steps {
+                met.extend(registry.part_of(place..place + size).map(|(id, _, ())| id));
+                place += size;
+                let id = ConnectionId::from(id);
+                let binding = Binding {
+                    user: UserId::new("user").unwrap(),
+                    session: SessionId::from_bytes([0; 16]),
+                };
+                match inserts {
+                    // One that comes back is not one who stayed.
+                    true => drop(registry.insert_unique(id, binding, (), at(2))),
+                    false => drop(registry.remove(id).map(|_| stayed.remove(&id))),
+                }
+            }
+            met.extend(registry.part_of(place..registry.place_count()).map(|(id, _, ())| id));
+            for id in &stayed {
+                prop_assert_eq!(met.iter().filter(|other| *other == id).count(), 1);
+            }
+        }
+    }
+
+    #[test]
+    fn a_user_is_there_since_the_first_connection_of_those_that_overlap() {
+        let mut registry = Registry::new();
+        let user = UserId::new("alice").unwrap();
+        let insert = |registry: &mut Registry<()>, id: u64, now| {
+            let session = SessionId::from_bytes([u8::try_from(id).unwrap(); 16]);
+            let user = user.clone();
+            let inserted =
+                registry.insert_unique(id.into(), Binding { user, session }, (), at(now));
+            inserted.unwrap();
+        };
+        insert(&mut registry, 1, 10);
+        insert(&mut registry, 2, 20);
+        registry.remove(1.into());
+        insert(&mut registry, 3, 30);
+        registry.remove(2.into());
+        let there = |connections, since| {
+            Some(Presence {
+                connections,
+                since: at(since),
+            })
+        };
+        assert_eq!(registry.presence(&user), there(1, 10));
+        registry.remove(3.into());
+        assert_eq!(registry.presence(&user), None);
+        insert(&mut registry, 4, 40);
+        assert_eq!(registry.presence(&user), there(1, 40));
     }
 }

@@ -1,14 +1,15 @@
 //! Strategies and models for property tests, here and in the crates above.
 
-use proptest::prelude::*;
-
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
+use proptest::prelude::*;
+
 use crate::{
-    Binding, Changes, ConnectionId, DuplicateConnection, MemoryStore, Purge, SessionData,
+    Binding, Changes, ConnectionId, DuplicateConnection, MemoryStore, Presence, Purge, SessionData,
     SessionId, SessionQuery, SessionRecord, SessionStore, SessionToken, Target, UserId,
 };
 
@@ -250,12 +251,14 @@ pub fn few_targets(users: u8, sessions: u8, connections: u64) -> impl Strategy<V
 #[derive(Clone, Debug)]
 pub struct NaiveRegistry<T> {
     entries: Vec<(ConnectionId, Binding, T)>,
+    since: BTreeMap<UserId, SystemTime>,
 }
 
 impl<T> Default for NaiveRegistry<T> {
     fn default() -> Self {
         Self {
             entries: Vec::new(),
+            since: BTreeMap::new(),
         }
     }
 }
@@ -271,10 +274,12 @@ impl<T: Clone + Ord> NaiveRegistry<T> {
         id: ConnectionId,
         binding: Binding,
         value: T,
+        now: SystemTime,
     ) -> Result<(), DuplicateConnection> {
         if self.position(id).is_some() {
             return Err(DuplicateConnection(id));
         }
+        self.since.entry(binding.user.clone()).or_insert(now);
         self.entries.push((id, binding, value));
         Ok(())
     }
@@ -282,6 +287,9 @@ impl<T: Clone + Ord> NaiveRegistry<T> {
     /// Forgets a connection.
     pub fn remove(&mut self, id: ConnectionId) -> Option<(Binding, T)> {
         let (_, binding, value) = self.entries.remove(self.position(id)?);
+        if self.connections_of(&binding.user) == 0 {
+            self.since.remove(&binding.user);
+        }
         Some((binding, value))
     }
 
@@ -321,6 +329,23 @@ impl<T: Clone + Ord> NaiveRegistry<T> {
             .collect();
         selected.sort_unstable();
         selected
+    }
+
+    /// Returns the users and how they are there, in order.
+    pub fn users(&self) -> Vec<(UserId, Presence)> {
+        let users = self.since.iter().map(|(user, since)| {
+            let presence = Presence {
+                connections: self.connections_of(user),
+                since: *since,
+            };
+            (user.clone(), presence)
+        });
+        users.collect()
+    }
+
+    fn connections_of(&self, user: &UserId) -> usize {
+        let of_user = |entry: &&(ConnectionId, Binding, T)| entry.1.user == *user;
+        self.entries.iter().filter(of_user).count()
     }
 
     /// Returns the number of connections.

@@ -1,9 +1,10 @@
-//! `ws ls`: lists the connections.
+//! `ws ls`: lists the connections, or the users.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use hyper::Method;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
 use crate::args::ListArgs;
@@ -12,7 +13,23 @@ use crate::failure::Failure;
 use crate::output;
 
 pub(crate) fn run(args: &ListArgs) -> Result<(), Failure> {
-    let answer = control::call(&args.client, Method::GET, "/v1/connections", None)?;
+    if args.users {
+        return users(args);
+    }
+    let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
+    let mut query = Vec::new();
+    query.extend(
+        args.user
+            .as_ref()
+            .map(|user| format!("user={}", encode(user))),
+    );
+    query.extend(
+        args.session
+            .as_ref()
+            .map(|session| format!("session={}", encode(session))),
+    );
+    let path = format!("/v1/connections?{}", query.join("&"));
+    let answer = control::call(&args.client, Method::GET, &path, None)?;
     if args.client.json {
         return output::json(&answer);
     }
@@ -20,9 +37,7 @@ pub(crate) fn run(args: &ListArgs) -> Result<(), Failure> {
     if list.connections.is_empty() {
         return Ok(());
     }
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = now();
     let mut rows = vec![HEAD.map(str::to_owned)];
     rows.extend(
         list.connections
@@ -30,6 +45,53 @@ pub(crate) fn run(args: &ListArgs) -> Result<(), Failure> {
             .map(|connection| connection.row(now)),
     );
     output::table(&rows).into_iter().try_for_each(output::line)
+}
+
+fn users(args: &ListArgs) -> Result<(), Failure> {
+    let answer = control::call(&args.client, Method::GET, "/v1/users", None)?;
+    if args.client.json {
+        return output::json(&answer);
+    }
+    let list: Users = serde_json::from_value(answer).context("the server's answer")?;
+    if list.users.is_empty() {
+        return Ok(());
+    }
+    let now = now();
+    let mut rows = vec![["USER", "CONNECTIONS", "SESSIONS", "ONLINE"].map(str::to_owned)];
+    rows.extend(list.users.iter().map(|user| user.row(now)));
+    output::table(&rows).into_iter().try_for_each(output::line)
+}
+
+/// The Unix time.
+fn now() -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default()
+}
+
+#[derive(Debug, Deserialize)]
+struct Users {
+    users: Vec<User>,
+}
+
+/// What is shown of a user.
+#[derive(Debug, Deserialize)]
+struct User {
+    id: String,
+    connections: u64,
+    sessions: u64,
+    /// Unix time in seconds.
+    since: f64,
+}
+
+impl User {
+    fn row(&self, now: Duration) -> [String; 4] {
+        [
+            output::printable(&self.id),
+            self.connections.to_string(),
+            self.sessions.to_string(),
+            age(now, self.since),
+        ]
+    }
 }
 
 const HEAD: [&str; 7] = [
@@ -136,6 +198,16 @@ mod tests {
                 "/",
                 "/run/ws/fifo/bob.fifo"
             ]
+        );
+    }
+
+    #[test]
+    fn a_row_of_users_shows_how_long_one_is_there() {
+        let user = json!({ "id": "al\u{1b}", "connections": 3, "sessions": 2, "since": 10.0 });
+        let user: User = serde_json::from_value(user).unwrap();
+        assert_eq!(
+            user.row(Duration::from_secs(70)),
+            ["al\\u{1b}", "3", "2", "60s"]
         );
     }
 

@@ -28,6 +28,7 @@ mod helpers;
 mod life;
 mod newcomers;
 mod places;
+mod presence;
 mod proxied;
 mod push;
 mod sockets;

@@ -20,9 +20,9 @@ use super::tls::tls;
 use super::trusted::TrustedPeers;
 use super::typed::{
     AppBackend, AppConfig, CompressionConfig, Console, ControlConfig, ControlTcpConfig, Events,
-    FifoConfig, FifoFraming, IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel,
-    OnDisconnect, OriginConfig, ServerConfig, StreamOutput, Tls, Trim, ValidateBackend,
-    ValidateConfig,
+    FifoConfig, FifoFraming, FifoNaming, FifoPer, IdentityConfig, LimitsConfig, LogConfig,
+    LogFormat, LogLevel, OnDisconnect, OriginConfig, ServerConfig, StreamOutput, Tls, Trim,
+    ValidateBackend, ValidateConfig,
 };
 
 /// Smallest allowed timeout. Below it everything fails.
@@ -410,6 +410,21 @@ pub(super) fn fifo(reader: &mut Reader<'_>, state_dir: &Path) -> FifoConfig {
             .optional_path("fifo.dir")
             .unwrap_or_else(|| state_dir.join("fifo")),
         user_fifos: reader.flag("fifo.user_fifos"),
+        per: reader.choice(
+            "fifo.per",
+            &[
+                ("connection", FifoPer::Connection),
+                ("user", FifoPer::User),
+                ("both", FifoPer::Both),
+            ],
+        ),
+        naming: reader.choice(
+            "fifo.naming",
+            &[
+                ("default", FifoNaming::Default),
+                ("carbonphp", FifoNaming::CarbonPhp),
+            ],
+        ),
         framing: match (by_delimiter, delimiter) {
             (true, Some(delimiter)) => FifoFraming::Delimiter(delimiter),
             _ => FifoFraming::Lines,
@@ -448,6 +463,9 @@ pub(super) fn control(reader: &mut Reader<'_>) -> ControlConfig {
         max_targets: reader.count("control.max_targets", 1_000_000),
         idempotency_ttl: reader.duration("control.idempotency_ttl", Duration::from_secs(1), DAY),
         idempotency_receipts,
+        max_listeners: reader.read("control.max_listeners", |value| {
+            reader::number(value, 0, 10_000)
+        }),
     }
 }
 

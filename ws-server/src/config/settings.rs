@@ -867,6 +867,18 @@ pub(super) const SETTINGS: &[Setting] = &[
         doc: "A FIFO for each connection, not only the global one. Each costs a descriptor.",
     },
     Setting {
+        path: "fifo.per",
+        default: DefaultValue::Text("connection"),
+        doc: "Whose the FIFOs of user_fifos are: one for each \"connection\" (USER:IP:PORT.fifo), one for each\n\
+              \"user\" (USER.fifo, as long as there is a connection; a record is run once for each), or \"both\".",
+    },
+    Setting {
+        path: "fifo.naming",
+        default: DefaultValue::Text("default"),
+        doc: "How ids become names: \"default\" (all but A-Z a-z 0-9 _ - is percent-encoded), or \"carbonphp\": the\n\
+              names of connections' FIFOs have : for / and _ for ., so that different ids may look alike.",
+    },
+    Setting {
         path: "fifo.framing",
         default: DefaultValue::Text("lines"),
         doc: "What ends a record: \"lines\" (a newline) or \"delimiter\" (fifo.delimiter).",
@@ -985,6 +997,11 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: DefaultValue::Number(10_000),
         doc: "Receipts that are kept for that, max_batch to 10000000; beyond it the oldest are forgotten. Each\n\
               takes about 300 bytes.",
+    },
+    Setting {
+        path: "control.max_listeners",
+        default: DefaultValue::Number(64),
+        doc: "Clients of GET /v1/events at once, 0 to 10000; another one is refused with 503.",
     },
     Setting {
         path: "log.format",

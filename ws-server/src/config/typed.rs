@@ -437,8 +437,12 @@ pub struct FifoConfig {
     pub enabled: bool,
     /// Their directory.
     pub dir: PathBuf,
-    /// Whether each connection has one.
+    /// Whether there are any beside the global one.
     pub user_fifos: bool,
+    /// Whose these are.
+    pub per: FifoPer,
+    /// How they are named.
+    pub naming: FifoNaming,
     /// What ends a record.
     pub framing: FifoFraming,
     /// Bytes of a record with its end.
@@ -447,6 +451,38 @@ pub struct FifoConfig {
     pub mode: u32,
     /// Group of the FIFOs; `None` is that of the server.
     pub group: Option<u32>,
+}
+
+impl FifoConfig {
+    /// Whether each connection has one.
+    pub fn has_connections(&self) -> bool {
+        self.user_fifos && self.per != FifoPer::User
+    }
+
+    /// Whether each user with a connection has one.
+    pub fn has_users(&self) -> bool {
+        self.user_fifos && self.per != FifoPer::Connection
+    }
+}
+
+/// Whose FIFOs there are beside the global one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FifoPer {
+    /// One for each connection.
+    Connection,
+    /// One for each user who has a connection.
+    User,
+    /// Both.
+    Both,
+}
+
+/// How FIFOs are named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FifoNaming {
+    /// So that different ids have different names.
+    Default,
+    /// As CarbonPHP names them.
+    CarbonPhp,
 }
 
 /// What ends a record.
@@ -466,6 +502,8 @@ pub struct ControlConfig {
     pub mode: u32,
     /// Group of the socket; `None` is that of the server.
     pub group: Option<u32>,
+    /// Clients that may listen to events at once.
+    pub max_listeners: usize,
     /// The door for other hosts and users; `None` is no such door.
     pub tcp: Option<ControlTcpConfig>,
     /// Requests a second at each door; `None` is any number.

@@ -141,7 +141,7 @@ impl Output {
             }
             let queued = match std::mem::take(&mut written) {
                 0 => self.queue.push(frame.clone()),
-                done => self.queue.push_rest(frame.clone(), done),
+                done => self.queue.push_rest_of_pushed(frame.clone(), done),
             };
             if queued.is_err() {
                 break;
@@ -149,6 +149,7 @@ impl Output {
             pushed.accepted += 1;
         }
         self.note_sent(pushed.sent, counters);
+        counters.deliveries.made.add(pushed.sent);
         pushed
     }
 
@@ -173,8 +174,7 @@ impl Output {
             match taken {
                 Ok(written) => {
                     self.has_moved |= written > 0;
-                    let sent = self.queue.advance(written) as u64;
-                    self.note_sent(sent, counters);
+                    self.advance(written, counters);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(_) => return Err(Broken),
@@ -185,6 +185,36 @@ impl Output {
             let _ = stream.try_flush();
         }
         Ok(())
+    }
+
+    /// Takes note of bytes of the queue that the kernel has taken.
+    fn advance(&mut self, written: usize, counters: &Counters) {
+        let pushed = self.queue.len_pushed();
+        let sent = self.queue.advance(written) as u64;
+        self.note_sent(sent, counters);
+        let delivered = (pushed - self.queue.len_pushed()) as u64;
+        counters.deliveries.made.add(delivered);
+    }
+
+    /// Drops everything of which nothing was written, and returns how many messages that were.
+    pub(super) fn drop_untouched(&mut self, reason: DropReason, counters: &Counters) -> u64 {
+        let pushed = self.queue.len_pushed();
+        let dropped = self.queue.drop_untouched() as u64;
+        let undelivered = (pushed - self.queue.len_pushed()) as u64;
+        counters.deliveries.dropped(reason, undelivered);
+        counters.messages_dropped.add(dropped);
+        self.note_dropped(reason);
+        dropped
+    }
+
+    /// Drops everything, for the connection has ended, and returns how many messages that were.
+    pub(super) fn clear(&mut self, counters: &Counters) -> u64 {
+        let undelivered = self.queue.len_pushed() as u64;
+        let dropped = self.queue.clear() as u64;
+        counters.deliveries.dropped(DropReason::Ended, undelivered);
+        counters.messages_dropped.add(dropped);
+        self.note_dropped(DropReason::Ended);
+        dropped
     }
 
     /// When it will have been too long that nothing moved.
@@ -209,23 +239,21 @@ impl Output {
     /// part of its buffer is free. That part is filled, or each further attempt would find some
     /// room in it, and take that for a peer who reads.
     pub(super) fn write_unasked(&mut self, counters: &Counters) {
-        let Some(stream) = &self.stream else {
-            return;
-        };
-        let mut sent = 0;
         while !self.queue.is_empty() {
+            let Some(stream) = &self.stream else {
+                return;
+            };
             let mut slices = [IoSlice::new(&[]); MAX_PIECES];
             let count = self.queue.slices(&mut slices);
             match stream.try_write_unasked(&slices[..count]) {
                 Ok(written) if written > 0 => {
                     self.has_moved = true;
-                    sent += self.queue.advance(written) as u64;
+                    self.advance(written, counters);
                 }
                 // An error comes again with the next write.
-                Ok(_) | Err(_) => break,
+                Ok(_) | Err(_) => return,
             }
         }
-        self.note_sent(sent, counters);
     }
 
     /// Writes one piece, and returns how many bytes the kernel has taken.
@@ -285,20 +313,6 @@ impl Output {
         for number in last - count + 1..=last {
             awaited.wait_for(number, notices.clone());
         }
-    }
-
-    /// Drops everything of which nothing was written, and returns how many messages that were.
-    pub(super) fn drop_untouched(&mut self, reason: DropReason) -> u64 {
-        let dropped = self.queue.drop_untouched() as u64;
-        self.note_dropped(reason);
-        dropped
-    }
-
-    /// Drops everything, and returns how many messages that were.
-    pub(super) fn clear(&mut self) -> u64 {
-        let dropped = self.queue.clear() as u64;
-        self.note_dropped(DropReason::Ended);
-        dropped
     }
 
     fn note_dropped(&mut self, reason: DropReason) {

@@ -401,12 +401,12 @@ impl Inner {
         reason: &'static str,
         counters: &Counters,
     ) -> u64 {
-        let dropped = self.output.drop_untouched(match cause {
+        let reason_counted = match cause {
             CloseCause::OverflowTotal => DropReason::OverflowTotal,
             CloseCause::Slow => DropReason::Slow,
             _ => DropReason::Overflow,
-        });
-        counters.messages_dropped.add(dropped);
+        };
+        let dropped = self.output.drop_untouched(reason_counted, counters);
         self.close(cause, CloseFrame::new(CloseCode::TRY_LATER, reason));
         dropped
     }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tracing::{debug, warn};
 use ws_ipc::{Fifo, FifoDirectory, Framing, Record, RecordDecoder};
 use ws_proto::{EncodedMessage, MessageKind};
-use ws_session::Target;
+use ws_session::{Target, UserId};
 
 use crate::application::Application;
 use crate::config::FifoFraming;
@@ -78,6 +78,53 @@ fn global_message(record: &[u8], counters: &Counters) -> Option<EncodedMessage> 
     None
 }
 
+/// Runs every record of a user's FIFO, once for each of the user's connections, as that user.
+///
+/// A record is run when there is room for it at every connection, so that the slowest of them holds
+/// up the FIFO, as it would hold up one who asks by the control socket.
+pub(crate) async fn serve_user(shard: Rc<Shard>, user: UserId, fifo: Fifo) {
+    let server = Arc::clone(&shard.server);
+    let (hub, counters) = (&server.hub, &server.hub.counters);
+    let mut reader = Reader::new(fifo, &server, SMALL_READ_SIZE);
+    loop {
+        let next = poll_fn(|cx| match hub.user_fifos.is_left(&user, cx) {
+            true => Poll::Ready(None),
+            false => reader.poll_next(cx, counters),
+        });
+        let Some(record) = next.await else {
+            // Nobody is there any more, or the server goes down.
+            let is_draining = *server.draining.borrow();
+            let ends = |reader: Reader| reader.give_up(counters);
+            match hub.user_fifos.remove(&user, is_draining, reader, ends) {
+                None => return,
+                Some(kept) => reader = kept,
+            }
+            continue;
+        };
+        if !is_runnable(&shard, &record) {
+            let refusal = RecordRefusal::NotUri;
+            warn!(
+                user.id = %user, reason = refusal.as_str(), size = record.len(),
+                "a FIFO's record was not run"
+            );
+            counters.record_refused(refusal);
+            continue;
+        }
+        let target = Target::User(user.clone());
+        let run = hub.run_unbounded(&target, record, Source::Fifo).await;
+        if !run.is_ok_and(|receipt| receipt.queued > 0) {
+            counters.record_refused(RecordRefusal::Ended);
+        }
+    }
+}
+
+/// Whether the application can be asked for it.
+fn is_runnable(shard: &Shard, record: &[u8]) -> bool {
+    // The program of a connection reads whatever line it is.
+    let application = shard.server.application.as_ref();
+    application.is_some_and(Application::is_stream) || Uri::parse(record).is_some()
+}
+
 /// Runs every record of a connection's FIFO through the application, as that connection's user.
 pub(crate) fn serve_connection(
     shard: Rc<Shard>,
@@ -97,10 +144,7 @@ pub(crate) fn serve_connection(
             let Some(record) = next.await else {
                 break;
             };
-            // The program of a connection reads whatever line it is.
-            let application = shard.server.application.as_ref();
-            let is_line = application.is_some_and(Application::is_stream);
-            if !is_line && Uri::parse(&record).is_none() {
+            if !is_runnable(&shard, &record) {
                 let refusal = RecordRefusal::NotUri;
                 warn!(
                     conn.id = %connection.id(), reason = refusal.as_str(), size = record.len(),

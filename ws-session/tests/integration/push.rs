@@ -1,5 +1,7 @@
 //! One broadcast to many connections, of which some are slow.
 
+use std::time::SystemTime;
+
 use bytes::Bytes;
 use ws_session::{
     Binding, ConnectionIds, Outbound, PushError, Registry, SessionToken, Target, UserId,
@@ -16,7 +18,12 @@ fn registry_of(count: u8) -> Registry<Outbound> {
         let session = SessionToken::from_random([number; 32]).id();
         let binding = Binding { user, session };
         registry
-            .insert_unique(ids.next_id(), binding, Outbound::new(LIMIT))
+            .insert_unique(
+                ids.next_id(),
+                binding,
+                Outbound::new(LIMIT),
+                SystemTime::UNIX_EPOCH,
+            )
             .expect("the ids differ");
     }
     registry

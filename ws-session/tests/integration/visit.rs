@@ -1,6 +1,6 @@
 //! A browser comes, opens two tabs, goes, and comes back.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ws_session::{
     Binding, ConnectionIds, Registry, SessionConfig, SessionToken, Sessions, Target, UserId,
@@ -37,7 +37,9 @@ fn tabs_of_one_browser_share_a_session_and_outlive_each_other() {
             user: user.clone(),
             session: first.id,
         };
-        registry.insert_unique(tab, binding, ()).unwrap();
+        registry
+            .insert_unique(tab, binding, (), SystemTime::UNIX_EPOCH)
+            .unwrap();
         assert!(sessions.hold(first.id));
     }
     assert_eq!(registry.select(&Target::Session(first.id)).len(), 2);

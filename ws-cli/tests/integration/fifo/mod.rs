@@ -22,6 +22,7 @@ use crate::support::*;
 
 mod files;
 mod records;
+mod users;
 
 const GLOBAL: &str = "fifo/global_pipe.fifo";
 

@@ -1,7 +1,6 @@
-//! Who is connected, and how the server does.
+//! How the server does.
 
 use std::sync::atomic::Ordering;
-use std::time::UNIX_EPOCH;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -10,31 +9,6 @@ use serde_json::{Value, json};
 
 use super::Api;
 use super::error::ApiError;
-
-pub(super) async fn connections(State(api): State<Api>) -> Json<Value> {
-    let registry = api.server.hub.registry();
-    let connections: Vec<Value> = registry
-        .iter()
-        .filter_map(|(id, entry)| Some((id, registry.binding(*id)?, entry)))
-        .map(|(id, binding, entry)| {
-            let opened_at = entry
-                .opened_at
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default();
-            json!({
-                "id": id.to_string(),
-                "user": binding.user.as_str(),
-                "session": binding.session.to_string(),
-                "ip": entry.addr.map(|addr| addr.to_string()),
-                "port": entry.port,
-                "uri": &*entry.uri,
-                "fifo": entry.fifo.as_ref().map(|path| path.to_string_lossy()),
-                "opened_at": opened_at.as_secs_f64(),
-            })
-        })
-        .collect();
-    Json(json!({ "connections": connections }))
-}
 
 pub(super) async fn status(State(api): State<Api>) -> Json<Value> {
     let mut status = crate::status::status(&api.server);

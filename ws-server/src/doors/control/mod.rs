@@ -5,6 +5,7 @@ mod close;
 mod deliver;
 mod door;
 mod error;
+mod events;
 mod keys;
 mod lines;
 mod look;
@@ -14,6 +15,7 @@ mod serve;
 mod sessions;
 mod to;
 mod token;
+mod users;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -107,9 +109,11 @@ fn router(api: Api) -> Router {
     Router::new()
         .route("/v1/send", post(send::send))
         .route("/v1/run", post(send::run))
-        .route("/v1/connections", get(look::connections))
+        .route("/v1/connections", get(users::connections))
+        .route("/v1/events", get(events::events))
+        .route("/v1/users", get(users::users))
         .route("/v1/connections/{id}", delete(close::close_connection))
-        .route("/v1/users/{id}", delete(close::close_user))
+        .route("/v1/users/{id}", get(users::user).delete(close::close_user))
         .route(
             "/v1/sessions",
             get(sessions::list).delete(sessions::revoke_of_user),
