@@ -21,6 +21,7 @@ use crate::config::{AppBackend, Config};
 use crate::doors::{self, GLOBAL_FIFO};
 use crate::error::ServeError;
 use crate::helpers::{HelperProgram, Helpers};
+use crate::identify;
 use crate::reload::Watch;
 use crate::shard;
 use crate::shared::Shared;
@@ -125,6 +126,7 @@ async fn serve(
     let certificates = tls
         .clone()
         .map(|tls| tokio::spawn(certificates::watch(Arc::clone(&server), tls)));
+    let keys = tokio::spawn(identify::watch(Arc::clone(&server)));
     let reloads = watch.map(|watch| tokio::spawn(watch.run(Arc::clone(&server))));
     let control = tokio::spawn(doors::serve_control(
         control,
@@ -166,9 +168,15 @@ async fn serve(
         server.hub.command_all(|| Command::Stop);
         let _ = timeout(STOP_TIMEOUT, workers.ended()).await;
     }
-    for task in [Some(control), Some(watcher), certificates, reloads]
-        .into_iter()
-        .flatten()
+    for task in [
+        Some(control),
+        Some(watcher),
+        Some(keys),
+        certificates,
+        reloads,
+    ]
+    .into_iter()
+    .flatten()
     {
         task.abort();
         let _ = task.await;

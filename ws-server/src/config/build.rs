@@ -12,6 +12,7 @@ use crate::rates::RateLimits;
 use super::account;
 use super::callback::{self, CallbackKind};
 use super::fault::Problem;
+use super::identity;
 use super::raw::RawValue;
 use super::reader::{self, Reader};
 use super::tls::tls;
@@ -171,6 +172,8 @@ pub(super) fn identity(reader: &mut Reader<'_>) -> IdentityConfig {
         verify_ip: reader.flag("identity.verify_ip"),
         ttl: reader.duration("identity.ttl", Duration::from_secs(1), 365 * DAY),
         max_sessions: reader.count("identity.max_sessions", 100_000_000),
+        required: reader.flag("identity.required"),
+        token: identity::token(reader),
     }
 }
 
@@ -431,7 +434,7 @@ fn byte(value: &RawValue, min: u8, max: u8) -> Result<u8, Problem> {
 }
 
 /// RFC 6265 §4.1.1: the name of a cookie is a token.
-fn is_token(name: &str) -> bool {
+pub(super) fn is_token(name: &str) -> bool {
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     !name.is_empty() && name.len() <= 64 && name.bytes().all(token)
 }

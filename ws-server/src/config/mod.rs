@@ -9,6 +9,7 @@ mod account;
 mod build;
 mod callback;
 mod fault;
+mod identity;
 mod origin;
 mod raw;
 mod reader;
@@ -27,6 +28,7 @@ use ws_transport::{ListenAddr, ListenSocket};
 
 pub use account::Account;
 pub use fault::{Fault, InvalidConfig, Problem};
+pub use identity::{CredentialPlace, TokenAlgorithm, TokenConfig};
 pub(crate) use origin::split_authority;
 pub use origin::{InvalidOrigin, OriginRule, WebOrigin};
 pub use raw::{RawConfig, RawKind, RawValue, Source};

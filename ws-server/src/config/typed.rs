@@ -15,6 +15,7 @@ use ws_transport::{ListenAddr, TlsConfig};
 use crate::rates::RateLimits;
 
 use super::account::Account;
+use super::identity::TokenConfig;
 use super::origin::OriginRule;
 use super::sandbox::Sandbox;
 use super::trusted::TrustedPeers;
@@ -154,7 +155,7 @@ impl CompressionConfig {
     }
 }
 
-/// `[identity]`: the session cookie.
+/// `[identity]`: the session cookie, and whose word about a visitor is taken.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct IdentityConfig {
@@ -168,6 +169,10 @@ pub struct IdentityConfig {
     pub ttl: Duration,
     /// Known sessions.
     pub max_sessions: NonZeroUsize,
+    /// Whether whom nobody can name is refused.
+    pub required: bool,
+    /// Signed tokens.
+    pub token: Option<Box<TokenConfig>>,
 }
 
 /// How a callback is run.

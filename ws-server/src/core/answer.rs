@@ -89,8 +89,11 @@ pub(crate) struct Identity {
     pub(crate) user: UserId,
     /// The application's session, if it has a name for it.
     pub(crate) session: Option<SessionId>,
-    /// How long the answer holds; without one, as long as the connection.
+    /// How long the answer holds until it is asked for again; without one, as long as the
+    /// connection.
     pub(crate) ttl: Option<Duration>,
+    /// How long the connection may last.
+    pub(crate) expires_in: Option<Duration>,
     /// Values of `Set-Cookie` headers for the 101.
     pub(crate) cookies: Vec<String>,
 }
@@ -101,6 +104,7 @@ impl Identity {
             user,
             session: None,
             ttl: None,
+            expires_in: None,
             cookies: Vec::new(),
         }
     }
@@ -167,6 +171,7 @@ fn identity(answer: &CgiAnswer<'_>) -> Result<Identity, String> {
         user,
         session: session.map(SessionId::of_name),
         ttl,
+        expires_in: None,
         cookies: cookies.map(|(_, value)| value.to_owned()).collect(),
     })
 }

@@ -5,6 +5,7 @@
 pub(crate) mod alarms;
 pub(crate) mod answer;
 pub(crate) mod cookie;
+pub(crate) mod credential;
 pub(crate) mod descriptors;
 pub(crate) mod failure;
 pub(crate) mod feed;
@@ -16,6 +17,7 @@ pub(crate) mod pace;
 pub(crate) mod question;
 pub(crate) mod rate;
 pub(crate) mod stall;
+pub(crate) mod token;
 pub(crate) mod trace;
 pub(crate) mod turns;
 pub(crate) mod uri;
