@@ -23,6 +23,7 @@ use crate::doors::{FifoWatch, GLOBAL_FIFO};
 use crate::error::ServeError;
 use crate::helpers::Helpers;
 use crate::hub::Hub;
+use crate::identify::Identifier;
 use crate::page::Page;
 use crate::places::PlaceLimits;
 use crate::rates::Rates;
@@ -70,6 +71,7 @@ pub(crate) fn share(
     let common = common
         .map_err(|error| ServeError::System(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
     let application = application(&config, helpers, &common)?;
+    let identifier = Identifier::new(config.identity())?;
     let validation = validation(&config, helpers, application.as_ref(), &common)?;
     Ok(Shared {
         protocol: Arc::new(protocol),
@@ -91,6 +93,7 @@ pub(crate) fn share(
         // Those who have not even asked do not take the room of those who do.
         handshakes: limits.max_handshakes.get().min(descriptors.connections / 2),
         application,
+        identifier,
         validation,
         fifos,
         fifo_watch: FifoWatch::default(),

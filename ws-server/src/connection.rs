@@ -15,10 +15,11 @@ mod work;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
+use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
@@ -82,6 +83,8 @@ pub(crate) struct Connection {
     /// Has the worker give the connection a turn: something happened that is not on the stream.
     seat: Arc<Seat>,
     stage: Cell<Stage>,
+    /// When it is over, whatever happens: tenths of a second after it was opened.
+    expires: Option<NonZeroU32>,
     /// When the worker wakes the connection.
     alarm: Cell<Option<Instant>>,
     /// `None` until a door does something for the connection.
@@ -194,9 +197,18 @@ impl Connection {
             }),
             seat,
             stage: Cell::new(Stage::Due),
+            expires: None,
             alarm: Cell::new(None),
             doors: OnceCell::new(),
         }
+    }
+
+    /// Has the connection closed when what named its user is good no more.
+    pub(crate) fn expiring_in(mut self, time: Option<Duration>) -> Self {
+        // Later than tenths of a second can be counted is not in the life of this server.
+        let tenths = time.and_then(|time| u32::try_from(time.as_millis().div_ceil(100)).ok());
+        self.expires = tenths.map(|tenths| NonZeroU32::new(tenths).unwrap_or(NonZeroU32::MIN));
+        self
     }
 
     /// Sends the 101. Whatever else is sent must come later.
@@ -259,6 +271,7 @@ impl Connection {
                 Wake::Changed => {}
                 Wake::Broken => self.end(CloseCause::Vanished),
             }
+            let expiry = self.expire(shard, now);
             let Some(wait) = self.settle(shard, now) else {
                 let closed = self.leave(shard);
                 self.state.borrow_mut().farewell = closed.map(Box::new);
@@ -266,7 +279,7 @@ impl Connection {
                 return self.finish_turns(shard);
             };
             // Also of one who is never without something to do.
-            if let Some(deadline) = wait.deadline {
+            if let Some(deadline) = wait.deadline.into_iter().chain(expiry).min() {
                 self.set_alarm(shard, deadline);
             }
             if wait.is_others_turn {
@@ -281,6 +294,24 @@ impl Connection {
                 Poll::Pending => return Turn::Over,
             };
         }
+    }
+
+    /// Closes the connection if it is over; else says when it will be.
+    fn expire(&self, shard: &Shard, now: Instant) -> Option<Instant> {
+        let tenths = u64::from(self.expires?.get());
+        let over = self.opened + Duration::from_millis(100 * tenths);
+        let mut state = self.state.borrow_mut();
+        if !state.is_open() {
+            return None;
+        }
+        if now < over {
+            return Some(over);
+        }
+        let token = shard.server.config.identity().token.as_ref();
+        let frame = token.map(|token| token.expired.clone());
+        let frame = frame.unwrap_or_else(|| CloseFrame::new(CloseCode::POLICY, ""));
+        state.close(CloseCause::Expired, frame);
+        None
     }
 
     fn poll_stream(&self, cx: &mut Context<'_>, read: bool, write: bool) -> Poll<Wake> {

@@ -90,6 +90,8 @@ reasons! {
         Origin = "origin",
         /// `identity.require_cookie` and there was none.
         Cookie = "cookie",
+        /// What the visitor brought to prove its identity does not, or it brought nothing.
+        Identity = "identity",
         /// The validation callback said no.
         Validation = "validation",
         /// The validation callback could not say.
@@ -128,8 +130,10 @@ reasons! {
         Slow = "slow",
         /// Its messages came faster than they may for too long.
         MessageRate = "message_rate",
-        /// Its user is not known to the validation callback any more.
+        /// Its user is not known any more to the validation callback, or to whoever named it.
         Validation = "validation",
+        /// Its token has reached its end.
+        Expired = "expired",
         /// An operator asked for it, or its session has ended.
         Revoked = "revoked",
         /// The application asked for it.
@@ -172,6 +176,34 @@ reasons! {
         Token = "token",
         /// There are more than `control.rate` a second.
         Rate = "rate",
+    }
+}
+
+reasons! {
+    /// Who named a visitor's user, where it was not the validation callback.
+    IdentifiedBy {
+        Token = "token",
+    }
+}
+
+reasons! {
+    /// Why what a visitor brought to prove its identity does not prove it.
+    IdentityRefusal {
+        /// It is not of the form that it should have.
+        Malformed = "malformed",
+        /// No key is for the algorithm of the token.
+        Algorithm = "algorithm",
+        /// No key has the name that the token gives it.
+        UnknownKey = "unknown_key",
+        Signature = "signature",
+        Expired = "expired",
+        NotYet = "not_yet",
+        Issuer = "issuer",
+        Audience = "audience",
+        /// A claim is missing, of the wrong type, or no user id.
+        Claim = "claim",
+        /// The visitor brought nothing, and `identity.required` asks for something.
+        Missing = "missing",
     }
 }
 
@@ -294,6 +326,12 @@ pub(crate) struct Counters {
     /// Of these, those that ended with 0, or because their connection did.
     pub(crate) programs_ended: Counter,
     program_failures: Tally<{ CallbackFailure::NAMES.len() }>,
+    identified: Tally<{ IdentifiedBy::NAMES.len() }>,
+    identities_refused: Tally<{ IdentityRefusal::NAMES.len() }>,
+    /// Times that the files of keys for tokens were read again.
+    pub(crate) key_reloads: Counter,
+    /// Times that they could not be used.
+    pub(crate) key_reloads_failed: Counter,
     pub(crate) validations_started: Counter,
     /// Of these, those that named a user.
     pub(crate) validations_accepted: Counter,
@@ -332,6 +370,14 @@ impl Counters {
 
     pub(crate) fn refused(&self, refusal: Refusal) {
         self.refusals.0[refusal as usize].increment();
+    }
+
+    pub(crate) fn identified(&self, by: IdentifiedBy) {
+        self.identified.0[by as usize].increment();
+    }
+
+    pub(crate) fn identity_refused(&self, refusal: IdentityRefusal) {
+        self.identities_refused.0[refusal as usize].increment();
     }
 
     pub(crate) fn closed(&self, cause: CloseCause) {
@@ -426,6 +472,14 @@ impl Counters {
                 "replies_dropped": self.replies_dropped.get(),
                 "validations": self.validations_started.get(),
                 "validations_accepted": self.validations_accepted.get(),
+            },
+            "identities": {
+                "identified": self.identified.total(),
+                "identified_by": self.identified.to_json(IdentifiedBy::NAMES),
+                "refused": self.identities_refused.total(),
+                "refused_by": self.identities_refused.to_json(IdentityRefusal::NAMES),
+                "key_reloads": self.key_reloads.get(),
+                "key_reloads_failed": self.key_reloads_failed.get(),
             },
             "programs": {
                 "started": self.programs_started.get(),

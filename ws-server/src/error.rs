@@ -21,6 +21,16 @@ pub enum ServeError {
     /// The certificate or its key cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// What identities are proved by cannot be used.
+    #[error("{setting}: {}: {source}", path.display())]
+    Identity {
+        /// The setting that names it.
+        setting: &'static str,
+        /// What it names.
+        path: PathBuf,
+        /// What the system said, or what is wrong with the content.
+        source: io::Error,
+    },
     /// The FIFO directory, or the global FIFO in it, cannot be used.
     #[error(transparent)]
     Fifo(#[from] FifoError),
@@ -119,6 +129,7 @@ impl ServeError {
             Self::Watch { .. } | Self::ControlTokens { .. } => ServeErrorKind::Configuration,
             Self::Bind(_) | Self::Fifo(_) => ServeErrorKind::CannotCreate,
             Self::StateDir { source, .. } => of_io(source, ServeErrorKind::CannotCreate),
+            Self::Identity { source, .. } => of_io(source, ServeErrorKind::Configuration),
             Self::Cgroup { source, .. } => of_io(source, ServeErrorKind::Configuration),
             Self::Tls(TlsError::Unreadable { error, .. }) => {
                 of_io(error, ServeErrorKind::Configuration)

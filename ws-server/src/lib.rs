@@ -30,6 +30,7 @@ mod error;
 mod gate;
 mod helpers;
 mod hub;
+mod identify;
 mod opening;
 mod page;
 mod places;

@@ -23,12 +23,14 @@ use crate::config::{FifoNaming, HostRule};
 use crate::connection::{Connection, Consent};
 use crate::core::answer::{Identity, Verdict};
 use crate::core::cookie;
+use crate::core::credential;
 use crate::core::forwarded::{self, Forwarded};
 use crate::core::origin::{Provenance, is_allowed, is_loopback_host};
-use crate::counters::{CloseCause, Refusal};
+use crate::counters::{CloseCause, IdentifiedBy, IdentityRefusal, Refusal};
 use crate::doors::{self, GLOBAL_FIFO};
 use crate::gate::{Dismissal, Newcomer};
 use crate::hub::{Entry, Hub};
+use crate::identify::Unproved;
 use crate::places::{Full, Place, Visit};
 use crate::revalidation;
 use crate::shard::Shard;
@@ -69,6 +71,8 @@ struct Admitted<'a> {
     ttl: Option<Duration>,
     /// When it was found out in which session the visitor is.
     identified_at: Instant,
+    /// When the connection is over.
+    expires_in: Option<Duration>,
 }
 
 /// One who asks to be connected, before it is known who that is.
@@ -245,14 +249,16 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted<'_>) {
         place,
         ttl,
         identified_at,
+        expires_in,
     } = admitted;
     let id = visitor.connection;
     debug!(parent: &visitor.span(), path = visitor.path(), "connection opened");
     let now = Instant::now();
     let Consent { response, deflate } = consent;
     let uri = Arc::clone(&visitor.target);
-    let connection =
-        shard.insert(|seat| Connection::new(shard, seat, stream, visitor, deflate, place, now));
+    let connection = shard.insert(|seat| {
+        Connection::new(shard, seat, stream, visitor, deflate, place, now).expiring_in(expires_in)
+    });
     let entry = Entry {
         shard: u32::try_from(shard.index).expect("workers are as many as cores"),
         slot: connection.slot(),
@@ -356,17 +362,20 @@ impl<'a> Opening<'_, 'a> {
         let forwarded = self.look_behind_proxies(&head);
         let visit = server.hub.places().visit(forwarded.addr)?;
         self.check_origin(&head, &forwarded)?;
+        let known = self.recognise(&head, &upgrade)?;
         let token = self.token(&head)?;
         let unknown = token.as_ref().map(SessionToken::id);
         if let Some(id) = unknown.filter(|id| !server.hub.sessions().contains(*id)) {
             // Apart from the task, like the validation.
             Box::pin(server.hub.keeper.look_up(id)).await?;
         }
-        let claim = self.claim(&head, &forwarded, visit, token.as_ref())?;
-        let admitted = match &server.validation {
+        let claim = self.claim(&head, &upgrade, &forwarded, visit, token.as_ref())?;
+        let admitted = match (known, &server.validation) {
+            (Some(identity), _) => self.admit(&upgrade, claim, identity)?,
             // Apart from the task, so that those who wait for their heads do not hold room for it.
-            Some(validation) => Box::pin(self.ask(validation, &upgrade, claim)).await?,
-            None => {
+            (None, Some(validation)) => Box::pin(self.ask(validation, &upgrade, claim)).await?,
+            (None, None) if server.config.identity().required => return Err(self.unknown()),
+            (None, None) => {
                 let identity = Identity::of(UserId::from(claim.session));
                 self.admit(&upgrade, claim, identity)?
             }
@@ -438,6 +447,47 @@ impl<'a> Opening<'_, 'a> {
         Err(refused)
     }
 
+    /// Asks those who know visitors by what these bring.
+    fn recognise(
+        &self,
+        head: &RequestHead,
+        upgrade: &Upgrade,
+    ) -> Result<Option<Identity>, Refused> {
+        let server = &self.shard.server;
+        let Some(identifier) = &server.identifier else {
+            return Ok(None);
+        };
+        let counters = &server.hub.counters;
+        let known = identifier.recognise(head, upgrade, counters);
+        if let Ok(Some(known)) = &known {
+            let by = IdentifiedBy::Token.as_str();
+            debug!(conn.id = %self.id, user.id = %known.user, by, "visitor recognised");
+        }
+        known.map_err(|unproved| self.unproved(unproved))
+    }
+
+    fn unproved(&self, unproved: Unproved) -> Refused {
+        let counters = &self.shard.server.hub.counters;
+        counters.identity_refused(unproved.refusal);
+        let reason = unproved.refusal.as_str();
+        debug!(conn.id = %self.id, reason, "visitor not recognised");
+        // RFC 9110 §15.5.2: a 401 says what would be accepted. What was wrong, only the log does.
+        let challenge = [("WWW-Authenticate", "Bearer")];
+        Refused {
+            refusal: Refusal::Identity,
+            response: response(401, &challenge, "not recognised"),
+            cause: unproved.cause,
+        }
+    }
+
+    /// Refuses one who brings nothing where something is required.
+    fn unknown(&self) -> Refused {
+        self.unproved(Unproved {
+            refusal: IdentityRefusal::Missing,
+            cause: "nothing says who it is, and identity.required is set".to_owned(),
+        })
+    }
+
     /// Reads the token that the visitor brings.
     fn token(&self, head: &RequestHead) -> Result<Option<SessionToken>, Refused> {
         let identity = self.shard.server.config.identity();
@@ -455,6 +505,7 @@ impl<'a> Opening<'_, 'a> {
     fn claim(
         &self,
         head: &RequestHead,
+        upgrade: &Upgrade,
         forwarded: &Forwarded<'_>,
         visit: Visit,
         token: Option<&SessionToken>,
@@ -472,7 +523,10 @@ impl<'a> Opening<'_, 'a> {
             Some(scheme) => scheme == "https",
             None => self.stream.is_tls(),
         };
+        let protocol = self.protocol(upgrade);
+        let protocols = protocol.map(|name| credential::without_credential(upgrade, name));
         let arrival = Arrival {
+            protocols: protocols.as_deref(),
             head,
             connection: self.id,
             session: &session,
@@ -573,6 +627,7 @@ impl<'a> Opening<'_, 'a> {
             session: named,
             ttl,
             data,
+            expires_in,
             cookies,
         } = identity;
         // The application may name a session again that was revoked before it was asked.
@@ -580,7 +635,8 @@ impl<'a> Opening<'_, 'a> {
             Some(_) => Instant::now(),
             None => claimed_at,
         };
-        let session = named.unwrap_or(session);
+        let claimed = session;
+        let session = named.unwrap_or(claimed);
         // Whoever is only being validated has no place, and may find all of them taken now.
         let place = visit.settle(&user)?;
         let fifo = self.make_fifo(&user, addr)?;
@@ -608,10 +664,10 @@ impl<'a> Opening<'_, 'a> {
             .deflate()
             .and_then(|deflate| deflate.accept(upgrade.extensions()));
         let response = upgrade
-            .accept(None, deflate.as_ref(), &set_cookies)
+            .accept(self.protocol(upgrade), deflate.as_ref(), &set_cookies)
             .map_err(|error| internal(&error))?;
         let keeper = &server.hub.keeper;
-        let named_user = server.validation.is_some().then_some(&user);
+        let named_user = (user != UserId::from(claimed)).then_some(&user);
         if let Some(issued) = &mut issued {
             issued.is_handed_out = true;
             keeper.keep(issued.session, named_user, addr);
@@ -637,7 +693,15 @@ impl<'a> Opening<'_, 'a> {
             place,
             ttl,
             identified_at,
+            expires_in,
         })
+    }
+
+    /// The subprotocol that is spoken: the one of ours that says where a token is. A browser fails
+    /// the connection if it offers some and none is chosen.
+    fn protocol(&self, upgrade: &Upgrade) -> Option<&str> {
+        let identifier = self.shard.server.identifier.as_ref();
+        identifier.and_then(|identifier| identifier.protocol(upgrade))
     }
 
     /// Asks the validation callback, unless the peer leaves or speaks before it is answered.

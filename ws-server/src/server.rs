@@ -21,6 +21,7 @@ use crate::config::{AppBackend, Config};
 use crate::doors::{self, ControlDoors, GLOBAL_FIFO};
 use crate::error::ServeError;
 use crate::helpers::{HelperProgram, Helpers};
+use crate::identify;
 use crate::reload::Watch;
 use crate::shard;
 use crate::shared::Shared;
@@ -128,6 +129,7 @@ async fn serve(
     let certificates = tls
         .clone()
         .map(|tls| tokio::spawn(certificates::watch(Arc::clone(&server), tls)));
+    let keys = tokio::spawn(identify::watch(Arc::clone(&server)));
     let reloads = watch.map(|watch| tokio::spawn(watch.run(Arc::clone(&server))));
     let control = tokio::spawn(doors::serve_control(
         control,
@@ -185,6 +187,7 @@ async fn serve(
     for task in [
         Some(control),
         Some(watcher),
+        Some(keys),
         certificates,
         reloads,
         Some(tending),

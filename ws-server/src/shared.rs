@@ -9,6 +9,7 @@ use crate::application::{Application, Backend, Validation};
 use crate::config::Config;
 use crate::doors::FifoWatch;
 use crate::hub::Hub;
+use crate::identify::Identifier;
 use crate::page::Page;
 use crate::rates::Rates;
 use crate::sockets::Sockets;
@@ -25,6 +26,8 @@ pub(crate) struct Shared {
     pub(crate) handshakes: usize,
     /// `None`: messages are echoed in the server.
     pub(crate) application: Option<Application>,
+    /// `None`: nobody's word about a visitor is taken but the validation's.
+    pub(crate) identifier: Option<Identifier>,
     /// `None`: the user id is the session id.
     pub(crate) validation: Option<Validation>,
     pub(crate) fifos: Option<FifoDirectory>,

@@ -8,7 +8,7 @@ use tracing::info;
 use ws_transport::TlsAcceptor;
 
 use crate::shared::Shared;
-use crate::{certificates, status};
+use crate::{certificates, identify, status};
 
 /// The signals that the server knows.
 #[derive(Debug)]
@@ -48,10 +48,11 @@ impl Signals {
                     if let Some(tls) = tls {
                         certificates::reload(tls, &server.hub.counters);
                     }
+                    identify::reload(server);
                     server.reload_application();
                     info!(
                         signal = "HUP",
-                        "certificates and the application's processes are renewed; restart to apply other changes"
+                        "certificates, keys and the application's processes are renewed; restart to apply other changes"
                     );
                 }
                 _ = self.user1.recv() => {

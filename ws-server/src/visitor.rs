@@ -21,6 +21,9 @@ pub(crate) const SERVER_SOFTWARE: &str = concat!("ws/", env!("CARGO_PKG_VERSION"
 /// Where programs are looked for unless the configuration says otherwise.
 pub(crate) const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
+/// The header in which a client offers subprotocols.
+const PROTOCOLS: &str = "Sec-WebSocket-Protocol";
+
 /// Who is connected and how the opening handshake was made: the part of a callback's variables
 /// (RFC 3875 §4.1) that is the same for every message of the connection.
 #[derive(Clone, Debug)]
@@ -54,6 +57,8 @@ pub(crate) struct Arrival<'a> {
     pub(crate) https: bool,
     /// What the handshake told, if TLS ends here.
     pub(crate) tls: Option<&'a TlsPeer>,
+    /// What callbacks see of the subprotocols where one of those offered is a credential.
+    pub(crate) protocols: Option<&'a str>,
 }
 
 /// The variables that are the same for every visitor of a server.
@@ -120,7 +125,13 @@ impl Visitor {
             set_tls(&mut env, tls)?;
         }
         for (name, value) in head.iter() {
-            env.header(name, value)?;
+            let is_concealed = arrival.protocols.is_some() && name.eq_ignore_ascii_case(PROTOCOLS);
+            if !is_concealed {
+                env.header(name, value)?;
+            }
+        }
+        if let Some(protocols) = arrival.protocols {
+            env.header(PROTOCOLS, protocols)?;
         }
         Ok(Self {
             env: Some(Box::new(env)),

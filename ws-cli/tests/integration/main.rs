@@ -25,6 +25,7 @@ mod fifo;
 mod frames;
 mod handshake;
 mod helpers;
+mod identity;
 mod life;
 mod newcomers;
 mod places;

@@ -509,8 +509,9 @@ impl Server {
             "INV-18: {status:#}"
         );
         if get("callbacks.validations") > 0 {
-            // Where there is validation, nobody comes in without a yes of its own.
-            let accepted = get("callbacks.validations_accepted");
+            // Where there is validation, nobody comes in without a yes of its own, or of whoever is
+            // asked before.
+            let accepted = get("callbacks.validations_accepted") + get("identities.identified");
             assert!(get("connections.opened") <= accepted, "INV-09: {status:#}");
         }
         eventually("INV-19: descriptors are as before", || {

@@ -13,6 +13,7 @@ use super::account;
 use super::callback::{self, CallbackKind};
 use super::fault::Problem;
 use super::host::HostRule;
+use super::identity;
 use super::is_local;
 use super::raw::RawValue;
 use super::reader::{self, Reader};
@@ -202,6 +203,8 @@ pub(super) fn identity(reader: &mut Reader<'_>, state_dir: &Path) -> IdentityCon
         store_timeout: reader.duration("identity.store_timeout", SHORTEST, MINUTE),
         check_interval: reader.interval("identity.check_interval", Duration::from_secs(1), DAY),
         close: CloseFrame::new(close_code, close_reason),
+        required: reader.flag("identity.required"),
+        token: identity::token(reader),
     }
 }
 
@@ -568,7 +571,7 @@ fn byte(value: &RawValue, min: u8, max: u8) -> Result<u8, Problem> {
 }
 
 /// RFC 6265 §4.1.1: the name of a cookie is a token.
-fn is_token(name: &str) -> bool {
+pub(super) fn is_token(name: &str) -> bool {
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     !name.is_empty() && name.len() <= 64 && name.bytes().all(token)
 }

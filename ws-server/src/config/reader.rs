@@ -422,7 +422,7 @@ pub(super) fn choice<T: Copy>(
 }
 
 /// A string is a list separated by commas, because environment variables are strings.
-fn texts(value: &RawValue) -> Result<Vec<&str>, Problem> {
+pub(super) fn texts(value: &RawValue) -> Result<Vec<&str>, Problem> {
     match value.kind() {
         RawKind::Text(text) => Ok(text
             .split(',')

@@ -58,6 +58,13 @@ pub(super) fn is_section(path: &str) -> bool {
     SETTINGS.iter().any(|setting| setting.section() == path)
 }
 
+/// The paths of the settings in a section.
+pub(super) fn paths_in(section: &str) -> impl Iterator<Item = &'static str> {
+    let settings = SETTINGS.iter();
+    let settings = settings.filter(move |setting| setting.section() == section);
+    settings.map(|setting| setting.path)
+}
+
 /// Whether the path is that of a setting, such as `app.env`.
 pub fn is_setting(path: &str) -> bool {
     find(path).is_some()
@@ -452,6 +459,94 @@ pub(super) const SETTINGS: &[Setting] = &[
         path: "identity.close_reason",
         default: DefaultValue::Text("the session has ended"),
         doc: "The reason that goes with it, at most 123 bytes.",
+    },
+    Setting {
+        path: "identity.required",
+        default: DefaultValue::Flag(false),
+        doc: "Refuse (401) clients whom neither a source below nor a validation callback names a user for.\n\
+              Without it their user id is the session id.",
+    },
+    Setting {
+        path: "identity.token.secret_file",
+        default: DefaultValue::Absent("\"/etc/ws/token-secret\""),
+        doc: "Signed tokens (JWT, RFC 7519): clients that bring one are whom it names, and no callback is\n\
+              asked. This file holds the secret of HS256: at least 32 bytes; a newline at its end does not\n\
+              count. Whoever has it can sign.",
+    },
+    Setting {
+        path: "identity.token.public_key_file",
+        default: DefaultValue::Absent("\"/etc/ws/token-key.pem\""),
+        doc: "Public keys, each a PUBLIC KEY in PEM: RSA of 2048 to 8192 bits (RS256), P-256 (ES256) or\n\
+              Ed25519 (EdDSA). While a key is being replaced, both can stand here.",
+    },
+    Setting {
+        path: "identity.token.jwks_file",
+        default: DefaultValue::Absent("\"/etc/ws/jwks.json\""),
+        doc: "Keys as a JWK Set (RFC 7517); a token's kid chooses among them. Fetched from a server, it is a\n\
+              file all the same: a timer fetches it. At most 32 keys.",
+    },
+    Setting {
+        path: "identity.token.algorithms",
+        default: DefaultValue::Absent("[\"EdDSA\"]"),
+        doc: "What tokens may be signed with: \"HS256\", \"RS256\", \"ES256\", \"EdDSA\". A key serves the\n\
+              algorithm that it is for and no other, whatever a token says. Default: those of the keys.",
+    },
+    Setting {
+        path: "identity.token.from",
+        default: DefaultValue::List(&["header:Authorization"]),
+        doc: "Where tokens are looked for; the first place that holds one decides: \"cookie:NAME\",\n\
+              \"header:NAME\" (behind Bearer in Authorization), \"subprotocol:NAME\" for pages, which cannot\n\
+              set headers: new WebSocket(url, [NAME, token]).",
+    },
+    Setting {
+        path: "identity.token.user_claim",
+        default: DefaultValue::Text("sub"),
+        doc: "The claim that is the user id: a string, or a whole number.",
+    },
+    Setting {
+        path: "identity.token.session_claim",
+        default: DefaultValue::Absent("\"sid\""),
+        doc: "The claim that names the session, if it is there. Default: the session of the cookie.",
+    },
+    Setting {
+        path: "identity.token.issuer",
+        default: DefaultValue::List(&[]),
+        doc: "Issuers (iss) that are believed; tokens of others, and those of nobody, are refused. Empty: the\n\
+              key is enough.",
+    },
+    Setting {
+        path: "identity.token.audience",
+        default: DefaultValue::List(&[]),
+        doc: "What this server is called in tokens (aud): they must be for one of these. Empty: they must\n\
+              not be for anybody in particular.",
+    },
+    Setting {
+        path: "identity.token.leeway",
+        default: DefaultValue::Text("0s"),
+        doc: "How far the clocks of this host and of the issuer may be apart, 0s to 1h. Tokens are good for\n\
+              so much longer.",
+    },
+    Setting {
+        path: "identity.token.require_exp",
+        default: DefaultValue::Flag(true),
+        doc: "Refuse tokens without an end (exp). Without it a stolen one is good until the key is replaced.",
+    },
+    Setting {
+        path: "identity.token.close_code",
+        default: DefaultValue::Number(1008),
+        doc: "How a connection is closed when its token has reached its end: 1000 to 1003, 1007 to 1014, 3000\n\
+              to 4999.",
+    },
+    Setting {
+        path: "identity.token.close_reason",
+        default: DefaultValue::Text("token expired"),
+        doc: "The reason that goes with it, at most 123 bytes.",
+    },
+    Setting {
+        path: "identity.token.reload_interval",
+        default: DefaultValue::Text("10s"),
+        doc: "How often the files of keys are looked at, 10ms to 24h, or \"off\"; SIGHUP reads them too. New\n\
+              ones that cannot be used leave the former in use. No connection is touched.",
     },
     Setting {
         path: "validate.backend",

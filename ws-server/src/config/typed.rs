@@ -17,6 +17,7 @@ use crate::store::StoreAddress;
 
 use super::account::Account;
 use super::host::HostRule;
+use super::identity::TokenConfig;
 use super::origin::OriginRule;
 use super::sandbox::Sandbox;
 use super::trusted::TrustedPeers;
@@ -158,7 +159,7 @@ impl CompressionConfig {
     }
 }
 
-/// `[identity]`: the session cookie, and where sessions are kept.
+/// `[identity]`: the session cookie, where sessions are kept, and whose word about a visitor is taken.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct IdentityConfig {
@@ -187,6 +188,10 @@ pub struct IdentityConfig {
     pub check_interval: Option<Duration>,
     /// What the connections of a session are closed with when it ends.
     pub close: CloseFrame,
+    /// Whether whom nobody can name is refused.
+    pub required: bool,
+    /// Signed tokens.
+    pub token: Option<Box<TokenConfig>>,
 }
 
 /// How a callback is run.

@@ -93,10 +93,13 @@ pub(crate) struct Identity {
     pub(crate) user: UserId,
     /// The application's session, if it has a name for it.
     pub(crate) session: Option<SessionId>,
-    /// How long the answer holds; without one, as long as the connection.
+    /// How long the answer holds until it is asked for again; without one, as long as the
+    /// connection.
     pub(crate) ttl: Option<Duration>,
     /// What the session holds from now on; nothing if it is empty.
     pub(crate) data: Option<SessionData>,
+    /// How long the connection may last.
+    pub(crate) expires_in: Option<Duration>,
     /// Values of `Set-Cookie` headers for the 101.
     pub(crate) cookies: Vec<String>,
 }
@@ -108,6 +111,7 @@ impl Identity {
             session: None,
             ttl: None,
             data: None,
+            expires_in: None,
             cookies: Vec::new(),
         }
     }
@@ -175,6 +179,7 @@ fn identity(answer: &CgiAnswer<'_>) -> Result<Identity, String> {
         session: session.map(SessionId::of_name),
         ttl,
         data: session_data(answer)?,
+        expires_in: None,
         cookies: cookies.map(|(_, value)| value.to_owned()).collect(),
     })
 }
