@@ -28,6 +28,7 @@ mod life;
 mod newcomers;
 mod places;
 mod proxied;
+mod sessions;
 mod sockets;
 mod stalled;
 mod stream;
