@@ -32,6 +32,7 @@ mod places;
 mod presence;
 mod proxied;
 mod push;
+mod sessions;
 mod sockets;
 mod stalled;
 mod stream;

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,8 +15,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tracing::{error, warn};
 use ws_session::{
-    PendingChanges, Purge, Remembered, SessionData, SessionId, SessionQuery, SessionRecord,
-    SessionStore, Sessions, StoreError, UserId,
+    Changes, PendingChanges, Purge, Remembered, SessionData, SessionId, SessionQuery,
+    SessionRecord, SessionStore, Sessions, StoreError, UserId,
 };
 
 use super::outage::Outage;
@@ -61,6 +61,8 @@ pub(crate) struct Keeper {
     has_pending: Notify,
     /// Held while the store is written, so that nothing overtakes anything.
     writing: tokio::sync::Mutex<()>,
+    /// Changes that are being written.
+    in_flight: AtomicUsize,
     outage: Mutex<Outage>,
     /// What the outage says, for those who only look.
     is_down: AtomicBool,
@@ -88,6 +90,7 @@ impl Keeper {
             pending: Mutex::new(PendingChanges::new(max_sessions)),
             has_pending: Notify::new(),
             writing: tokio::sync::Mutex::new(()),
+            in_flight: AtomicUsize::new(0),
             outage: Mutex::default(),
             is_down: AtomicBool::new(false),
             has_data: AtomicBool::new(false),
@@ -126,7 +129,8 @@ impl Keeper {
     /// How many changes wait to be written, and how many found no room.
     pub(crate) fn waiting(&self) -> (usize, u64) {
         let pending = self.pending();
-        (pending.len(), pending.dropped())
+        let in_flight = self.in_flight.load(Ordering::Relaxed);
+        (pending.len() + in_flight, pending.dropped())
     }
 
     /// Remembers a session that the table does not know, if the store has it and it is good.
@@ -142,8 +146,8 @@ impl Keeper {
         let (answer, answered) = oneshot::channel();
         let question = Question { id, answer };
         self.questions.try_send(question).map_err(|_| NoAnswer)?;
-        let answered = timeout(self.find_timeout, answered).await;
-        let found = answered.map_err(|_| NoAnswer)?.map_err(|_| NoAnswer)??;
+        // It comes in time: each question has its own.
+        let found = answered.await.map_err(|_| NoAnswer)??;
         if let Some(record) = found {
             let remembered = self.remembered(record, SystemTime::now());
             let mut table = self.table();
@@ -375,8 +379,14 @@ impl Keeper {
             let mut ids: Vec<_> = questions.iter().map(|question| question.id).collect();
             ids.sort_unstable();
             ids.dedup();
-            let finding = self.store.find(&ids);
-            let found = self.within(self.find_timeout, finding, counters).await;
+            let found = match self.is_down() {
+                true => Err(NoAnswer),
+                false => {
+                    let finding = self.store.find(&ids);
+                    let found = self.within(self.find_timeout, finding, counters).await;
+                    found.map_err(|_| NoAnswer)
+                }
+            };
             let found = found.map(|records| -> HashMap<_, _> {
                 let by_id = records.into_iter().map(|record| (record.id, record));
                 by_id.collect()
@@ -433,16 +443,14 @@ impl Keeper {
 
     async fn write(&self, counters: &Counters) -> Result<(), StoreError> {
         let _writing = self.writing.lock().await;
-        let changes = self.pending().take(SystemTime::now());
-        if changes.is_empty() {
+        let mut in_flight = InFlight::take(self);
+        if in_flight.changes.is_empty() {
             return Ok(());
         }
-        let writing = self.store.write(&changes);
-        let written = self.within(WRITE_TIMEOUT, writing, counters).await;
-        if written.is_err() {
-            self.pending().give_back(changes);
-        }
-        written
+        let writing = self.store.write(&in_flight.changes);
+        self.within(WRITE_TIMEOUT, writing, counters).await?;
+        in_flight.changes = Changes::default();
+        Ok(())
     }
 
     /// Waits for the store, but not for ever, and notes whether it answers.
@@ -474,5 +482,32 @@ impl Keeper {
         }
         self.is_down.store(answer.is_err(), Ordering::Relaxed);
         answer
+    }
+}
+
+/// Changes that are being written. They wait again if that fails, or if whoever asked for it goes
+/// away.
+struct InFlight<'a> {
+    keeper: &'a Keeper,
+    changes: Changes,
+}
+
+impl<'a> InFlight<'a> {
+    fn take(keeper: &'a Keeper) -> Self {
+        let mut pending = keeper.pending();
+        let changes = pending.take(SystemTime::now());
+        keeper.in_flight.store(changes.len(), Ordering::Relaxed);
+        Self { keeper, changes }
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        let mut pending = self.keeper.pending();
+        self.keeper.in_flight.store(0, Ordering::Relaxed);
+        if !self.changes.is_empty() {
+            pending.give_back(std::mem::take(&mut self.changes));
+            self.keeper.has_pending.notify_one();
+        }
     }
 }
