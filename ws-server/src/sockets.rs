@@ -39,12 +39,17 @@ pub(crate) fn shares(config: &Config, workers: usize) -> DescriptorShares {
     let control = config.control().tcp.as_ref();
     let control = control.map_or(0, |tcp| tcp.max_connections.get());
     let fifo = config.fifo();
+    // A user may have no more than one connection.
+    let fifos = match fifo.enabled {
+        true => usize::from(fifo.has_connections()) + usize::from(fifo.has_users()),
+        false => 0,
+    };
     let shares = DescriptorShares::of(DescriptorDemand {
         allowed: usize::try_from(allowed).unwrap_or(usize::MAX),
         open: open + workers * PER_WORKER + control,
         reserved: limits.reserved_descriptors,
         callbacks: (application + validations) * PER_CALLBACK,
-        per_connection: 1 + usize::from(fifo.enabled && fifo.user_fifos) + program,
+        per_connection: 1 + fifos + program,
     });
     if shares.connections < limits.max_connections.get() {
         info!(

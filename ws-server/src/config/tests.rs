@@ -464,6 +464,25 @@ fn records_above_what_a_pipe_takes_whole_need_a_delimiter() {
         1
     );
     assert_eq!(faults(json!({ "fifo": { "delimiter": "\n" } })).len(), 1);
+    for (per, has_connections, has_users) in [
+        ("connection", true, false),
+        ("user", false, true),
+        ("both", true, true),
+    ] {
+        let config = check(json!({ "fifo": { "per": per, "naming": "carbonphp" } })).unwrap();
+        let fifo = config.fifo();
+        assert_eq!(
+            (fifo.has_connections(), fifo.has_users()),
+            (has_connections, has_users)
+        );
+        assert_eq!(fifo.naming, FifoNaming::CarbonPhp);
+        let none = json!({ "fifo": { "per": per, "user_fifos": false } });
+        let none = check(none).unwrap();
+        assert!(!none.fifo().has_connections() && !none.fifo().has_users());
+    }
+    for key in ["per", "naming"] {
+        assert_eq!(faults(json!({ "fifo": { key: "session" } })).len(), 1);
+    }
     let fifo =
         json!({ "fifo": { "framing": "delimiter", "delimiter": "--", "max_record": "1MiB" } });
     let config = check(fifo).unwrap();

@@ -340,3 +340,81 @@ impl Output {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        /// So many messages of such a size are pushed.
+        Push(usize, usize),
+        Reply(usize),
+        /// The kernel takes this share of what waits, in hundredths.
+        Take(usize),
+        DropUntouched,
+        Clear,
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            4 => (1_usize..4, 1_usize..40).prop_map(|(count, size)| Op::Push(count, size)),
+            2 => (1_usize..40).prop_map(Op::Reply),
+            4 => (0_usize..=100).prop_map(Op::Take),
+            1 => Just(Op::DropUntouched),
+            1 => Just(Op::Clear),
+        ]
+    }
+
+    proptest! {
+        /// Whatever happens to it, each pushed message is delivered, dropped or waits, and each
+        /// message is sent, dropped or waits.
+        #[test]
+        fn prop_inv03_every_message_has_one_end(
+            limit in 1_usize..100,
+            ops in prop::collection::vec(op(), 0..60),
+        ) {
+            let counters = Counters::default();
+            let mut output = Output::new(None, Outbound::new(limit));
+            let (mut owed, mut queued) = (0, 0);
+            for op in ops {
+                match op {
+                    Op::Push(count, size) => {
+                        let frames = vec![Bytes::from(vec![0; size]); count];
+                        owed += count as u64;
+                        queued += count as u64;
+                        let pushed = output.push(&frames.concat(), &frames, &counters);
+                        let refused = count as u64 - pushed.accepted;
+                        counters.deliveries.dropped(DropReason::Overflow, refused);
+                        counters.messages_dropped.add(refused);
+                    }
+                    Op::Reply(size) => {
+                        queued += 1;
+                        output.queue.push_unbounded(vec![0; size].into()).unwrap();
+                    }
+                    Op::Take(share) => {
+                        let taken = output.queue.len_bytes() * share / 100;
+                        output.advance(taken, &counters);
+                    }
+                    Op::DropUntouched => {
+                        output.drop_untouched(DropReason::Slow, &counters);
+                    }
+                    Op::Clear => {
+                        output.clear(&counters);
+                        prop_assert!(output.queue.is_empty());
+                    }
+                }
+                let json = counters.to_json();
+                let figure = |group: &str, name: &str| json[group][name].as_u64().unwrap();
+                let waiting = output.queue.len_pushed() as u64;
+                let ended = figure("deliveries", "made") + figure("deliveries", "dropped");
+                prop_assert_eq!(owed, ended + waiting);
+                let waiting = output.queue.len_messages() as u64;
+                let ended = figure("messages", "sent") + figure("messages", "dropped");
+                prop_assert_eq!(queued, ended + waiting);
+            }
+        }
+    }
+}

@@ -90,7 +90,7 @@ mod tests {
             open in 0_usize..100,
             reserved in 2_usize..512,
             callbacks in 0_usize..100_000,
-            per_connection in 1_usize..=2,
+            per_connection in 1_usize..=4,
         ) {
             let demand = DescriptorDemand { allowed, open, reserved, callbacks, per_connection };
             let shares = DescriptorShares::of(demand);

@@ -128,7 +128,8 @@ enum Op {
     PushUnbounded(usize),
     PushControl(usize),
     /// A size, and how much of it was written directly, in 255ths.
-    PushRest(usize, u8),
+    /// Whether it came from elsewhere.
+    PushRest(usize, u8, bool),
     /// How many slices to offer, and how much of them is taken, in 255ths.
     Write(usize, u8),
     DropUntouched,
@@ -142,7 +143,8 @@ fn op() -> impl Strategy<Value = Op> {
         6 => size().prop_map(Op::Push),
         3 => size().prop_map(Op::PushUnbounded),
         3 => (0usize..10).prop_map(Op::PushControl),
-        3 => (size(), any::<u8>()).prop_map(|(size, share)| Op::PushRest(size, share)),
+        3 => (size(), any::<u8>(), any::<bool>())
+            .prop_map(|(size, share, is_pushed)| Op::PushRest(size, share, is_pushed)),
         9 => (0usize..6, any::<u8>()).prop_map(|(slices, share)| Op::Write(slices, share)),
         1 => Just(Op::DropUntouched),
         1 => Just(Op::Finish),
@@ -168,8 +170,13 @@ impl Model {
     fn messages(&self) -> usize {
         self.frames
             .iter()
-            .filter(|(_, kind, _)| *kind == Kind::Message)
+            .filter(|(_, kind, _)| kind.is_message())
             .count()
+    }
+
+    fn pushed(&self) -> usize {
+        let is_pushed = |(_, kind, _): &&(Vec<u8>, Kind, usize)| *kind == Kind::Pushed;
+        self.frames.iter().filter(is_pushed).count()
     }
 
     fn add(&mut self, bytes: &Bytes, kind: Kind, written: usize) {
@@ -219,7 +226,7 @@ proptest! {
                     let error = if overflows { finished.or(Some(overflow)) } else { finished };
                     prop_assert_eq!(outbound.push(frame(size)).err(), error);
                     if error.is_none() {
-                        model.add(&frame(size), Kind::Message, 0);
+                        model.add(&frame(size), Kind::Pushed, 0);
                     }
                 }
                 Op::PushUnbounded(size) => {
@@ -234,11 +241,15 @@ proptest! {
                         model.add(&frame(size), Kind::Control, 0);
                     }
                 }
-                Op::PushRest(size, share) if outbound.is_empty() => {
+                Op::PushRest(size, share, is_pushed) if outbound.is_empty() => {
                     let written = share_of(size, share);
-                    prop_assert_eq!(outbound.push_rest(frame(size), written).err(), finished);
+                    let (kind, queued) = match is_pushed {
+                        true => (Kind::Pushed, outbound.push_rest_of_pushed(frame(size), written)),
+                        false => (Kind::Message, outbound.push_rest(frame(size), written)),
+                    };
+                    prop_assert_eq!(queued.err(), finished);
                     if finished.is_none() {
-                        model.add(&frame(size), Kind::Message, written);
+                        model.add(&frame(size), kind, written);
                     }
                 }
                 Op::PushRest(..) => {}
@@ -273,11 +284,12 @@ proptest! {
             let torn_messages = model
                 .frames
                 .iter()
-                .filter(|(_, kind, written)| *kind == Kind::Message && *written > 0)
+                .filter(|(_, kind, written)| kind.is_message() && *written > 0)
                 .count();
             prop_assert_eq!(outbound.pieces().collect::<Vec<_>>().concat(), &rest[..]);
             prop_assert_eq!(outbound.len_bytes(), rest.len());
             prop_assert_eq!(outbound.len_messages(), model.messages());
+            prop_assert_eq!(outbound.len_pushed(), model.pushed());
             prop_assert_eq!(outbound.len_untouched(), model.messages() - torn_messages);
             prop_assert_eq!(outbound.is_empty(), rest.is_empty());
             let is_torn = model.frames.iter().any(|(_, _, written)| *written > 0);

@@ -17,6 +17,8 @@ use crate::{browser, process, workspace};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Contestant {
     Ours,
+    /// The same, pushed to by the control socket instead of the FIFO.
+    Control,
     /// Bytes back as they came: the floor.
     Tcp,
     UWebSockets,
@@ -26,14 +28,19 @@ pub(super) enum Contestant {
 }
 
 impl Contestant {
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Ours,
+        Self::Control,
         Self::Tcp,
         Self::UWebSockets,
         Self::FastWebSockets,
         Self::Tungstenite,
         Self::NodeWs,
     ];
+
+    fn is_ours(self) -> bool {
+        matches!(self, Self::Ours | Self::Control)
+    }
 
     /// The peers that are examples of ws-cli.
     pub(super) const EXAMPLES: [&str; 3] = ["peer-tcp", "peer-fastwebsockets", "peer-tungstenite"];
@@ -43,6 +50,7 @@ impl fmt::Display for Contestant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Ours => "ws",
+            Self::Control => "ws by HTTP",
             Self::Tcp => "bare TCP",
             Self::UWebSockets => "uWebSockets",
             Self::FastWebSockets => "fastwebsockets",
@@ -109,6 +117,7 @@ impl Programs {
     pub(super) fn contestants(&self, cell: &Cell) -> Vec<Contestant> {
         let takes_part = |contestant: &Contestant| match contestant {
             Contestant::Ours => true,
+            Contestant::Control => matches!(cell, Cell::Broadcast { .. }),
             _ if *cell == Cell::Idle(Idle::Fifos) => false,
             // Ours, the floor, and the one that ours is compared with.
             Contestant::FastWebSockets | Contestant::Tungstenite | Contestant::NodeWs
@@ -157,7 +166,7 @@ impl Programs {
     pub(super) fn start(&self, contestant: Contestant, cell: &Cell) -> Result<Running> {
         let folder = tempfile::Builder::new().prefix("ws-bench-").tempdir()?;
         let mut command = match contestant {
-            Contestant::Ours => self.ours(cell, folder.path())?,
+            Contestant::Ours | Contestant::Control => self.ours(cell, folder.path())?,
             Contestant::Tcp => self.pinned("0", &self.examples.join("peer-tcp")),
             Contestant::FastWebSockets => {
                 self.pinned("0", &self.examples.join("peer-fastwebsockets"))
@@ -182,7 +191,7 @@ impl Programs {
                 command
             }
         };
-        if contestant != Contestant::Ours {
+        if !contestant.is_ours() {
             command.arg("0");
             if cell.has_tls() {
                 command
@@ -280,7 +289,7 @@ impl Running {
     /// Where those connect that listen to a broadcast, or want their echo.
     pub(super) fn url(&self, cell: &Cell) -> String {
         let is_broadcast = matches!(cell, Cell::Broadcast { .. });
-        let path = if is_broadcast && self.contestant != Contestant::Ours {
+        let path = if is_broadcast && !self.contestant.is_ours() {
             "subscribe"
         } else {
             ""
@@ -294,6 +303,10 @@ impl Running {
             Contestant::Ours => {
                 let fifo = self.folder.path().join("state/fifo/global_pipe.fifo");
                 format!("fifo:{}", fifo.display())
+            }
+            Contestant::Control => {
+                let socket = self.folder.path().join("state/control.sock");
+                format!("control:{}", socket.display())
             }
             _ => format!("ws:{}://127.0.0.1:{}/publish", self.scheme, self.port),
         }

@@ -314,6 +314,46 @@ async fn inv03_records_of_a_user_who_is_gone_are_counted() {
     server.finish();
 }
 
+#[tokio::test]
+async fn t45_hundreds_of_fifos_take_a_descriptor_each_and_go_with_their_connections() {
+    const USERS: usize = 250;
+    const CONNECTIONS: usize = 3 * USERS;
+    let setup = Setup::new().arg("--echo").set("fifo.per", "both");
+    let server = setup.start();
+    let descriptors = || {
+        let open = fs::read_dir(format!("/proc/{}/fd", server.pid()));
+        open.unwrap().count()
+    };
+    let before = descriptors();
+    let mut clients = Vec::new();
+    for _ in 0..USERS {
+        // Without validation, a session is a user.
+        let (client, cookie) = server.connect_for_cookie().await;
+        clients.push(client);
+        for _ in 0..2 {
+            let client = server.connect_with("/", &[("Cookie", &cookie)]).await;
+            clients.push(client.unwrap());
+        }
+    }
+    assert_eq!(fifos(&server).len(), CONNECTIONS + USERS);
+    // A socket and a FIFO for each connection, and one for each user.
+    eventually("every descriptor is accounted for", || {
+        descriptors() == before + 2 * CONNECTIONS + USERS
+    });
+    assert_eq!(server.figure("users"), USERS as u64);
+    // One of each is still there.
+    for client in clients.split_off(USERS) {
+        bye(client).await;
+    }
+    server.until("connections.open", USERS as u64);
+    let users = server.figure("users");
+    eventually("those of users without a connection are gone", || {
+        fifos(&server).len() == USERS + usize::try_from(users).unwrap()
+    });
+    drop(clients);
+    server.finish();
+}
+
 /// Counts the messages before the close frame, and answers that.
 fn count_messages(mut wire: Wire) -> u64 {
     let mut count = 0;
