@@ -31,6 +31,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("redis-server", "redis-server"),
     ("ruby", "ruby"),
     ("strace", "strace"),
+    ("websocketd", "websocketd"),
 ];
 
 const NPM: &[&str] = &["playwright-core@1.65.1", "ws@8.23.0"];

@@ -11,6 +11,9 @@ use crate::answers::{self, SHORT};
 use crate::setup::{Mode, Setup};
 use crate::support::{children_of, eventually, kill, processes_with};
 
+/// How many children each shim has at most.
+const MAX_CHILDREN: usize = 256;
+
 /// Makes each claim a test of the shim.
 macro_rules! claims {
     ($shim:ident: $($claim:ident)*; $($common:ident)*) => {
@@ -32,6 +35,7 @@ macro_rules! language {
                 $shim:
                 state_of_a_child_is_not_seen_by_the_next
                 children_draw_different_random_numbers
+                at_most_256_children_live_at_once
                 t54_child_has_its_streams_and_its_connection
                 t56_children_leave_no_zombies
                 t61_hang_up_kills_the_child_with_its_group
@@ -86,6 +90,28 @@ async fn children_draw_different_random_numbers(shim: Shim) {
         numbers.insert(setup.ask("/random").await);
     }
     assert_eq!(numbers.len(), 4);
+    setup.end().await;
+}
+
+async fn at_most_256_children_live_at_once(shim: Shim) {
+    let Some(setup) = setup(shim).await else {
+        return;
+    };
+    let pid = setup.pid();
+    let mut hanging = tokio::task::JoinSet::new();
+    for _ in 0..MAX_CHILDREN + 4 {
+        hanging.spawn(setup.request("/hang").answer());
+    }
+    eventually("all that may be", || {
+        let children = children_of(pid).len();
+        assert!(children <= MAX_CHILDREN);
+        children == MAX_CHILDREN
+    })
+    .await;
+    // It waits until there is room again.
+    let waiting = tokio::spawn(setup.request("/print").text());
+    hanging.shutdown().await;
+    assert_eq!(waiting.await.unwrap(), "printed, returned");
     setup.end().await;
 }
 
