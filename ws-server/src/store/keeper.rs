@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 use ws_session::{
     Changes, PendingChanges, Purge, Remembered, SessionData, SessionId, SessionQuery,
     SessionRecord, SessionStore, Sessions, StoreError, UserId,
@@ -27,6 +27,8 @@ use crate::counters::Counters;
 const WRITE_DELAY: Duration = Duration::from_millis(100);
 /// How long one writing may take.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long what goes through the whole store may take; that it takes longer is no outage.
+const LONG_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a store that does not answer is asked again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// How long the last writing may take when the server ends.
@@ -292,8 +294,7 @@ impl Keeper {
         counters: &Counters,
     ) -> Result<(Vec<SessionRecord>, Option<SessionId>), StoreError> {
         self.write(counters).await?;
-        let listing = self.store.list(query);
-        let mut records = self.within(WRITE_TIMEOUT, listing, counters).await?;
+        let mut records = in_time(LONG_TIMEOUT, self.store.list(query)).await?;
         let is_full = records.len() >= query.limit;
         let last = records.last().filter(|_| is_full).map(|record| record.id);
         let now = SystemTime::now();
@@ -322,8 +323,7 @@ impl Keeper {
                 after: ids.last().copied(),
                 limit: PAGE_SIZE,
             };
-            let listing = self.store.list(&query);
-            let page = self.within(WRITE_TIMEOUT, listing, counters).await?;
+            let page = in_time(LONG_TIMEOUT, self.store.list(&query)).await?;
             ids.extend(page.iter().map(|record| record.id));
             if page.len() < PAGE_SIZE {
                 return Ok(ids);
@@ -350,17 +350,16 @@ impl Keeper {
     }
 
     /// Removes from the store what nobody will come back to.
-    pub(crate) async fn purge(&self, counters: &Counters) {
+    pub(crate) async fn purge(&self) {
         let now = SystemTime::now();
         let purge = Purge {
             used_before: now.checked_sub(self.ttl).unwrap_or(SystemTime::UNIX_EPOCH),
             now,
             keep: self.max_sessions,
         };
-        let _writing = self.writing.lock().await;
-        let purging = self.within(WRITE_TIMEOUT, self.store.purge(&purge), counters);
-        // That it did not is noted, and the next time comes.
-        let _ = purging.await;
+        if let Err(error) = in_time(LONG_TIMEOUT, self.store.purge(&purge)).await {
+            debug!(%error, "expired sessions stay in the store until the next time");
+        }
     }
 
     /// Answers those who wait for the store, for ever.
@@ -460,11 +459,7 @@ impl Keeper {
         asking: impl Future<Output = Result<T, StoreError>>,
         counters: &Counters,
     ) -> Result<T, StoreError> {
-        let answer = timeout(limit, asking).await.unwrap_or_else(|_| {
-            Err(StoreError::Unavailable(format!(
-                "no answer within {limit:?}"
-            )))
-        });
+        let answer = in_time(limit, asking).await;
         let now = Instant::now();
         let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
         match &answer {
@@ -483,6 +478,18 @@ impl Keeper {
         self.is_down.store(answer.is_err(), Ordering::Relaxed);
         answer
     }
+}
+
+/// Waits, but not for ever.
+async fn in_time<T>(
+    limit: Duration,
+    asking: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    timeout(limit, asking).await.unwrap_or_else(|_| {
+        Err(StoreError::Unavailable(format!(
+            "no answer within {limit:?}"
+        )))
+    })
 }
 
 /// Changes that are being written. They wait again if that fails, or if whoever asked for it goes
