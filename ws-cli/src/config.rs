@@ -106,6 +106,25 @@ impl Layer {
         self.sources.extend(above.sources);
     }
 
+    /// Has the file of sessions lie in that directory, unless another place is named.
+    fn keep_sessions_in(&mut self, directory: &OsStr, surroundings: &Surroundings) {
+        let store = match self.values.get("identity").map(|section| &section.kind) {
+            Some(ValueKind::Table(section)) => section.get("store").map(|store| &store.kind),
+            _ => None,
+        };
+        let is_open = match store {
+            None => true,
+            Some(ValueKind::String(store)) => store == "sqlite",
+            Some(_) => false,
+        };
+        let first = directory.to_str().and_then(|list| list.split(':').next());
+        if let Some(first) = first.filter(|_| is_open) {
+            let source = Source::new(STATE_DIRECTORY, &surroundings.directory);
+            let store = format!("sqlite:{first}/sessions.db");
+            self.set(&["identity", "store"], store, source);
+        }
+    }
+
     fn of_file(path: &Path) -> Result<Self, Failure> {
         let name = path.display().to_string();
         let source = Source::new(&name, path.parent().unwrap_or(path));
@@ -172,6 +191,9 @@ pub(crate) fn load(
     }
     merged.overlay(Layer::of_environment(surroundings)?);
     merged.overlay(flags);
+    if let Some(directory) = surroundings.variable(STATE_DIRECTORY) {
+        merged.keep_sessions_in(directory, surroundings);
+    }
     Ok(RawConfig::new(raw_table(merged.values, &merged.sources)))
 }
 
@@ -190,6 +212,8 @@ pub(crate) fn refuse(invalid: &InvalidConfig) -> Failure {
 }
 
 const PREFIX: &str = "WS__";
+/// Where systemd has a service keep what must last; several are separated by colons.
+const STATE_DIRECTORY: &str = "STATE_DIRECTORY";
 /// Far more than every setting needs; a file beyond it is not ours.
 const MAX_FILE_SIZE: u64 = 1 << 20;
 

@@ -49,6 +49,7 @@ fn run(args: Args) -> Result<(), Failure> {
         Verb::Send(args) => verb::send::run(&args),
         Verb::Run(args) => verb::run::run(&args),
         Verb::Kick(args) => verb::kick::run(&args),
+        Verb::Sessions(args) => verb::sessions::run(&args.verb),
         Verb::Ls(args) => verb::ls::run(&args),
         Verb::Status(args) => verb::status::run(&args),
         Verb::Connect(args) => verb::connect::run(&args),

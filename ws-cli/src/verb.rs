@@ -9,6 +9,7 @@ pub(crate) mod ls;
 pub(crate) mod run;
 pub(crate) mod send;
 pub(crate) mod serve;
+pub(crate) mod sessions;
 pub(crate) mod shim;
 pub(crate) mod status;
 mod tls;

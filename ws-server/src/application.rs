@@ -19,6 +19,7 @@ use ws_ipc::{
     Spawners,
 };
 use ws_proto::MessageKind;
+use ws_session::SessionData;
 
 use crate::config::{Account, Output, StreamOutput, Trim};
 use crate::core::answer::{self, Answer, Reply, Verdict};
@@ -181,8 +182,10 @@ impl Application {
         id: MessageId,
         question: &Question,
         trace: Option<Trace>,
+        data: Option<SessionData>,
     ) -> Result<Answer, RunFailure> {
-        let env = visitor.message_environment(&self.callback.common, id, question, trace)?;
+        let mut env = visitor.message_environment(&self.callback.common, id, question, trace)?;
+        set_session_data(&mut env, data)?;
         let mut stderr = stderr_log(visitor, id, trace);
         let payload = question.payload.clone();
         let output = self
@@ -215,9 +218,11 @@ impl Application {
         id: MessageId,
         question: &Question,
         trace: Option<Trace>,
+        data: Option<SessionData>,
         sink: &mut dyn Sink,
     ) -> Result<(), RunFailure> {
-        let env = visitor.message_environment(&self.callback.common, id, question, trace)?;
+        let mut env = visitor.message_environment(&self.callback.common, id, question, trace)?;
+        set_session_data(&mut env, data)?;
         let mut stderr = stderr_log(visitor, id, trace);
         let payload = question.payload.clone();
         let to = Destination::Sink(sink);
@@ -238,6 +243,7 @@ impl Application {
     pub(crate) async fn converse(
         &self,
         visitor: &Visitor,
+        data: Option<SessionData>,
         host: &mut dyn Host,
     ) -> Result<(), RunFailure> {
         let Backend::Stream(program) = &*self.callback.backend else {
@@ -245,6 +251,7 @@ impl Application {
         };
         let trace = visitor.begin_trace();
         let mut env = visitor.stream_environment(&self.callback.common, trace)?;
+        set_session_data(&mut env, data)?;
         self.callback.add_to(&mut env)?;
         let command = StreamCommand {
             argv: program.argv.clone(),
@@ -261,7 +268,7 @@ impl Application {
     pub(crate) fn empty_answer(&self) -> Answer {
         Answer {
             reply: self.empty_reply.clone().map(text),
-            close: None,
+            ..Answer::default()
         }
     }
 
@@ -269,7 +276,7 @@ impl Application {
     pub(crate) fn error_answer(&self) -> Answer {
         Answer {
             reply: self.error_reply.clone().map(text),
-            close: None,
+            ..Answer::default()
         }
     }
 }
@@ -282,12 +289,17 @@ pub(crate) struct Validation {
 
 impl Validation {
     /// Asks who the visitor is. Whatever goes wrong refuses the visitor.
-    pub(crate) async fn judge(&self, visitor: &Visitor) -> Verdict {
+    pub(crate) async fn judge(&self, visitor: &Visitor, data: Option<SessionData>) -> Verdict {
         let mut stderr = |line: &str| {
             info!(conn.id = %visitor.connection, line, "stderr of validation");
         };
         let trace = visitor.begin_trace();
-        let end = match visitor.validation_environment(&self.callback.common, trace) {
+        let env = visitor.validation_environment(&self.callback.common, trace);
+        let env = env.and_then(|mut env| {
+            set_session_data(&mut env, data)?;
+            Ok(env)
+        });
+        let end = match env {
             Ok(env) => {
                 self.callback
                     .run(env, Bytes::new(), Destination::Socketpair, &mut stderr)
@@ -315,6 +327,17 @@ fn stderr_log(
             trace.id = trace.map(|trace| tracing::field::display(trace.id())),
             line, "stderr"
         );
+    }
+}
+
+/// What the application has put into the visitor's session.
+fn set_session_data(
+    env: &mut Environment,
+    data: Option<SessionData>,
+) -> Result<(), EnvironmentError> {
+    match data {
+        Some(data) => env.set("WS_SESSION_DATA", data.as_str()),
+        None => Ok(()),
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use ws_ipc::fastcgi::{FastCgi, FastCgiConfig};
 use ws_ipc::scgi::ScgiServer;
 use ws_ipc::{Confinement, Environment, FifoDirectory, Pool};
-use ws_session::{SessionConfig, Sessions};
+use ws_session::{SessionConfig, SessionStore, Sessions};
 
 use crate::application::{
     Application, Backend, Callback, Program, StreamSettings, Validation, process_identity,
@@ -29,12 +29,15 @@ use crate::places::PlaceLimits;
 use crate::rates::Rates;
 use crate::shared::Shared;
 use crate::sockets::{self, Sockets};
+use crate::store::Keeper;
 use crate::visitor::common_environment;
 
 pub(crate) fn share(
     config: Config,
     shards: Box<[mpsc::UnboundedSender<Command>]>,
     fifos: Option<FifoDirectory>,
+    store: Arc<dyn SessionStore>,
+    identifier: Option<Identifier>,
     helpers: &Helpers,
     draining: watch::Receiver<bool>,
 ) -> Result<Shared, ServeError> {
@@ -51,8 +54,12 @@ pub(crate) fn share(
     let sessions = Sessions::new(SessionConfig {
         ttl: identity.ttl,
         verify_ip: identity.verify_ip,
+        ip_prefix_v4: identity.ip_prefix_v4,
+        ip_prefix_v6: identity.ip_prefix_v6,
+        max_age: identity.max_age,
         max_sessions: identity.max_sessions.get(),
     });
+    let keeper = Keeper::new(sessions, store, identity);
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).map_err(|error| ServeError::System(io::Error::other(error)))?;
     let page = config
@@ -65,13 +72,12 @@ pub(crate) fn share(
     let common = common
         .map_err(|error| ServeError::System(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
     let application = application(&config, helpers, &common)?;
-    let identifier = Identifier::new(config.identity())?;
     let validation = validation(&config, helpers, application.as_ref(), &common)?;
     Ok(Shared {
         protocol: Arc::new(protocol),
         hub: Hub::new(
             shards,
-            sessions,
+            keeper,
             PlaceLimits {
                 total: limits.max_connections,
                 by_descriptors: descriptors.connections,

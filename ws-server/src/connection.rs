@@ -26,7 +26,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tracing::{debug, info, warn};
 use ws_proto::{CloseCode, CloseFrame, DeflateParams};
-use ws_session::{ConnectionId, Outbound};
+use ws_session::{ConnectionId, Outbound, SessionData};
 use ws_transport::Stream;
 
 use crate::application::Application;
@@ -667,15 +667,18 @@ impl Connection {
         };
         shard.spawn(async move {
             let trace = connection.visitor.begin_trace();
+            let data = server.hub.keeper.data(connection.visitor.session);
             let end = match &server.application {
                 Some(application) if application.answers_in_lines() => {
                     connection
-                        .answer_in_lines(&server, application, id, &question, trace)
+                        .answer_in_lines(&server, application, id, &question, trace, data)
                         .await
                 }
                 Some(application) => {
                     let visitor = &connection.visitor;
-                    application.answer(visitor, id, &question, trace).await
+                    application
+                        .answer(visitor, id, &question, trace, data)
+                        .await
                 }
                 None => Ok(Answer::default()),
             };
@@ -692,9 +695,10 @@ impl Connection {
         id: MessageId,
         question: &Question,
         trace: Option<Trace>,
+        data: Option<SessionData>,
     ) -> Result<Answer, RunFailure> {
         let mut lines = AnswerLines::new(Rc::clone(self), Arc::clone(server), id);
-        let run = application.answer_into(&self.visitor, id, question, trace, &mut lines);
+        let run = application.answer_into(&self.visitor, id, question, trace, data, &mut lines);
         let end = run.await;
         lines.finish();
         end?;
@@ -715,7 +719,7 @@ impl Connection {
         let counters = &server.hub.counters;
         let trace_id = trace.map(|trace| tracing::field::display(trace.id()));
         let message_id = event.is_message().then_some(id);
-        let answer = match end {
+        let mut answer = match end {
             Ok(answer) => {
                 counters.callbacks_finished.increment();
                 debug!(
@@ -741,6 +745,9 @@ impl Connection {
                     .unwrap_or_default()
             }
         };
+        if let Some(data) = answer.data.take() {
+            server.hub.keeper.set_data(self.visitor.session, data);
+        }
         // After the last message the seat may be another's.
         if id != CLOSE_ID {
             self.state.borrow_mut().turns.finish(id, answer);

@@ -90,6 +90,8 @@ reasons! {
         Cookie = "cookie",
         /// What the visitor brought to prove its identity does not, or it brought nothing.
         Identity = "identity",
+        /// What the visitor brought could not be looked up.
+        IdentityFailed = "identity_failed",
         /// The validation callback said no.
         Validation = "validation",
         /// The validation callback could not say.
@@ -101,6 +103,8 @@ reasons! {
         Descriptors = "descriptors",
         MaxConnectionsPerIp = "max_connections_per_ip",
         MaxConnectionsPerUser = "max_connections_per_user",
+        /// Its session is to be looked up, and the store does not answer.
+        Store = "store",
         Draining = "draining",
         /// The connection's FIFO could not be made, or the like.
         Internal = "internal",
@@ -130,7 +134,7 @@ reasons! {
         Validation = "validation",
         /// Its token has reached its end.
         Expired = "expired",
-        /// An operator asked for it.
+        /// An operator asked for it, or its session has ended.
         Revoked = "revoked",
         /// The application asked for it.
         Application = "application",
@@ -149,6 +153,10 @@ reasons! {
     /// Who named a visitor's user, where it was not the validation callback.
     IdentifiedBy {
         Token = "token",
+        /// A session in a file of PHP.
+        Php = "php",
+        /// A session in a database.
+        Lookup = "lookup",
     }
 }
 
@@ -170,6 +178,11 @@ reasons! {
         Claim = "claim",
         /// The visitor brought nothing, and `identity.required` asks for something.
         Missing = "missing",
+        /// What is found is not what it should be, or may not be read.
+        Unreadable = "unreadable",
+        /// The database does not answer, or does not understand.
+        Unreachable = "unreachable",
+        Timeout = "timeout",
     }
 }
 
@@ -241,6 +254,18 @@ pub(crate) struct Counters {
     pub(crate) compressible_bytes: Counter,
     /// The frames that were made of them.
     pub(crate) compressed_bytes: Counter,
+
+    /// Sessions that came from another network than they were made for.
+    pub(crate) address_changed: Counter,
+    /// Sessions that were found in the store, and not found there.
+    pub(crate) sessions_found: Counter,
+    pub(crate) sessions_not_found: Counter,
+    /// Sessions that were revoked, by whomever.
+    pub(crate) sessions_revoked: Counter,
+    /// Sessions that lived as long as they may.
+    pub(crate) sessions_ended: Counter,
+    /// Times that the store did not answer any more.
+    pub(crate) store_outages: Counter,
 
     pub(crate) callbacks_accepted: Counter,
     pub(crate) callbacks_started: Counter,
@@ -347,6 +372,14 @@ impl Counters {
                 "opened": self.connections_opened.get(),
                 "closed": self.connections_closed(),
                 "closed_by": self.closes.to_json(CloseCause::NAMES),
+            },
+            "identity": {
+                "address_changed": self.address_changed.get(),
+                "found": self.sessions_found.get(),
+                "not_found": self.sessions_not_found.get(),
+                "revoked": self.sessions_revoked.get(),
+                "ended": self.sessions_ended.get(),
+                "store_outages": self.store_outages.get(),
             },
             "messages": {
                 "received": self.messages_received.get(),

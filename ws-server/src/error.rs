@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use ws_ipc::FifoError;
 use ws_transport::{BindError, InheritError, TlsError};
 
+use crate::store::{ConnectError, StoreOpenError};
+
 /// Why [`run`](crate::run) ended with an error.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -29,9 +31,22 @@ pub enum ServeError {
         /// What the system said, or what is wrong with the content.
         source: io::Error,
     },
+    /// The sessions of another application cannot be looked up.
+    #[error("identity.lookup: {source_name}: {reason}")]
+    Lookup {
+        /// The database, without its password.
+        source_name: String,
+        /// Why not.
+        reason: String,
+        /// Whether it does not answer at all.
+        is_down: bool,
+    },
     /// The FIFO directory, or the global FIFO in it, cannot be used.
     #[error(transparent)]
     Fifo(#[from] FifoError),
+    /// Sessions cannot be kept where `identity.store` says.
+    #[error(transparent)]
+    Store(#[from] StoreOpenError),
     /// The directory of run-time state cannot be made.
     #[error("cannot make the state directory {}: {source}", path.display())]
     StateDir {
@@ -108,9 +123,16 @@ impl ServeError {
                 ),
                 _ => ServeErrorKind::Failure,
             },
+            Self::Store(error) => match error.connect_error() {
+                Some(ConnectError::Unreachable(_)) => ServeErrorKind::Failure,
+                Some(ConnectError::File(error)) => of_io(error, ServeErrorKind::Configuration),
+                _ => ServeErrorKind::Configuration,
+            },
             Self::Watch { .. } => ServeErrorKind::Configuration,
             Self::Bind(_) | Self::Fifo(_) => ServeErrorKind::CannotCreate,
             Self::StateDir { source, .. } => of_io(source, ServeErrorKind::CannotCreate),
+            Self::Lookup { is_down: true, .. } => ServeErrorKind::Failure,
+            Self::Lookup { .. } => ServeErrorKind::Configuration,
             Self::Identity { source, .. } => of_io(source, ServeErrorKind::Configuration),
             Self::Cgroup { source, .. } => of_io(source, ServeErrorKind::Configuration),
             Self::Tls(TlsError::Unreadable { error, .. }) => {

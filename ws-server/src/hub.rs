@@ -11,13 +11,16 @@ use std::time::{Instant, SystemTime};
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use ws_proto::{CloseFrame, EncodedMessage};
-use ws_session::{Binding, ConnectionId, ConnectionIds, Registry, Sessions, Target, UserId};
+use ws_session::{
+    Binding, ConnectionId, ConnectionIds, Registry, SessionId, Sessions, Target, UserId,
+};
 
 use crate::command::{Command, Receipt, Recipient, Recipients};
 use crate::core::pace::Pace;
 use crate::core::question::{Source, Standing};
 use crate::counters::Counters;
 use crate::places::{PlaceLimits, Places};
+use crate::store::Keeper;
 
 /// Pushes, and apart from them runs, that may be under way at once; publishers beyond it wait.
 const MAX_UNDER_WAY: usize = 1024;
@@ -46,7 +49,7 @@ pub(crate) struct Stopped;
 #[derive(Debug)]
 pub(crate) struct Hub {
     registry: Mutex<Registry<Entry>>,
-    sessions: Mutex<Sessions>,
+    pub(crate) keeper: Keeper,
     ids: Mutex<ConnectionIds>,
     shards: Box<[mpsc::UnboundedSender<Command>]>,
     /// Bounds the workers' queues: a publisher holds a permit until every worker has answered.
@@ -63,14 +66,14 @@ pub(crate) struct Hub {
 impl Hub {
     pub(crate) fn new(
         shards: Box<[mpsc::UnboundedSender<Command>]>,
-        sessions: Sessions,
+        keeper: Keeper,
         limits: PlaceLimits,
         counters: Counters,
         seed: u64,
     ) -> Self {
         Self {
             registry: Mutex::new(Registry::new()),
-            sessions: Mutex::new(sessions),
+            keeper,
             ids: Mutex::new(ConnectionIds::new(seed)),
             shards,
             pushes: Semaphore::new(MAX_UNDER_WAY),
@@ -95,7 +98,7 @@ impl Hub {
     }
 
     pub(crate) fn sessions(&self) -> MutexGuard<'_, Sessions> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+        self.keeper.table()
     }
 
     /// The places for connections, and who has taken them.
@@ -105,7 +108,7 @@ impl Hub {
 
     /// Makes a connection known: from here on it is reached by pushes.
     pub(crate) fn insert(&self, id: ConnectionId, binding: Binding, entry: Entry) -> Standing {
-        self.sessions().hold(binding.session);
+        self.keeper.hold(binding.session);
         let user = binding.user.clone();
         let mut registry = self.registry();
         let inserted = registry.insert_unique(id, binding, entry);
@@ -120,7 +123,7 @@ impl Hub {
         let (binding, _) = registry.remove(id)?;
         let standing = self.standing(&registry, &binding.user);
         drop(registry);
-        self.sessions().release(binding.session, Instant::now());
+        self.keeper.release(binding.session);
         Some(standing)
     }
 
@@ -203,6 +206,19 @@ impl Hub {
             receipt,
         })
         .await
+    }
+
+    /// Closes every connection of sessions that have ended. Those that are being opened see it
+    /// for themselves.
+    pub(crate) async fn close_sessions(&self, ids: &[SessionId], frame: &CloseFrame) -> u64 {
+        let mut closed = 0;
+        for id in ids {
+            let target = Target::Session(*id);
+            let closing = self.close(&target, frame.clone());
+            // A server that is going down closes them all.
+            closed += closing.await.map_or(0, |receipt| receipt.written);
+        }
+        closed
     }
 
     /// Closes every connection of a target.

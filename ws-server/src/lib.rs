@@ -45,11 +45,16 @@ mod shared;
 mod signals;
 mod sockets;
 mod status;
+mod store;
+mod tending;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod visitor;
 
 pub use error::{ServeError, ServeErrorKind};
 pub use helpers::{HELPERS, HelperProgram, helper_main};
 pub use server::run;
+pub use store::{ConnectError, StoreOpenError};
 /// Programs that run scripts as fork servers and workers.
 pub use ws_ipc::shims;
 /// Certificates for development.

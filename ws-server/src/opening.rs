@@ -9,28 +9,29 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::time::timeout;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 use ws_ipc::{EnvironmentError, Fifo, FifoError, encode_name};
 use ws_proto::handshake::{HeadLimits, HeadReader, Rejection, RequestHead, Upgrade, response};
-use ws_session::{Binding, ConnectionId, SessionId, SessionToken, UserId};
+use ws_session::{Binding, ConnectionId, Recall, SessionId, SessionToken, UserId};
 use ws_transport::{Accepted, LocalAddr, OpenError, PeerAddr, Stream, TlsPeer};
 
 use crate::application::Validation;
 use crate::command::Adoption;
 use crate::connection::{Connection, Consent};
-use crate::core::answer::{Identity, Verdict};
+use crate::core::answer::{Identity, Verdict, Witness};
 use crate::core::cookie;
 use crate::core::credential;
 use crate::core::forwarded::{self, Forwarded};
 use crate::core::origin::{Provenance, is_allowed, is_loopback_host};
-use crate::counters::{IdentifiedBy, IdentityRefusal, Refusal};
+use crate::counters::{CloseCause, IdentifiedBy, IdentityRefusal, Refusal};
 use crate::doors;
 use crate::gate::{Dismissal, Newcomer};
 use crate::hub::{Entry, Hub};
-use crate::identify::Unproved;
+use crate::identify::{Identifier, Unproved};
 use crate::places::{Full, Place, Visit};
 use crate::revalidation;
 use crate::shard::Shard;
+use crate::store::NoAnswer;
 use crate::visitor::{Arrival, Visitor};
 
 /// How long a refused peer may take to close its side, so that no reset overtakes the refusal.
@@ -38,6 +39,7 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// What a visitor who is turned away for want of room is told to wait, in seconds.
 const RETRY_AFTER: &str = "1";
 const TOO_MANY_HANDSHAKES: &str = "limits.max_handshakes is reached";
+const NO_STORE: &str = "sessions cannot be looked up now";
 const GOING_DOWN: &str = "the server is going down";
 const TOO_LATE: &str = "the request head was not complete in time";
 
@@ -62,8 +64,12 @@ struct Admitted {
     place: Place,
     /// When the validation is asked again.
     ttl: Option<Duration>,
+    /// Who is asked then, unless it is the validation.
+    witness: Option<Box<Witness>>,
     /// When the connection is over.
     expires_in: Option<Duration>,
+    /// When it was found out in which session the visitor is.
+    identified_at: Instant,
 }
 
 /// One who asks to be connected, before it is known who that is.
@@ -76,6 +82,8 @@ struct Claim<'a> {
     /// Its port, if it is known.
     port: Option<u16>,
     is_https: bool,
+    /// When it came.
+    claimed_at: Instant,
     /// `None` if the visitor came with a session.
     issued: Option<Issued<'a>>,
 }
@@ -236,7 +244,9 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted) {
         consent,
         place,
         ttl,
+        witness,
         expires_in,
+        identified_at,
     } = admitted;
     let id = visitor.connection;
     debug!(parent: &visitor.span(), path = visitor.path(), "connection opened");
@@ -262,6 +272,16 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted) {
     // Whoever reads it can be found. A push to those found is written by this thread, and so
     // stands behind it.
     connection.greet(response);
+    // Whoever ended the session meanwhile did not find this connection.
+    if shard
+        .server
+        .hub
+        .sessions()
+        .is_revoked(session, identified_at)
+    {
+        let frame = shard.server.config.identity().close.clone();
+        connection.close(CloseCause::Revoked, frame);
+    }
     connection.start_program(shard);
     if shard.server.config.app().events.open {
         connection.announce(standing, &shard.server.hub.counters);
@@ -274,7 +294,7 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted) {
         ));
     }
     if let Some(ttl) = ttl {
-        let task = revalidation::run(Rc::clone(shard), Rc::clone(&connection), ttl);
+        let task = revalidation::run(Rc::clone(shard), Rc::clone(&connection), ttl, witness);
         connection.ends_with_it(shard.spawn(task));
     }
     connection.ask_turn();
@@ -332,7 +352,20 @@ impl Opening<'_> {
         let visit = server.hub.places().visit(forwarded.addr)?;
         self.check_origin(&head, &forwarded)?;
         let known = self.recognise(&head, &upgrade)?;
-        let claim = self.claim(&head, &upgrade, &forwarded, visit)?;
+        let known = match &server.identifier {
+            // Apart from the task, like the validation.
+            Some(identifier) if known.is_none() && identifier.has_sessions() => {
+                Box::pin(self.look_up(identifier, &head)).await?
+            }
+            _ => known,
+        };
+        let token = self.token(&head)?;
+        let unknown = token.as_ref().map(SessionToken::id);
+        if let Some(id) = unknown.filter(|id| !server.hub.sessions().contains(*id)) {
+            // Apart from the task, like the validation.
+            Box::pin(server.hub.keeper.look_up(id)).await?;
+        }
+        let claim = self.claim(&head, &upgrade, &forwarded, visit, token.as_ref())?;
         let admitted = match (known, &server.validation) {
             (Some(identity), _) => self.admit(&upgrade, claim, identity)?,
             // Apart from the task, so that those who wait for their heads do not hold room for it.
@@ -429,11 +462,43 @@ impl Opening<'_> {
         known.map_err(|unproved| self.unproved(unproved))
     }
 
+    /// Asks those who know the sessions of other applications, unless the peer leaves or speaks
+    /// before they answer.
+    async fn look_up(
+        &self,
+        identifier: &Identifier,
+        head: &RequestHead,
+    ) -> Result<Option<Identity>, Refused> {
+        let counters = &self.shard.server.hub.counters;
+        let mut draining = self.shard.server.draining.clone();
+        let known = tokio::select! {
+            // As with the validation.
+            biased;
+            early = self.early_data() => return Err(early),
+            known = identifier.look_up(head, counters) => known,
+            _ = draining.wait_for(|draining| *draining) => {
+                return Err(self.abandon(Refusal::Draining, GOING_DOWN));
+            }
+        };
+        if let Ok(Some(known)) = &known {
+            debug!(conn.id = %self.id, user.id = %known.user, "visitor recognised by a session");
+        }
+        known.map_err(|unproved| self.unproved(unproved))
+    }
+
     fn unproved(&self, unproved: Unproved) -> Refused {
         let counters = &self.shard.server.hub.counters;
         counters.identity_refused(unproved.refusal);
         let reason = unproved.refusal.as_str();
         debug!(conn.id = %self.id, reason, "visitor not recognised");
+        if unproved.is_failure() {
+            let mut refused = busy(
+                Refusal::IdentityFailed,
+                "the visitor could not be recognised",
+            );
+            refused.cause = unproved.cause;
+            return refused;
+        }
         // RFC 9110 §15.5.2: a 401 says what would be accepted. What was wrong, only the log does.
         let challenge = [("WWW-Authenticate", "Bearer")];
         Refused {
@@ -451,16 +516,9 @@ impl Opening<'_> {
         })
     }
 
-    /// Finds the session, or makes one.
-    fn claim(
-        &self,
-        head: &RequestHead,
-        upgrade: &Upgrade,
-        forwarded: &Forwarded<'_>,
-        visit: Visit,
-    ) -> Result<Claim<'_>, Refused> {
-        let server = &self.shard.server;
-        let identity = server.config.identity();
+    /// Reads the token that the visitor brings.
+    fn token(&self, head: &RequestHead) -> Result<Option<SessionToken>, Refused> {
+        let identity = self.shard.server.config.identity();
         if identity.require_cookie && head.header("Cookie").is_none() {
             return Err(refused(Refusal::Cookie, 401, "a cookie is required"));
         }
@@ -468,8 +526,21 @@ impl Opening<'_> {
             .iter()
             .filter(|(name, _)| name.eq_ignore_ascii_case("Cookie"));
         let cookies = cookies.filter_map(|(_, value)| std::str::from_utf8(value).ok());
-        let token = cookie::session_token(cookies, &identity.cookie);
-        let (session, issued) = self.resume(token.as_ref(), forwarded.addr)?;
+        Ok(cookie::session_token(cookies, &identity.cookie))
+    }
+
+    /// Finds the session, or makes one.
+    fn claim(
+        &self,
+        head: &RequestHead,
+        upgrade: &Upgrade,
+        forwarded: &Forwarded<'_>,
+        visit: Visit,
+        token: Option<&SessionToken>,
+    ) -> Result<Claim<'_>, Refused> {
+        let server = &self.shard.server;
+        let claimed_at = Instant::now();
+        let (session, issued) = self.resume(token, forwarded.addr, claimed_at)?;
         let issued = issued.map(|token| Issued {
             hub: &server.hub,
             session,
@@ -505,6 +576,7 @@ impl Opening<'_> {
             addr: forwarded.addr,
             port: forwarded.port,
             is_https,
+            claimed_at,
             issued,
         })
     }
@@ -513,16 +585,36 @@ impl Opening<'_> {
         &self,
         token: Option<&SessionToken>,
         addr: Option<IpAddr>,
+        now: Instant,
     ) -> Result<(SessionId, Option<SessionToken>), Refused> {
+        let hub = &self.shard.server.hub;
+        if let Some(id) = token.map(SessionToken::id) {
+            let recalled = hub.sessions().recall(id, addr, now);
+            match recalled {
+                Recall::Known => return Ok((id, None)),
+                Recall::Unknown => {}
+                Recall::Elsewhere {
+                    made_for,
+                    comes_from,
+                } => {
+                    hub.counters.address_changed.increment();
+                    info!(
+                        conn.id = %self.id, session.id = %id,
+                        made_for = made_for.map(tracing::field::display),
+                        comes_from = comes_from.map(tracing::field::display),
+                        "a session comes from another network and is not resumed"
+                    );
+                }
+            }
+        }
+        // What could not be written down would be lost with the server.
+        if hub.keeper.is_down() {
+            return Err(NoAnswer.into());
+        }
         let fresh = self.shard.randomness.borrow_mut().take();
         let fresh = fresh.map_err(|error| internal(&error))?;
-        let resumed = self
-            .shard
-            .server
-            .hub
-            .sessions()
-            .resume(token, addr, Instant::now(), fresh);
-        Ok((resumed.id, resumed.issued))
+        let token = hub.sessions().issue(addr, now, fresh);
+        Ok((token.id(), Some(token)))
     }
 
     async fn ask(
@@ -532,6 +624,11 @@ impl Opening<'_> {
         claim: Claim<'_>,
     ) -> Result<Admitted, Refused> {
         let identity = self.validate(validation, &claim.visitor).await?;
+        if let Some(named) = identity.session
+            && !self.shard.server.hub.sessions().contains(named)
+        {
+            self.shard.server.hub.keeper.look_up(named).await?;
+        }
         self.admit(upgrade, claim, identity)
     }
 
@@ -550,15 +647,23 @@ impl Opening<'_> {
             addr,
             port,
             is_https,
+            claimed_at,
             mut issued,
         } = claim;
         let Identity {
             user,
             session: named,
             ttl,
+            witness,
             expires_in,
+            data,
             cookies,
         } = identity;
+        // The application may name a session again that was revoked before it was asked.
+        let identified_at = match named {
+            Some(_) => Instant::now(),
+            None => claimed_at,
+        };
         let session = named.unwrap_or(session);
         // Whoever is only being validated has no place, and may find all of them taken now.
         let place = visit.settle(&user)?;
@@ -585,8 +690,20 @@ impl Opening<'_> {
         let response = upgrade
             .accept(self.protocol(upgrade), deflate.as_ref(), &set_cookies)
             .map_err(|error| internal(&error))?;
+        let keeper = &server.hub.keeper;
+        let named_user = server.validation.is_some().then_some(&user);
         if let Some(issued) = &mut issued {
             issued.is_handed_out = true;
+            keeper.keep(issued.session, named_user, addr);
+        }
+        if named.is_some() && server.hub.sessions().adopt(session, identified_at) {
+            keeper.keep(session, named_user, None);
+        }
+        if let Some(user) = named_user {
+            keeper.set_user(session, user);
+        }
+        if let Some(data) = data {
+            keeper.set_data(session, data);
         }
         Ok(Admitted {
             visitor,
@@ -598,7 +715,9 @@ impl Opening<'_> {
             consent: Consent { response, deflate },
             place,
             ttl,
+            witness,
             expires_in,
+            identified_at,
         })
     }
 
@@ -618,11 +737,12 @@ impl Opening<'_> {
         let counters = &self.shard.server.hub.counters;
         counters.validations_started.increment();
         let mut draining = self.shard.server.draining.clone();
+        let data = self.shard.server.hub.keeper.data(visitor.session);
         let verdict = tokio::select! {
             // Whoever speaks too early is refused even if the answer comes at the same moment.
             biased;
             early = self.early_data() => return Err(early),
-            verdict = validation.judge(visitor) => verdict,
+            verdict = validation.judge(visitor, data) => verdict,
             _ = draining.wait_for(|draining| *draining) => {
                 return Err(self.abandon(Refusal::Draining, GOING_DOWN));
             }
@@ -769,6 +889,12 @@ fn busy(refusal: Refusal, text: &str) -> Refused {
         refusal,
         response: response(503, &[("Retry-After", RETRY_AFTER)], text),
         cause: text.to_owned(),
+    }
+}
+
+impl From<NoAnswer> for Refused {
+    fn from(_: NoAnswer) -> Self {
+        busy(Refusal::Store, NO_STORE)
     }
 }
 

@@ -21,11 +21,12 @@ use crate::config::{AppBackend, Config};
 use crate::doors::{self, GLOBAL_FIFO};
 use crate::error::ServeError;
 use crate::helpers::{HelperProgram, Helpers};
-use crate::identify;
+use crate::identify::{self, Identifier};
 use crate::reload::Watch;
 use crate::shard;
 use crate::shared::Shared;
 use crate::signals::{Signals, log_counters};
+use crate::{store, tending};
 
 const STATE_DIR_MODE: u32 = 0o750;
 /// How long a client may leave what was sent to it unacknowledged.
@@ -93,6 +94,8 @@ async fn serve(
     let listeners = bind(&config, tls.clone())?;
     let fifos = open_fifos(&config)?;
     let control = bind_control(&config)?;
+    let store = store::open(config.identity()).await?;
+    let identifier = Identifier::open(config.identity()).await?;
     let watch = Watch::new(&config.app().watch, &config.server().state_dir)?;
     let helpers = Helpers::start(&config, &helper).await?;
     raise_descriptor_limit();
@@ -106,6 +109,8 @@ async fn serve(
         config,
         senders.into_boxed_slice(),
         fifos,
+        store,
+        identifier,
         &helpers,
         is_draining,
     )?);
@@ -133,6 +138,7 @@ async fn serve(
         Arc::clone(&server),
         Arc::clone(&ready),
     ));
+    let tending = tokio::spawn(tending::run(Arc::clone(&server)));
     let urls: Vec<String> = listeners.iter().map(Listener::url).collect();
     let mut acceptors = deal_out(&server, listeners);
     ready.store(true, Ordering::Relaxed);
@@ -174,6 +180,7 @@ async fn serve(
         Some(keys),
         certificates,
         reloads,
+        Some(tending),
     ]
     .into_iter()
     .flatten()
@@ -181,6 +188,7 @@ async fn serve(
         task.abort();
         let _ = task.await;
     }
+    server.hub.keeper.finish(&server.hub.counters).await;
     log_counters(&server);
     drop(server);
     helpers.shutdown().await;

@@ -1,7 +1,6 @@
 //! Signals, and the periodic line.
 
 use std::io;
-use std::time::Instant;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::interval_at;
@@ -60,10 +59,7 @@ impl Signals {
                     let status = serde_json::Value::Object(status::status(server));
                     info!(signal = "USR1", %status, "state");
                 }
-                _ = tick => {
-                    log_counters(server);
-                    server.hub.sessions().expire(Instant::now());
-                }
+                _ = tick => log_counters(server),
             }
         }
     }

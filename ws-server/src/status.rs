@@ -16,6 +16,17 @@ pub(crate) fn status(server: &Shared) -> Map<String, Value> {
         status.insert("users".to_owned(), json!(registry.user_count()));
         status.insert("sessions".to_owned(), json!(registry.session_count()));
     }
+    if let Some(Value::Object(identity)) = status.get_mut("identity") {
+        let keeper = &server.hub.keeper;
+        let (waiting, dropped) = keeper.waiting();
+        let known = keeper.table().len();
+        identity.insert("known".to_owned(), json!(known));
+        let store = server.config.identity().store.to_string();
+        identity.insert("store".to_owned(), json!(store));
+        identity.insert("store_answers".to_owned(), json!(!keeper.is_down()));
+        identity.insert("changes_waiting".to_owned(), json!(waiting));
+        identity.insert("changes_dropped".to_owned(), json!(dropped));
+    }
     if let Some(Value::Object(sockets)) = status.get_mut("sockets") {
         sockets.insert("open".to_owned(), json!(server.sockets.open()));
     }

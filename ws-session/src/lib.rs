@@ -6,7 +6,8 @@
 //!
 //! - [`ConnectionId`], [`UserId`], [`SessionId`] name them, [`SessionToken`] is the secret in the
 //!   cookie;
-//! - [`Sessions`] knows the sessions that were issued;
+//! - [`Sessions`] knows the sessions that were issued, and a [`SessionStore`] keeps them when the
+//!   server is gone;
 //! - [`Registry`] holds the open connections and finds them by connection, user or session;
 //! - [`Outbound`] holds what the kernel has not yet taken of one connection's messages.
 //!
@@ -38,6 +39,7 @@ mod outbound;
 mod packed;
 mod registry;
 mod sessions;
+mod store;
 mod token;
 
 #[cfg(any(test, feature = "testing"))]
@@ -49,5 +51,9 @@ pub use id::{
 };
 pub use outbound::{Outbound, PushError};
 pub use registry::{Binding, Connections, DuplicateConnection, Registry, Target};
-pub use sessions::{Resumed, SessionConfig, Sessions};
+pub use sessions::{Recall, Remembered, Resumed, SessionConfig, Sessions};
+pub use store::{
+    Changes, InvalidSessionData, MemoryStore, PendingChanges, Purge, SessionData, SessionQuery,
+    SessionRecord, SessionStore, StoreError, StoreFuture, from_millis, to_millis,
+};
 pub use token::{InvalidSessionToken, SessionToken};

@@ -1,11 +1,14 @@
 //! The sessions that were issued.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use crate::packed::{Keyed, Packed};
-use crate::{SessionId, SessionToken};
+use crate::{SessionData, SessionId, SessionToken, UserId};
+
+/// How long a revocation is remembered: longer than an opening handshake takes.
+const REVOCATION_MEMORY: Duration = Duration::from_secs(15 * 60);
 
 /// How [`Sessions`] treats them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +21,13 @@ pub struct SessionConfig {
     /// Whether a session is bound to the address it was made for: the whole of an IPv4 address,
     /// the first 64 bits of an IPv6 address. Default: yes, so that a stolen cookie is worth less.
     pub verify_ip: bool,
+    /// How many bits of an IPv4 address count for that. Default: 32.
+    pub ip_prefix_v4: u8,
+    /// How many bits of an IPv6 address count for that. Default: 64, what a provider gives to one
+    /// customer, whose machines change the rest every day.
+    pub ip_prefix_v6: u8,
+    /// How long a session lives, however much it is used. Default: `None`, as long as it is.
+    pub max_age: Option<Duration>,
     /// How many sessions are remembered. Beyond it the one that was used least recently, of those
     /// without a connection, is forgotten. Default: 100,000, some 10 MB. It should be well above
     /// the number of connections: if all sessions have one, a new one is issued but not remembered.
@@ -29,9 +39,61 @@ impl Default for SessionConfig {
         Self {
             ttl: Duration::from_secs(24 * 60 * 60),
             verify_ip: true,
+            ip_prefix_v4: 32,
+            ip_prefix_v6: 64,
+            max_age: None,
             max_sessions: 100_000,
         }
     }
+}
+
+impl SessionConfig {
+    /// What counts as one address.
+    fn network(&self, addr: IpAddr) -> IpAddr {
+        match addr.to_canonical() {
+            IpAddr::V4(addr) => {
+                let mask = u32::MAX.checked_shl(32_u32.saturating_sub(self.ip_prefix_v4.into()));
+                Ipv4Addr::from_bits(addr.to_bits() & mask.unwrap_or(0)).into()
+            }
+            IpAddr::V6(addr) => {
+                let mask = u128::MAX.checked_shl(128_u32.saturating_sub(self.ip_prefix_v6.into()));
+                Ipv6Addr::from_bits(addr.to_bits() & mask.unwrap_or(0)).into()
+            }
+        }
+    }
+}
+
+/// Whether a session is known, as [`Sessions::recall`] finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recall {
+    /// It is, and counts as used now.
+    Known,
+    /// It is not, or has expired. A store may know better.
+    Unknown,
+    /// It is, but was made for another network.
+    Elsewhere {
+        /// That which it was made for; `None` is a Unix socket.
+        made_for: Option<IpAddr>,
+        /// That which it comes from.
+        comes_from: Option<IpAddr>,
+    },
+}
+
+/// A session that is remembered again, from what a store has of it.
+#[derive(Clone, Debug)]
+pub struct Remembered {
+    /// Its name.
+    pub id: SessionId,
+    /// Its user, if it has one.
+    pub user: Option<UserId>,
+    /// What the application keeps in it.
+    pub data: Option<SessionData>,
+    /// The address that it was made for.
+    pub addr: Option<IpAddr>,
+    /// How long ago it was used.
+    pub unused_for: Duration,
+    /// How much longer it lives; `None` if that has no end.
+    pub left: Option<Duration>,
 }
 
 /// The session of a visitor, as [`Sessions::resume`] found or made it.
@@ -78,6 +140,12 @@ pub struct Sessions {
     known: Packed<Known>,
     /// The sessions without a connection by last use, the oldest first.
     idle: BTreeMap<u64, SessionId>,
+    /// When sessions are over, if they do not live as long as they are used.
+    ends: BTreeSet<(Instant, SessionId)>,
+    /// Those that were ended while they were in use, and when.
+    revoked: HashMap<SessionId, Instant>,
+    /// How many have data.
+    with_data: usize,
     next_turn: u64,
     latest: Option<Instant>,
 }
@@ -91,6 +159,15 @@ struct Known {
     turn: u64,
     /// The number of connections.
     holds: u32,
+    /// What most sessions have nothing of.
+    extra: Option<Box<Extra>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Extra {
+    user: Option<UserId>,
+    data: Option<SessionData>,
+    ends: Option<Instant>,
 }
 
 impl Keyed for Known {
@@ -108,6 +185,9 @@ impl Sessions {
             config,
             known: Packed::new(),
             idle: BTreeMap::new(),
+            ends: BTreeSet::new(),
+            revoked: HashMap::new(),
+            with_data: 0,
             next_turn: 0,
             latest: None,
         }
@@ -142,23 +222,143 @@ impl Sessions {
         now: Instant,
         fresh: [u8; 32],
     ) -> Resumed {
-        let now = self.forward(now);
-        let network = addr.map(network);
         if let Some(id) = token.map(SessionToken::id)
-            && let Some(known) = self.known.get(id)
-            && !self.is_due(known, now)
-            && (!self.config.verify_ip || known.network == network)
+            && self.recall(id, addr, now) == Recall::Known
         {
-            self.touch(id, now);
             return Resumed { id, issued: None };
         }
-        let token = SessionToken::from_random(fresh);
+        let token = self.issue(addr, now, fresh);
         let id = token.id();
-        self.remember(id, network, now);
         Resumed {
             id,
             issued: Some(token),
         }
+    }
+
+    /// Makes a new session. `addr` and `fresh` are those of [`resume`](Self::resume).
+    pub fn issue(&mut self, addr: Option<IpAddr>, now: Instant, fresh: [u8; 32]) -> SessionToken {
+        let now = self.forward(now);
+        let token = SessionToken::from_random(fresh);
+        let network = addr.map(|addr| self.config.network(addr));
+        let ends = self.config.max_age.and_then(|age| now.checked_add(age));
+        self.remember(token.id(), network, now, extra_until(ends));
+        token
+    }
+
+    /// Looks whether a session is known, and notes that it is in use.
+    ///
+    /// `addr` is the visitor's address, as for [`resume`](Self::resume).
+    pub fn recall(&mut self, id: SessionId, addr: Option<IpAddr>, now: Instant) -> Recall {
+        let now = self.forward(now);
+        let Some(known) = self.known.get(id).filter(|known| !self.is_due(known, now)) else {
+            return Recall::Unknown;
+        };
+        let made_for = known.network;
+        let comes_from = addr.map(|addr| self.config.network(addr));
+        if self.config.verify_ip && made_for != comes_from {
+            return Recall::Elsewhere {
+                made_for,
+                comes_from,
+            };
+        }
+        self.touch(id, now);
+        Recall::Known
+    }
+
+    /// Remembers a session again that a store has, unless it is known, has expired, or was revoked
+    /// after `asked_at`, the time at which the store was asked. Returns whether it is known now.
+    pub fn restore(&mut self, session: Remembered, asked_at: Instant, now: Instant) -> bool {
+        let now = self.forward(now);
+        let Remembered {
+            id,
+            user,
+            data,
+            addr,
+            unused_for,
+            left,
+        } = session;
+        if self.known.get(id).is_some() {
+            return true;
+        }
+        let is_over = unused_for >= self.config.ttl || left.is_some_and(|left| left.is_zero());
+        if is_over || self.is_revoked(id, asked_at) {
+            return false;
+        }
+        let network = addr.map(|addr| self.config.network(addr));
+        let extra = Extra {
+            user,
+            data,
+            ends: left.and_then(|left| now.checked_add(left)),
+        };
+        let is_plain = extra.user.is_none() && extra.data.is_none() && extra.ends.is_none();
+        self.remember(id, network, now, (!is_plain).then(|| Box::new(extra)));
+        let Some(known) = self.known.get_mut(id) else {
+            return false;
+        };
+        // Only being recalled is a use.
+        known.used = now.checked_sub(unused_for).unwrap_or(now);
+        true
+    }
+
+    /// Remembers a session that the application has a name for, and that comes from anywhere,
+    /// unless it is known. Returns whether it was not, and is now.
+    pub fn adopt(&mut self, id: SessionId, now: Instant) -> bool {
+        let now = self.forward(now);
+        if self.known.get(id).is_some() {
+            self.touch(id, now);
+            return false;
+        }
+        let ends = self.config.max_age.and_then(|age| now.checked_add(age));
+        self.remember(id, None, now, extra_until(ends));
+        self.known.get(id).is_some()
+    }
+
+    /// Returns the user of a session, as far as one was named.
+    pub fn user(&self, id: SessionId) -> Option<&UserId> {
+        self.known.get(id)?.extra.as_ref()?.user.as_ref()
+    }
+
+    /// Names the user of a session. Returns whether it had another one.
+    pub fn set_user(&mut self, id: SessionId, user: &UserId) -> bool {
+        let Some(known) = self.known.get_mut(id) else {
+            return false;
+        };
+        let extra = known.extra.get_or_insert_default();
+        if extra.user.as_ref() == Some(user) {
+            return false;
+        }
+        extra.user = Some(user.clone());
+        true
+    }
+
+    /// Returns what the application keeps in a session.
+    pub fn data(&self, id: SessionId) -> Option<&SessionData> {
+        self.known.get(id)?.extra.as_ref()?.data.as_ref()
+    }
+
+    /// Returns how many sessions the application keeps something in.
+    pub fn with_data(&self) -> usize {
+        self.with_data
+    }
+
+    /// Sets what the application keeps in a session, `None` for nothing. Returns whether the
+    /// session is remembered.
+    pub fn set_data(&mut self, id: SessionId, data: Option<SessionData>) -> bool {
+        let Some(known) = self.known.get_mut(id) else {
+            return false;
+        };
+        let had = known.extra.as_ref().is_some_and(|one| one.data.is_some());
+        self.with_data = self.with_data + usize::from(data.is_some()) - usize::from(had);
+        if data.is_some() || had {
+            known.extra.get_or_insert_default().data = data;
+        }
+        true
+    }
+
+    /// Returns the sessions that have connections.
+    pub fn held(&self) -> impl Iterator<Item = SessionId> {
+        let known = self.known.iter().map(|(_, known)| &**known);
+        known.filter(|known| known.holds > 0).map(|known| known.id)
     }
 
     /// Notes that a session is in use. Returns whether it is remembered.
@@ -211,7 +411,7 @@ impl Sessions {
         true
     }
 
-    /// Forgets a session, held or not: a logout. Returns whether it was remembered.
+    /// Forgets a session, held or not. Returns whether it was remembered.
     ///
     /// Its connections are the caller's to close.
     pub fn remove(&mut self, id: SessionId) -> bool {
@@ -221,20 +421,57 @@ impl Sessions {
         if known.holds == 0 {
             self.idle.remove(&known.turn);
         }
+        if let Some(extra) = known.extra {
+            self.with_data -= usize::from(extra.data.is_some());
+            if let Some(end) = extra.ends {
+                self.ends.remove(&(end, id));
+            }
+        }
         true
+    }
+
+    /// Forgets a session for good: a logout. Returns whether it was remembered.
+    ///
+    /// Its connections are the caller's to close, those too that are being opened with it and ask
+    /// for [`is_revoked`](Self::is_revoked) when they are.
+    pub fn revoke(&mut self, id: SessionId, now: Instant) -> bool {
+        let now = self.forward(now);
+        self.revoked.insert(id, now);
+        self.remove(id)
+    }
+
+    /// Tells whether a session was revoked, or has ended, at `since` or later. It is forgotten
+    /// after a quarter of an hour.
+    pub fn is_revoked(&self, id: SessionId, since: Instant) -> bool {
+        self.revoked.get(&id).is_some_and(|at| *at >= since)
     }
 
     /// Forgets the sessions that have not been used for the ttl, and returns them.
     pub fn expire(&mut self, now: Instant) -> Vec<SessionId> {
         let now = self.forward(now);
+        self.revoked
+            .retain(|_, at| now.saturating_duration_since(*at) < REVOCATION_MEMORY);
         let mut expired = Vec::new();
         while let Some((id, known)) = self.oldest()
-            && self.is_due(known, now)
+            && self.is_unused(known, now)
         {
             expired.push(id);
             self.remove(id);
         }
         expired
+    }
+
+    /// Revokes the sessions that have lived as long as they may, used or not, and returns them.
+    pub fn end(&mut self, now: Instant) -> Vec<SessionId> {
+        let now = self.forward(now);
+        let mut ended = Vec::new();
+        while let Some((end, id)) = self.ends.first().copied()
+            && end <= now
+        {
+            ended.push(id);
+            self.revoke(id, now);
+        }
+        ended
     }
 
     /// Returns when the next session expires, if nothing else happens.
@@ -243,7 +480,18 @@ impl Sessions {
         known.used.checked_add(self.config.ttl)
     }
 
-    fn remember(&mut self, id: SessionId, network: Option<IpAddr>, now: Instant) {
+    /// Returns when the next session is over that is to be [ended](Self::end).
+    pub fn next_end(&self) -> Option<Instant> {
+        self.ends.first().map(|(end, _)| *end)
+    }
+
+    fn remember(
+        &mut self,
+        id: SessionId,
+        network: Option<IpAddr>,
+        now: Instant,
+        extra: Option<Box<Extra>>,
+    ) {
         while self.known.len() >= self.config.max_sessions {
             let Some((oldest, _)) = self.oldest() else {
                 return;
@@ -251,12 +499,19 @@ impl Sessions {
             self.remove(oldest);
         }
         let turn = self.take_turn();
+        if let Some(extra) = &extra {
+            self.with_data += usize::from(extra.data.is_some());
+            if let Some(end) = extra.ends {
+                self.ends.insert((end, id));
+            }
+        }
         self.known.insert_unique(Known {
             id,
             network,
             used: now,
             turn,
             holds: 0,
+            extra,
         });
         self.idle.insert(turn, id);
     }
@@ -268,6 +523,11 @@ impl Sessions {
     }
 
     fn is_due(&self, known: &Known, now: Instant) -> bool {
+        let ends = known.extra.as_ref().and_then(|extra| extra.ends);
+        self.is_unused(known, now) || ends.is_some_and(|end| end <= now)
+    }
+
+    fn is_unused(&self, known: &Known, now: Instant) -> bool {
         known.holds == 0 && now.saturating_duration_since(known.used) >= self.config.ttl
     }
 
@@ -284,16 +544,13 @@ impl Sessions {
     }
 }
 
-/// What counts as one address: an IPv4 address, or the 64 bits of an IPv6 address that a provider
-/// gives to one customer, whose machines change the rest every day.
-fn network(addr: IpAddr) -> IpAddr {
-    match addr.to_canonical() {
-        IpAddr::V6(addr) => {
-            let prefix = addr.to_bits() & (u128::MAX << 64);
-            IpAddr::V6(Ipv6Addr::from_bits(prefix))
-        }
-        addr @ IpAddr::V4(_) => addr,
-    }
+fn extra_until(ends: Option<Instant>) -> Option<Box<Extra>> {
+    ends.is_some().then(|| {
+        Box::new(Extra {
+            ends,
+            ..Extra::default()
+        })
+    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! `ws config`: checks and prints the configuration.
 
 use serde_json::json;
-use ws_server::config::{Config, InvalidConfig, RawConfig, defaults};
+use ws_server::config::{
+    Config, InvalidConfig, RawConfig, RawKind, RawValue, defaults, without_secrets,
+};
 
 use crate::args::{CheckArgs, ConfigArgs, ConfigFile, ConfigVerb, PrintArgs};
 use crate::config::{self, Layer, Surroundings};
@@ -45,6 +47,9 @@ fn report(invalid: Option<&InvalidConfig>) -> serde_json::Value {
     json!({ "valid": invalid.is_none(), "faults": faults })
 }
 
+/// The setting that may hold a password.
+const STORE: &str = "identity.store";
+
 fn print(args: &PrintArgs) -> Result<(), Failure> {
     if args.default {
         return if args.json {
@@ -55,7 +60,11 @@ fn print(args: &PrintArgs) -> Result<(), Failure> {
     }
     let (raw, surroundings) = load(&args.config)?;
     config::check(&raw, &surroundings)?;
-    let whole = raw.with_defaults();
+    let mut whole = raw.with_defaults();
+    if let Some(RawKind::Text(store)) = whole.get(STORE).map(RawValue::kind) {
+        let shown = without_secrets(store);
+        whole.set(STORE, shown.as_str());
+    }
     if args.json {
         return output::json(&whole);
     }

@@ -84,7 +84,7 @@ impl Connection {
 }
 
 /// Renders the time since `opened_at` in its largest unit; clocks may disagree, so never below 0.
-fn age(now: Duration, opened_at: f64) -> String {
+pub(super) fn age(now: Duration, opened_at: f64) -> String {
     let seconds = (now.as_secs_f64() - opened_at).max(0.0);
     let (divisor, unit) = match seconds {
         seconds if seconds < 120.0 => (1.0, "s"),

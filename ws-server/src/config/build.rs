@@ -4,7 +4,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ws_proto::{DeflateLevel, WindowBits};
+use ws_proto::{CloseCode, CloseFrame, DeflateLevel, WindowBits};
 use ws_transport::{ListenAddr, ListenSocket};
 
 use crate::rates::RateLimits;
@@ -29,6 +29,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
 const GIB: usize = 1 << 30;
+/// Where sessions are, unless it is said where.
+const SESSIONS_FILE: &str = "sessions.db";
 /// What a pipe takes whole; longer writes of several writers interleave.
 const PIPE_BUF: usize = 4096;
 
@@ -156,7 +158,25 @@ pub(super) fn compression(reader: &mut Reader<'_>) -> CompressionConfig {
     }
 }
 
-pub(super) fn identity(reader: &mut Reader<'_>) -> IdentityConfig {
+pub(super) fn identity(reader: &mut Reader<'_>, state_dir: &Path) -> IdentityConfig {
+    let close_code = reader.read("identity.close_code", |value| {
+        let number = reader::number(value, 1000, 4999)?;
+        let code = u16::try_from(number).expect("it is at most 4999");
+        CloseCode::new(code).map_err(|_| Problem::Malformed {
+            given: number.to_string(),
+            expected: "a close code that may be sent: 1000-1003, 1007-1014, 3000-4999".to_owned(),
+        })
+    });
+    let close_reason = reader.read("identity.close_reason", |value| {
+        let reason = reader::text(value)?;
+        match reason.len() <= CloseFrame::MAX_REASON_SIZE {
+            true => Ok(reason),
+            false => Err(Problem::Malformed {
+                given: reason,
+                expected: "a reason of at most 123 bytes".to_owned(),
+            }),
+        }
+    });
     IdentityConfig {
         cookie: reader.read("identity.cookie", |value| {
             let name = reader::text(value)?;
@@ -170,11 +190,28 @@ pub(super) fn identity(reader: &mut Reader<'_>) -> IdentityConfig {
         }),
         require_cookie: reader.flag("identity.require_cookie"),
         verify_ip: reader.flag("identity.verify_ip"),
+        ip_prefix_v4: prefix(reader, "identity.ip_prefix_v4", 32),
+        ip_prefix_v6: prefix(reader, "identity.ip_prefix_v6", 128),
         ttl: reader.duration("identity.ttl", Duration::from_secs(1), 365 * DAY),
+        max_age: reader.interval("identity.max_age", Duration::from_secs(1), 3650 * DAY),
         max_sessions: reader.count("identity.max_sessions", 100_000_000),
         required: reader.flag("identity.required"),
         token: identity::token(reader),
+        php: identity::php(reader),
+        lookup: identity::lookup(reader),
+        store: reader.store("identity.store", &state_dir.join(SESSIONS_FILE)),
+        store_timeout: reader.duration("identity.store_timeout", SHORTEST, MINUTE),
+        check_interval: reader.interval("identity.check_interval", Duration::from_secs(1), DAY),
+        close: CloseFrame::new(close_code, close_reason),
     }
+}
+
+/// How many bits of an address count.
+fn prefix(reader: &mut Reader<'_>, path: &'static str, bits: u8) -> u8 {
+    reader.read(path, |value| {
+        let prefix = reader::number(value, 1, bits.into())?;
+        Ok(u8::try_from(prefix).expect("no address has more bits"))
+    })
 }
 
 pub(super) fn validate(reader: &mut Reader<'_>, app: &AppBackend) -> ValidateConfig {

@@ -110,6 +110,12 @@ pub enum Problem {
         /// What it should be.
         expected: String,
     },
+    /// The value cannot be read, and may hold a password: it is not repeated.
+    #[error("expected {expected}")]
+    Secret {
+        /// What it should be.
+        expected: &'static str,
+    },
     /// The value is not an address to listen on.
     #[error("{given:?}: {fault}")]
     Address {

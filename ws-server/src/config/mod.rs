@@ -28,7 +28,10 @@ use ws_transport::{ListenAddr, ListenSocket};
 
 pub use account::Account;
 pub use fault::{Fault, InvalidConfig, Problem};
-pub use identity::{CredentialPlace, TokenAlgorithm, TokenConfig};
+pub use identity::{
+    CookieHash, CredentialPlace, LookupConfig, LookupFormat, LookupQuestion, PhpConfig, PhpHandler,
+    TokenAlgorithm, TokenConfig,
+};
 pub(crate) use origin::split_authority;
 pub use origin::{InvalidOrigin, OriginRule, WebOrigin};
 pub use raw::{RawConfig, RawKind, RawValue, Source};
@@ -43,6 +46,8 @@ pub use typed::{
     StreamOutput, Tls, Trim, ValidateBackend, ValidateConfig,
 };
 pub use units::{parse_duration, parse_size};
+
+pub use crate::store::{DatabaseKind, DatabaseUrl, StoreAddress, without_secrets};
 
 use reader::Reader;
 
@@ -76,7 +81,7 @@ impl Config {
         let fifo = build::fifo(&mut reader, &server.state_dir);
         let (origin, limits) = (build::origin(&mut reader), build::limits(&mut reader));
         let compression = build::compression(&mut reader);
-        let identity = build::identity(&mut reader);
+        let identity = build::identity(&mut reader, &server.state_dir);
         let app = build::app(&mut reader);
         let config = Self {
             origin,

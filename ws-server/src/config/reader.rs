@@ -11,6 +11,7 @@ use super::fault::{Fault, InvalidConfig, Problem};
 use super::raw::{RawConfig, RawKind, RawValue};
 use super::settings::{self, SETTINGS};
 use super::units;
+use crate::store::{self, StoreAddress};
 
 /// Walks the settings. A faulty one is noted and stands at its default, so that reading goes on.
 pub(super) struct Reader<'a> {
@@ -186,6 +187,32 @@ impl<'a> Reader<'a> {
                 .unix_path()
                 .map(|path| base_of(value, base).join(path));
             Ok(path.map_or(address, Address::unix))
+        })
+    }
+
+    /// Reads where sessions are kept: of the file of `sqlite` alone, the path is given.
+    pub(super) fn store(&mut self, path: &'static str, default_file: &Path) -> StoreAddress {
+        let base = self.base;
+        self.read(path, |value| {
+            let text = text(value)?;
+            let parsed = StoreAddress::parse(&text, base_of(value, base), default_file);
+            parsed.map_err(|_| Problem::Secret {
+                expected: store::EXPECTED,
+            })
+        })
+    }
+
+    /// Reads where a database of somebody else's is.
+    pub(super) fn database(&mut self, path: &'static str) -> Option<StoreAddress> {
+        let base = self.base;
+        self.read_optional(path, |value| {
+            let text = text(value)?;
+            let is_bare = text == "memory" || text == "sqlite";
+            let parsed = StoreAddress::parse(&text, base_of(value, base), base);
+            parsed.ok().filter(|_| !is_bare).ok_or(Problem::Secret {
+                expected: "\"sqlite:PATH\", or a URL like \"mysql://USER:PASSWORD@HOST/DATABASE\", \
+                           \"postgres://...\" or \"redis://...\"",
+            })
         })
     }
 

@@ -9,13 +9,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ws_ipc::{Address, Recycling};
-use ws_proto::{DeflateConfig, DeflateLevel, WindowBits};
+use ws_proto::{CloseFrame, DeflateConfig, DeflateLevel, WindowBits};
 use ws_transport::{ListenAddr, TlsConfig};
 
 use crate::rates::RateLimits;
+use crate::store::StoreAddress;
 
 use super::account::Account;
-use super::identity::TokenConfig;
+use super::identity::{LookupConfig, PhpConfig, TokenConfig};
 use super::origin::OriginRule;
 use super::sandbox::Sandbox;
 use super::trusted::TrustedPeers;
@@ -155,7 +156,7 @@ impl CompressionConfig {
     }
 }
 
-/// `[identity]`: the session cookie, and whose word about a visitor is taken.
+/// `[identity]`: the session cookie, where sessions are kept, and whose word about a visitor is taken.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct IdentityConfig {
@@ -165,14 +166,33 @@ pub struct IdentityConfig {
     pub require_cookie: bool,
     /// Whether a session is tied to the address it was made for.
     pub verify_ip: bool,
+    /// How many bits of an IPv4 address count for that.
+    pub ip_prefix_v4: u8,
+    /// How many bits of an IPv6 address count for that.
+    pub ip_prefix_v6: u8,
     /// Time that an unused session is known.
     pub ttl: Duration,
+    /// How long a session lives however much it is used; `None` as long as it is.
+    pub max_age: Option<Duration>,
     /// Known sessions.
     pub max_sessions: NonZeroUsize,
     /// Whether whom nobody can name is refused.
     pub required: bool,
     /// Signed tokens.
     pub token: Option<Box<TokenConfig>>,
+    /// Session files of PHP.
+    pub php: Option<Box<PhpConfig>>,
+    /// Sessions of another application in a database.
+    pub lookup: Option<Box<LookupConfig>>,
+    /// Where sessions are kept.
+    pub store: StoreAddress,
+    /// How long the store may take to find a session.
+    pub store_timeout: Duration,
+    /// How often the store is asked whether the sessions of those connected are still there; `None`
+    /// is never.
+    pub check_interval: Option<Duration>,
+    /// What the connections of a session are closed with when it ends.
+    pub close: CloseFrame,
 }
 
 /// How a callback is run.

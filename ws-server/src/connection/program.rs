@@ -90,7 +90,11 @@ impl ProgramTask {
         let shard = Rc::clone(&self.shard);
         let connection = Rc::clone(&self.connection);
         let end = match &shard.server.application {
-            Some(application) => application.converse(&connection.visitor, &mut self).await,
+            Some(application) => {
+                let visitor = &connection.visitor;
+                let data = shard.server.hub.keeper.data(visitor.session);
+                application.converse(visitor, data, &mut self).await
+            }
             None => Ok(()),
         };
         self.finish(end);

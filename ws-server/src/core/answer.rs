@@ -6,7 +6,7 @@ use bytes::Bytes;
 use ws_ipc::Failure;
 use ws_ipc::cgi::{CgiAnswer, parse_answer};
 use ws_proto::{CloseCode, CloseFrame, MessageKind};
-use ws_session::{SessionId, UserId};
+use ws_session::{SessionData, SessionId, UserId};
 
 use super::failure::RunFailure;
 use crate::config::Trim;
@@ -25,6 +25,8 @@ pub(crate) struct Answer {
     pub(crate) reply: Option<Reply>,
     /// The connection is closed behind the reply.
     pub(crate) close: Option<CloseFrame>,
+    /// What the session holds from now on; nothing if it is empty.
+    pub(crate) data: Option<SessionData>,
 }
 
 /// All of the output is one message: text, or binary if it is not UTF-8.
@@ -32,7 +34,7 @@ pub(crate) fn plain(output: Vec<u8>, trimming: Trim) -> Answer {
     let payload = trim(Bytes::from(output), trimming);
     Answer {
         reply: reply(payload, None),
-        close: None,
+        ..Answer::default()
     }
 }
 
@@ -60,6 +62,7 @@ pub(crate) fn cgi(output: &[u8], trimming: Trim) -> Result<Answer, RunFailure> {
         return Err(bad("X-WS-Type: text, but the body is not UTF-8".to_owned()));
     }
     let close = answer.header("X-WS-Close").map(close_frame).transpose()?;
+    let data = session_data(&answer).map_err(bad)?;
     let body = Bytes::copy_from_slice(answer.body());
     let body = if kind == Some(MessageKind::Binary) {
         body
@@ -69,6 +72,7 @@ pub(crate) fn cgi(output: &[u8], trimming: Trim) -> Result<Answer, RunFailure> {
     Ok(Answer {
         reply: reply(body, kind),
         close,
+        data,
     })
 }
 
@@ -92,10 +96,40 @@ pub(crate) struct Identity {
     /// How long the answer holds until it is asked for again; without one, as long as the
     /// connection.
     pub(crate) ttl: Option<Duration>,
+    /// Who is asked then, unless it is the validation callback.
+    pub(crate) witness: Option<Box<Witness>>,
     /// How long the connection may last.
     pub(crate) expires_in: Option<Duration>,
+    /// What the session holds from now on; nothing if it is empty.
+    pub(crate) data: Option<SessionData>,
     /// Values of `Set-Cookie` headers for the 101.
     pub(crate) cookies: Vec<String>,
+}
+
+/// Whose session of another application names a user, and by what name that knows it.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Witness {
+    pub(crate) source: Source,
+    /// Whoever has it has the session.
+    pub(crate) credential: Box<str>,
+}
+
+/// Without the credential.
+impl std::fmt::Debug for Witness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Witness")
+            .field("source", &self.source)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where the sessions of another application are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// In PHP's files.
+    Php,
+    /// In a database.
+    Lookup,
 }
 
 impl Identity {
@@ -104,7 +138,9 @@ impl Identity {
             user,
             session: None,
             ttl: None,
+            witness: None,
             expires_in: None,
+            data: None,
             cookies: Vec::new(),
         }
     }
@@ -171,9 +207,18 @@ fn identity(answer: &CgiAnswer<'_>) -> Result<Identity, String> {
         user,
         session: session.map(SessionId::of_name),
         ttl,
+        witness: None,
         expires_in: None,
+        data: session_data(answer)?,
         cookies: cookies.map(|(_, value)| value.to_owned()).collect(),
     })
+}
+
+/// `X-WS-Data: TEXT`, at most 4 KiB; what it holds is not repeated.
+fn session_data(answer: &CgiAnswer<'_>) -> Result<Option<SessionData>, String> {
+    let data = answer.header("X-WS-Data").map(SessionData::new);
+    data.transpose()
+        .map_err(|error| format!("X-WS-Data: {error}"))
 }
 
 /// `X-WS-TTL: SECONDS`, at least one.

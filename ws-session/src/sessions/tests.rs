@@ -25,8 +25,8 @@ fn sessions(max_sessions: usize) -> Sessions {
     let ttl = Duration::from_secs(TTL);
     Sessions::new(SessionConfig {
         ttl,
-        verify_ip: true,
         max_sessions,
+        ..SessionConfig::default()
     })
 }
 

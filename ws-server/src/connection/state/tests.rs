@@ -21,7 +21,17 @@ fn echo_server() -> Shared {
     let config = Config::from_raw(&raw, "/".as_ref()).unwrap();
     let helpers = Helpers::default();
     let (_, draining) = watch::channel(false);
-    assembly::share(config, Box::default(), None, &helpers, draining).unwrap()
+    let store = Arc::new(ws_session::MemoryStore::default());
+    assembly::share(
+        config,
+        Box::default(),
+        None,
+        store,
+        None,
+        &helpers,
+        draining,
+    )
+    .unwrap()
 }
 
 fn agreed() -> DeflateParams {

@@ -1,4 +1,4 @@
-//! Ends connections, by themselves or with their user or session.
+//! Ends connections, by themselves or with their user.
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
@@ -16,8 +16,8 @@ use super::error::ApiError;
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct CloseWords {
-    code: Option<u16>,
-    reason: Option<String>,
+    pub(super) code: Option<u16>,
+    pub(super) reason: Option<String>,
 }
 
 /// What a query may say of that.
@@ -47,41 +47,28 @@ pub(super) async fn close_user(
     close(&api, to.target()?, words).await
 }
 
-/// Ends a session: its connections are closed, and its cookie is good for nothing any more.
-pub(super) async fn close_session(
-    State(api): State<Api>,
-    Path(id): Path<String>,
-    words: Words,
-) -> Result<Json<Value>, ApiError> {
-    let to = To {
-        session: Some(id),
-        ..To::default()
-    };
-    let target = to.target()?;
-    if let Target::Session(session) = target {
-        api.server.hub.sessions().remove(session);
+impl CloseWords {
+    /// What they say, and where they say nothing, what `otherwise` does.
+    pub(super) fn frame(self, otherwise: CloseFrame) -> Result<CloseFrame, ApiError> {
+        let code = match self.code {
+            Some(code) => {
+                CloseCode::new(code).map_err(|error| ApiError::bad(format!("code: {error}")))?
+            }
+            None => otherwise.code,
+        };
+        let reason = self.reason.unwrap_or(otherwise.reason);
+        if reason.len() > CloseFrame::MAX_REASON_SIZE {
+            let max = CloseFrame::MAX_REASON_SIZE;
+            return Err(ApiError::bad(format!("reason: more than {max} bytes")));
+        }
+        Ok(CloseFrame::new(code, reason))
     }
-    close(&api, target, words).await
 }
 
 async fn close(api: &Api, target: Target, words: Words) -> Result<Json<Value>, ApiError> {
     let Query(words) = words.map_err(|error| ApiError::bad(error.body_text()))?;
-    let code = match words.code {
-        Some(code) => {
-            CloseCode::new(code).map_err(|error| ApiError::bad(format!("code: {error}")))?
-        }
-        None => CloseCode::POLICY,
-    };
-    let reason = words.reason.unwrap_or_default();
-    if reason.len() > CloseFrame::MAX_REASON_SIZE {
-        let max = CloseFrame::MAX_REASON_SIZE;
-        return Err(ApiError::bad(format!("reason: more than {max} bytes")));
-    }
-    let receipt = api
-        .server
-        .hub
-        .close(&target, CloseFrame::new(code, reason))
-        .await;
+    let frame = words.frame(CloseFrame::new(CloseCode::POLICY, ""))?;
+    let receipt = api.server.hub.close(&target, frame).await;
     let receipt = receipt.map_err(|_| ApiError::stopped())?;
     Ok(Json(json!({ "connections": receipt.written })))
 }

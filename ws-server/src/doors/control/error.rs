@@ -5,6 +5,7 @@ use std::fmt::Display;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use serde_json::json;
+use ws_session::StoreError;
 
 /// An answer of 4xx or 5xx: `{"error": "..."}`.
 pub(super) struct ApiError {
@@ -31,6 +32,13 @@ impl ApiError {
 
     pub(super) fn stopped() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "the server is going down")
+    }
+}
+
+/// Whoever asks may ask again; what went wrong is the server's to tell.
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
     }
 }
 

@@ -5,6 +5,7 @@ mod close;
 mod error;
 mod look;
 mod send;
+mod sessions;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -36,7 +37,11 @@ pub(crate) async fn serve_control(listener: Listener, server: Arc<Shared>, ready
         .route("/v1/connections", get(look::connections))
         .route("/v1/connections/{id}", delete(close::close_connection))
         .route("/v1/users/{id}", delete(close::close_user))
-        .route("/v1/sessions/{id}", delete(close::close_session))
+        .route(
+            "/v1/sessions",
+            get(sessions::list).delete(sessions::revoke_of_user),
+        )
+        .route("/v1/sessions/{id}", delete(sessions::revoke))
         .route("/v1/status", get(look::status))
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(look::is_ready))
