@@ -280,6 +280,8 @@ pub(crate) struct Counters {
     program_failures: Tally<{ CallbackFailure::NAMES.len() }>,
     identified: Tally<{ IdentifiedBy::NAMES.len() }>,
     identities_refused: Tally<{ IdentityRefusal::NAMES.len() }>,
+    /// Times that the sessions of those connected could not be looked up again.
+    pub(crate) rechecks_failed: Counter,
     /// Times that the files of keys for tokens were read again.
     pub(crate) key_reloads: Counter,
     /// Times that they could not be used.
@@ -411,6 +413,7 @@ impl Counters {
                 "identified_by": self.identified.to_json(IdentifiedBy::NAMES),
                 "refused": self.identities_refused.total(),
                 "refused_by": self.identities_refused.to_json(IdentityRefusal::NAMES),
+                "rechecks_failed": self.rechecks_failed.get(),
                 "key_reloads": self.key_reloads.get(),
                 "key_reloads_failed": self.key_reloads_failed.get(),
             },

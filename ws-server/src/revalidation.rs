@@ -107,6 +107,7 @@ async fn ask_witness(
             Ok(Some(_)) => return Some(End::of(ANOTHER, "another user has logged in")),
             Ok(None) => return Some(End::of(OVER, "nobody is logged in any more")),
             Err(unproved) => {
+                shard.server.hub.counters.rechecks_failed.increment();
                 let cause = unproved.cause;
                 debug!(conn.id = %visitor.connection, cause, "the session cannot be read again");
             }
