@@ -367,6 +367,9 @@ impl Opening<'_> {
         }
         let claim = self.claim(&head, &upgrade, &forwarded, visit, token.as_ref())?;
         let admitted = match (known, &server.validation) {
+            (Some(identity), _) if identity.session.is_some() => {
+                Box::pin(self.admit_named(&upgrade, claim, identity)).await?
+            }
             (Some(identity), _) => self.admit(&upgrade, claim, identity)?,
             // Apart from the task, so that those who wait for their heads do not hold room for it.
             (None, Some(validation)) => Box::pin(self.ask(validation, &upgrade, claim)).await?,
@@ -624,6 +627,16 @@ impl Opening<'_> {
         claim: Claim<'_>,
     ) -> Result<Admitted, Refused> {
         let identity = self.validate(validation, &claim.visitor).await?;
+        self.admit_named(upgrade, claim, identity).await
+    }
+
+    /// Admits one whose session may have a name that only the store knows.
+    async fn admit_named(
+        &self,
+        upgrade: &Upgrade,
+        claim: Claim<'_>,
+        identity: Identity,
+    ) -> Result<Admitted, Refused> {
         if let Some(named) = identity.session
             && !self.shard.server.hub.sessions().contains(named)
         {
@@ -664,6 +677,9 @@ impl Opening<'_> {
             Some(_) => Instant::now(),
             None => claimed_at,
         };
+        // Unless it is a guest, whose name is the session's.
+        let is_named = server.validation.is_some()
+            || server.identifier.is_some() && user != UserId::from(session);
         let session = named.unwrap_or(session);
         // Whoever is only being validated has no place, and may find all of them taken now.
         let place = visit.settle(&user)?;
@@ -691,7 +707,7 @@ impl Opening<'_> {
             .accept(self.protocol(upgrade), deflate.as_ref(), &set_cookies)
             .map_err(|error| internal(&error))?;
         let keeper = &server.hub.keeper;
-        let named_user = server.validation.is_some().then_some(&user);
+        let named_user = is_named.then_some(&user);
         if let Some(issued) = &mut issued {
             issued.is_handed_out = true;
             keeper.keep(issued.session, named_user, addr);

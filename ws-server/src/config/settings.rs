@@ -556,7 +556,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: DefaultValue::List(&["id"]),
         doc: "The variable that is the user id, $_SESSION['id'] say: an integer or a string. What lies in\n\
               arrays and objects is reached with dots: \"user.id\". Of several the first that is set counts;\n\
-              null, false and \"\" are not logged in.",
+              null, false, \"\" and 0 are not logged in.",
     },
     Setting {
         path: "identity.php.serialize_handler",
@@ -614,8 +614,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         path: "identity.lookup.query",
         default: DefaultValue::Absent("\"SELECT user_id FROM sessions WHERE session_id = ?\""),
         doc: "The statement, with one parameter for the cookie's value (? or, in PostgreSQL, $1). One column:\n\
-              text or an integer. No row, or NULL, is not logged in; several rows or another type are 503\n\
-              and an error in the log.",
+              text or an integer. No row, NULL and 0 are not logged in; several rows or another type are\n\
+              503.",
     },
     Setting {
         path: "identity.lookup.key",

@@ -124,9 +124,10 @@ fn user_of_json_scalar(value: &Value) -> Result<Option<UserId>, Unreadable> {
     }
 }
 
-/// Nothing is not logged in.
+/// Nothing is not logged in, nor is 0: many applications give it to all of their guests, and no
+/// database counts from there.
 fn user(text: &[u8]) -> Result<Option<UserId>, Unreadable> {
-    if text.is_empty() {
+    if text.is_empty() || text == b"0" {
         return Ok(None);
     }
     let text = std::str::from_utf8(text).map_err(|_| Unreadable::Utf8)?;
@@ -155,14 +156,14 @@ mod tests {
 
     #[test]
     fn the_first_key_that_is_set_names_the_user() {
-        let session = b"a|N;b|b:0;c|s:0:\"\";id|i:0;user|a:1:{s:2:\"id\";s:1:\"7\";}x|d:1.5;y|b:1;";
+        let session = b"a|N;b|b:0;c|s:0:\"\";g|i:0;h|s:1:\"0\";id|i:-1;user|a:1:{s:2:\"id\";s:1:\"7\";}x|d:1.5;y|b:1;";
         let user = |keys: &[&str]| {
             let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
             user_of_session(session, PhpHandler::Php, &keys)
         };
         let is = |name: &str| Ok(Some(UserId::new(name).unwrap()));
-        assert_eq!(user(&["a", "b", "c", "none", "user.id"]), is("7"));
-        assert_eq!(user(&["id"]), is("0"));
+        assert_eq!(user(&["a", "b", "c", "g", "h", "none", "user.id"]), is("7"));
+        assert_eq!(user(&["id"]), is("-1"));
         assert_eq!(user(&["a"]), Ok(None));
         assert_eq!(user(&["user"]), Err(Unreadable::Type));
         assert_eq!(user(&["x", "id"]), Err(Unreadable::Type));

@@ -86,6 +86,7 @@ async fn whoever_is_logged_in_in_php_is_whom_the_session_names() {
             // Nobody is logged in: the validation is asked.
             ("$_SESSION = [];", Err(401)),
             ("$_SESSION['id'] = false;", Err(401)),
+            ("$_SESSION['id'] = 0;", Err(401)),
             ("$_SESSION['id'] = '';", Err(401)),
             // What is there names nobody.
             ("$_SESSION['id'] = [7];", Err(503)),
@@ -110,7 +111,7 @@ async fn whoever_is_logged_in_in_php_is_whom_the_session_names() {
         assert_eq!(who(&server, &[]).await, Err(401));
         assert_eq!(server.figure("identities.identified_by.php"), 7);
         assert_eq!(server.figure("identities.refused_by.unreadable"), 5);
-        assert_eq!(server.figure("callbacks.validations"), 5);
+        assert_eq!(server.figure("callbacks.validations"), 6);
         server.finish();
     }
 }
