@@ -36,7 +36,7 @@ async fn expire(server: &Shared) {
     loop {
         ticks.tick().await;
         server.hub.sessions().expire(Instant::now());
-        server.hub.keeper.purge(&server.hub.counters).await;
+        server.hub.keeper.purge().await;
     }
 }
 

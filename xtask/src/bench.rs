@@ -2,7 +2,7 @@
 //! for a unit of work, side by side in one run.
 //!
 //! [`cell`] says what is measured of the server, [`contestant`] who is, [`measure`] how one figure is
-//! had, [`result`] what becomes of the figures; [`callbacks`] does all that for callbacks. [`record`]
+//! had, [`result`] what becomes of the figures; [`callbacks`] and [`sessions`] do all that for theirs. [`record`]
 //! says how they get into BENCHMARKS.md.
 
 mod callbacks;
@@ -11,6 +11,7 @@ mod contestant;
 mod measure;
 mod record;
 mod result;
+mod sessions;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -66,10 +67,12 @@ enum Part {
     Server(Group),
     /// The price of a callback, beside the least that does the same.
     Callbacks,
+    /// The price of sessions that last.
+    Sessions,
 }
 
 impl Part {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Server(Group::Echo),
         Self::Server(Group::Tls),
         Self::Server(Group::Idle),
@@ -77,6 +80,7 @@ impl Part {
         Self::Server(Group::Broadcast),
         Self::Server(Group::Flat),
         Self::Callbacks,
+        Self::Sessions,
     ];
 }
 
@@ -91,6 +95,10 @@ impl ValueEnum for Part {
             Self::Callbacks => Some(
                 PossibleValue::new("callbacks")
                     .help("The price of a callback, beside the least that does the same"),
+            ),
+            Self::Sessions => Some(
+                PossibleValue::new("sessions")
+                    .help("The price of sessions that last, beside those in memory"),
             ),
         }
     }
@@ -131,6 +139,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     for part in parts {
         let table = match part {
             Part::Callbacks => callbacks::measure(scale, arguments.rounds),
+            Part::Sessions => sessions::measure(scale, arguments.rounds),
             Part::Server(group) => {
                 for note in programs.notes(*group) {
                     println!("{note}");
@@ -246,7 +255,7 @@ mod tests {
     fn every_group_can_be_asked_for_by_its_name() {
         let names = Part::ALL.map(|part| part.to_possible_value().unwrap());
         let names = names.map(|value| value.get_name().to_owned());
-        assert_eq!(names[6], "callbacks");
+        assert_eq!(names[6..], ["callbacks", "sessions"]);
         for (name, part) in names.iter().zip(Part::ALL) {
             assert_eq!(Part::from_str(name, false), Ok(part));
         }

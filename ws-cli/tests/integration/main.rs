@@ -29,6 +29,7 @@ mod life;
 mod newcomers;
 mod places;
 mod proxied;
+mod sessions;
 mod sockets;
 mod stalled;
 mod stream;

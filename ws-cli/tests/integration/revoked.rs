@@ -27,7 +27,10 @@ async fn t02_revoked_session_is_closed_everywhere_and_its_cookie_is_void() {
     let mut other = server.connect().await;
     let path = format!("/v1/sessions/{session}?code=1008&reason=logged%20out");
     let (status, answer) = server.control("DELETE", &path, "");
-    assert_eq!((status, &*answer), (200, r#"{"connections":3}"#));
+    assert_eq!(
+        (status, &*answer),
+        (200, r#"{"connections":3,"sessions":1}"#)
+    );
     for client in &mut clients {
         // What comes later is not run.
         say(client, "again").await;

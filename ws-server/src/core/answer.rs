@@ -358,6 +358,24 @@ mod tests {
         ));
     }
 
+    #[test]
+    fn session_data_is_one_line_of_up_to_4_kib() {
+        let data = |output: &[u8]| cgi(output, Trim::Newlines).map(|answer| answer.data);
+        let text = |text: &str| Some(SessionData::new(text).unwrap());
+        assert_eq!(data(b"\nabc"), Ok(None));
+        assert_eq!(data(b"X-WS-Data: a=b; c\n\nabc"), Ok(text("a=b; c")));
+        assert_eq!(data(b"X-WS-Data:\n\nabc"), Ok(text("")));
+        let long = format!("X-WS-Data: {}\n\n", "x".repeat(4097));
+        let failure = data(long.as_bytes()).unwrap_err().to_string();
+        assert!(!failure.contains("xxx"), "{failure}");
+        assert_eq!(status(&cgi_verdict(Ok(long.into_bytes()))), 503);
+        let verdict = cgi_verdict(Ok(b"X-WS-User: 7\nX-WS-Data: abc\n\n".to_vec()));
+        let Verdict::Accepted(identity) = verdict else {
+            panic!("{verdict:?}");
+        };
+        assert_eq!(identity.data, text("abc"));
+    }
+
     fn status(verdict: &Verdict) -> u16 {
         match verdict {
             Verdict::Accepted(_) => 101,

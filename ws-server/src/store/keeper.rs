@@ -7,16 +7,16 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 use ws_session::{
-    PendingChanges, Purge, Remembered, SessionData, SessionId, SessionQuery, SessionRecord,
-    SessionStore, Sessions, StoreError, UserId,
+    Changes, PendingChanges, Purge, Remembered, SessionData, SessionId, SessionQuery,
+    SessionRecord, SessionStore, Sessions, StoreError, UserId,
 };
 
 use super::outage::Outage;
@@ -27,6 +27,8 @@ use crate::counters::Counters;
 const WRITE_DELAY: Duration = Duration::from_millis(100);
 /// How long one writing may take.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long what goes through the whole store may take; that it takes longer is no outage.
+const LONG_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a store that does not answer is asked again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// How long the last writing may take when the server ends.
@@ -61,6 +63,8 @@ pub(crate) struct Keeper {
     has_pending: Notify,
     /// Held while the store is written, so that nothing overtakes anything.
     writing: tokio::sync::Mutex<()>,
+    /// Changes that are being written.
+    in_flight: AtomicUsize,
     outage: Mutex<Outage>,
     /// What the outage says, for those who only look.
     is_down: AtomicBool,
@@ -88,6 +92,7 @@ impl Keeper {
             pending: Mutex::new(PendingChanges::new(max_sessions)),
             has_pending: Notify::new(),
             writing: tokio::sync::Mutex::new(()),
+            in_flight: AtomicUsize::new(0),
             outage: Mutex::default(),
             is_down: AtomicBool::new(false),
             has_data: AtomicBool::new(false),
@@ -126,7 +131,8 @@ impl Keeper {
     /// How many changes wait to be written, and how many found no room.
     pub(crate) fn waiting(&self) -> (usize, u64) {
         let pending = self.pending();
-        (pending.len(), pending.dropped())
+        let in_flight = self.in_flight.load(Ordering::Relaxed);
+        (pending.len() + in_flight, pending.dropped())
     }
 
     /// Remembers a session that the table does not know, if the store has it and it is good.
@@ -142,8 +148,8 @@ impl Keeper {
         let (answer, answered) = oneshot::channel();
         let question = Question { id, answer };
         self.questions.try_send(question).map_err(|_| NoAnswer)?;
-        let answered = timeout(self.find_timeout, answered).await;
-        let found = answered.map_err(|_| NoAnswer)?.map_err(|_| NoAnswer)??;
+        // It comes in time: each question has its own.
+        let found = answered.await.map_err(|_| NoAnswer)??;
         if let Some(record) = found {
             let remembered = self.remembered(record, SystemTime::now());
             let mut table = self.table();
@@ -288,8 +294,7 @@ impl Keeper {
         counters: &Counters,
     ) -> Result<(Vec<SessionRecord>, Option<SessionId>), StoreError> {
         self.write(counters).await?;
-        let listing = self.store.list(query);
-        let mut records = self.within(WRITE_TIMEOUT, listing, counters).await?;
+        let mut records = in_time(LONG_TIMEOUT, self.store.list(query)).await?;
         let is_full = records.len() >= query.limit;
         let last = records.last().filter(|_| is_full).map(|record| record.id);
         let now = SystemTime::now();
@@ -318,8 +323,7 @@ impl Keeper {
                 after: ids.last().copied(),
                 limit: PAGE_SIZE,
             };
-            let listing = self.store.list(&query);
-            let page = self.within(WRITE_TIMEOUT, listing, counters).await?;
+            let page = in_time(LONG_TIMEOUT, self.store.list(&query)).await?;
             ids.extend(page.iter().map(|record| record.id));
             if page.len() < PAGE_SIZE {
                 return Ok(ids);
@@ -346,17 +350,16 @@ impl Keeper {
     }
 
     /// Removes from the store what nobody will come back to.
-    pub(crate) async fn purge(&self, counters: &Counters) {
+    pub(crate) async fn purge(&self) {
         let now = SystemTime::now();
         let purge = Purge {
             used_before: now.checked_sub(self.ttl).unwrap_or(SystemTime::UNIX_EPOCH),
             now,
             keep: self.max_sessions,
         };
-        let _writing = self.writing.lock().await;
-        let purging = self.within(WRITE_TIMEOUT, self.store.purge(&purge), counters);
-        // That it did not is noted, and the next time comes.
-        let _ = purging.await;
+        if let Err(error) = in_time(LONG_TIMEOUT, self.store.purge(&purge)).await {
+            debug!(%error, "expired sessions stay in the store until the next time");
+        }
     }
 
     /// Answers those who wait for the store, for ever.
@@ -375,8 +378,14 @@ impl Keeper {
             let mut ids: Vec<_> = questions.iter().map(|question| question.id).collect();
             ids.sort_unstable();
             ids.dedup();
-            let finding = self.store.find(&ids);
-            let found = self.within(self.find_timeout, finding, counters).await;
+            let found = match self.is_down() {
+                true => Err(NoAnswer),
+                false => {
+                    let finding = self.store.find(&ids);
+                    let found = self.within(self.find_timeout, finding, counters).await;
+                    found.map_err(|_| NoAnswer)
+                }
+            };
             let found = found.map(|records| -> HashMap<_, _> {
                 let by_id = records.into_iter().map(|record| (record.id, record));
                 by_id.collect()
@@ -433,16 +442,14 @@ impl Keeper {
 
     async fn write(&self, counters: &Counters) -> Result<(), StoreError> {
         let _writing = self.writing.lock().await;
-        let changes = self.pending().take(SystemTime::now());
-        if changes.is_empty() {
+        let mut in_flight = InFlight::take(self);
+        if in_flight.changes.is_empty() {
             return Ok(());
         }
-        let writing = self.store.write(&changes);
-        let written = self.within(WRITE_TIMEOUT, writing, counters).await;
-        if written.is_err() {
-            self.pending().give_back(changes);
-        }
-        written
+        let writing = self.store.write(&in_flight.changes);
+        self.within(WRITE_TIMEOUT, writing, counters).await?;
+        in_flight.changes = Changes::default();
+        Ok(())
     }
 
     /// Waits for the store, but not for ever, and notes whether it answers.
@@ -452,11 +459,7 @@ impl Keeper {
         asking: impl Future<Output = Result<T, StoreError>>,
         counters: &Counters,
     ) -> Result<T, StoreError> {
-        let answer = timeout(limit, asking).await.unwrap_or_else(|_| {
-            Err(StoreError::Unavailable(format!(
-                "no answer within {limit:?}"
-            )))
-        });
+        let answer = in_time(limit, asking).await;
         let now = Instant::now();
         let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
         match &answer {
@@ -474,5 +477,44 @@ impl Keeper {
         }
         self.is_down.store(answer.is_err(), Ordering::Relaxed);
         answer
+    }
+}
+
+/// Waits, but not for ever.
+async fn in_time<T>(
+    limit: Duration,
+    asking: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    timeout(limit, asking).await.unwrap_or_else(|_| {
+        Err(StoreError::Unavailable(format!(
+            "no answer within {limit:?}"
+        )))
+    })
+}
+
+/// Changes that are being written. They wait again if that fails, or if whoever asked for it goes
+/// away.
+struct InFlight<'a> {
+    keeper: &'a Keeper,
+    changes: Changes,
+}
+
+impl<'a> InFlight<'a> {
+    fn take(keeper: &'a Keeper) -> Self {
+        let mut pending = keeper.pending();
+        let changes = pending.take(SystemTime::now());
+        keeper.in_flight.store(changes.len(), Ordering::Relaxed);
+        Self { keeper, changes }
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        let mut pending = self.keeper.pending();
+        self.keeper.in_flight.store(0, Ordering::Relaxed);
+        if !self.changes.is_empty() {
+            pending.give_back(std::mem::take(&mut self.changes));
+            self.keeper.has_pending.notify_one();
+        }
     }
 }

@@ -194,6 +194,135 @@ fn a_ttl_beyond_all_time_never_ends() {
     assert_eq!(sessions.expire(at(1_000_000)), []);
 }
 
+/// A session as a store has it, unused for a while.
+fn stored(byte: u8, unused_for: u64) -> Remembered {
+    Remembered {
+        id: SessionToken::from_random([byte; 32]).id(),
+        user: UserId::new("ann").ok(),
+        data: SessionData::new("cart").ok(),
+        addr: ip("192.0.2.1"),
+        unused_for: Duration::from_secs(unused_for),
+        left: None,
+    }
+}
+
+#[test]
+fn a_stored_session_is_remembered_as_it_was() {
+    let mut sessions = sessions(10);
+    let session = stored(1, TTL - 10);
+    let id = session.id;
+    assert_eq!(sessions.recall(id, ip("192.0.2.1"), at(0)), Recall::Unknown);
+    assert!(sessions.restore(session.clone(), at(0), at(0)));
+    assert_eq!(sessions.user(id), session.user.as_ref());
+    assert_eq!(sessions.data(id), session.data.as_ref());
+    assert_eq!(sessions.with_data(), 1);
+    // From elsewhere it is not used.
+    assert!(matches!(
+        sessions.recall(id, ip("192.0.2.2"), at(0)),
+        Recall::Elsewhere { .. }
+    ));
+    assert_eq!(
+        sessions.recall(id, ip("192.0.2.1"), at(10)),
+        Recall::Unknown
+    );
+    assert_eq!(sessions.expire(at(10)), [id]);
+    assert_eq!(sessions.with_data(), 0);
+    assert!(sessions.restore(stored(1, 0), at(11), at(11)));
+    assert_eq!(sessions.recall(id, ip("192.0.2.1"), at(12)), Recall::Known);
+}
+
+#[test]
+fn a_stored_session_that_is_over_is_not_remembered() {
+    let mut sessions = sessions(10);
+    assert!(!sessions.restore(stored(1, TTL), at(0), at(0)));
+    let ended = Remembered {
+        left: Some(Duration::ZERO),
+        ..stored(1, 0)
+    };
+    assert!(!sessions.restore(ended, at(0), at(0)));
+    assert!(sessions.is_empty());
+}
+
+#[test]
+fn a_revocation_overtakes_an_answer_of_the_store() {
+    let mut sessions = sessions(10);
+    let id = stored(1, 0).id;
+    // The store was asked at 5, and said that it has the session, which was revoked at 6.
+    assert!(!sessions.revoke(id, at(6)));
+    assert!(!sessions.restore(stored(1, 0), at(5), at(7)));
+    assert!(sessions.is_revoked(id, at(5)) && !sessions.is_revoked(id, at(7)));
+    // Asked afterwards, it knows.
+    assert!(sessions.restore(stored(1, 0), at(8), at(8)));
+    sessions.expire(at(8) + 2 * REVOCATION_MEMORY);
+    assert!(!sessions.is_revoked(id, at(0)));
+}
+
+#[test]
+fn a_session_ends_at_its_age_even_if_it_is_held() {
+    let mut sessions = Sessions::new(SessionConfig {
+        max_age: Some(Duration::from_secs(100)),
+        ..SessionConfig::default()
+    });
+    let token = sessions.issue(None, at(0), [1; 32]);
+    let id = token.id();
+    assert!(sessions.hold(id) && sessions.touch(id, at(90)));
+    assert_eq!(sessions.next_end(), Some(at(100)));
+    assert_eq!(sessions.end(at(99)), []);
+    assert_eq!(sessions.recall(id, None, at(100)), Recall::Unknown);
+    assert_eq!(sessions.end(at(100)), [id]);
+    assert!(sessions.is_empty() && sessions.next_end().is_none());
+    assert!(sessions.is_revoked(id, at(99)));
+    // What a store says is left counts as well.
+    let left = Some(Duration::from_secs(5));
+    assert!(sessions.restore(
+        Remembered {
+            left,
+            ..stored(2, 0)
+        },
+        at(100),
+        at(100)
+    ));
+    assert_eq!(sessions.next_end(), Some(at(105)));
+    assert!(sessions.remove(stored(2, 0).id));
+    assert_eq!(sessions.next_end(), None);
+}
+
+#[test]
+fn fewer_bits_make_neighbours_one_network() {
+    let mut sessions = Sessions::new(SessionConfig {
+        ip_prefix_v4: 24,
+        ip_prefix_v6: 48,
+        ..SessionConfig::default()
+    });
+    for (made_for, used_from, is_same) in [
+        ("192.0.2.1", "192.0.2.200", true),
+        ("192.0.2.1", "192.0.3.1", false),
+        ("2001:db8:0:1::1", "2001:db8:0:ffff::1", true),
+        ("2001:db8:0:1::1", "2001:db8:1:1::1", false),
+    ] {
+        let token = sessions.issue(ip(made_for), at(0), [1; 32]);
+        let recalled = sessions.recall(token.id(), ip(used_from), at(0));
+        assert_eq!(recalled == Recall::Known, is_same, "{made_for} {used_from}");
+        sessions.remove(token.id());
+    }
+}
+
+#[test]
+fn a_named_session_comes_from_anywhere() {
+    let mut sessions = sessions(10);
+    let id = SessionId::of_name("basket");
+    assert!(sessions.adopt(id, at(0)));
+    assert!(!sessions.adopt(id, at(TTL - 1)));
+    assert!(sessions.hold(id));
+    assert!(sessions.held().eq([id]));
+    assert!(sessions.set_user(id, &UserId::new("ann").unwrap()));
+    assert!(!sessions.set_user(id, &UserId::new("ann").unwrap()));
+    assert!(sessions.set_data(id, SessionData::new("x").ok()));
+    assert!(sessions.set_data(id, None));
+    assert_eq!((sessions.data(id), sessions.with_data()), (None, 0));
+    assert!(!sessions.set_data(SessionId::of_name("other"), None));
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     /// Which of the issued tokens, if any, and from which address.

@@ -179,7 +179,7 @@ mod tests {
         /// Written, or tried in vain.
         Write(bool),
         /// What is taken is given back after the next one.
-        TryAround(Box<Op>),
+        TryAround(Box<Self>),
     }
 
     fn op() -> impl Strategy<Value = Op> {

@@ -6,7 +6,7 @@ use axum::response::Json;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use ws_proto::CloseFrame;
-use ws_session::{SessionId, SessionQuery, SessionRecord, StoreError, Target, UserId, to_millis};
+use ws_session::{SessionId, SessionQuery, SessionRecord, Target, UserId, to_millis};
 
 use super::Api;
 use super::close::{CloseWords, Words};
@@ -89,11 +89,10 @@ pub(super) async fn revoke(
     Path(id): Path<String>,
     words: Words,
 ) -> Result<Json<Value>, ApiError> {
-    let id = session_id("session")(&id)?;
+    let id = session_id("to.session")(&id)?;
     let Query(words) = words.map_err(|error| ApiError::bad(error.body_text()))?;
     let frame = words.frame(api.server.config.identity().close.clone())?;
-    let revoked = revoke_all(&api, &[id], &frame).await;
-    let (sessions, connections) = revoked?;
+    let (sessions, connections) = revoke_all(api, vec![id], frame).await?;
     Ok(Json(
         json!({ "sessions": sessions, "connections": connections }),
     ))
@@ -123,7 +122,7 @@ pub(super) async fn revoke_of_user(
     ids.extend(stored.iter().flatten());
     ids.sort_unstable();
     ids.dedup();
-    let (sessions, connections) = revoke_all(&api, &ids, &frame).await?;
+    let (sessions, connections) = revoke_all(api, ids, frame).await?;
     stored?;
     Ok(Json(
         json!({ "sessions": sessions, "connections": connections }),
@@ -132,16 +131,20 @@ pub(super) async fn revoke_of_user(
 
 /// Closes the connections in any case; that the store did not answer is said afterwards.
 async fn revoke_all(
-    api: &Api,
-    ids: &[SessionId],
-    frame: &CloseFrame,
-) -> Result<(u64, u64), StoreError> {
-    let hub = &api.server.hub;
-    let revoked = hub.keeper.revoke(ids, &hub.counters).await;
-    let connections = hub.close_sessions(ids, frame).await;
-    let sessions = revoked?;
-    hub.counters.sessions_revoked.add(sessions);
-    Ok((sessions, connections))
+    api: Api,
+    ids: Vec<SessionId>,
+    frame: CloseFrame,
+) -> Result<(u64, u64), ApiError> {
+    // It is done to the end though whoever asked for it may go away.
+    let revoking = tokio::spawn(async move {
+        let hub = &api.server.hub;
+        let revoked = hub.keeper.revoke(&ids, &hub.counters).await;
+        let connections = hub.close_sessions(&ids, &frame).await;
+        let sessions = revoked?;
+        hub.counters.sessions_revoked.add(sessions);
+        Ok((sessions, connections))
+    });
+    revoking.await.map_err(|_| ApiError::stopped())?
 }
 
 fn user_id(text: &str) -> Result<UserId, ApiError> {
