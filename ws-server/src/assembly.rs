@@ -37,6 +37,7 @@ pub(crate) fn share(
     shards: Box<[mpsc::UnboundedSender<Command>]>,
     fifos: Option<FifoDirectory>,
     store: Arc<dyn SessionStore>,
+    identifier: Option<Identifier>,
     helpers: &Helpers,
     draining: watch::Receiver<bool>,
 ) -> Result<Shared, ServeError> {
@@ -71,7 +72,6 @@ pub(crate) fn share(
     let common = common
         .map_err(|error| ServeError::System(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
     let application = application(&config, helpers, &common)?;
-    let identifier = Identifier::new(config.identity())?;
     let validation = validation(&config, helpers, application.as_ref(), &common)?;
     Ok(Shared {
         protocol: Arc::new(protocol),

@@ -92,6 +92,8 @@ reasons! {
         Cookie = "cookie",
         /// What the visitor brought to prove its identity does not, or it brought nothing.
         Identity = "identity",
+        /// What the visitor brought could not be looked up.
+        IdentityFailed = "identity_failed",
         /// The validation callback said no.
         Validation = "validation",
         /// The validation callback could not say.
@@ -183,6 +185,10 @@ reasons! {
     /// Who named a visitor's user, where it was not the validation callback.
     IdentifiedBy {
         Token = "token",
+        /// A session in a file of PHP.
+        Php = "php",
+        /// A session in a database.
+        Lookup = "lookup",
     }
 }
 
@@ -204,6 +210,11 @@ reasons! {
         Claim = "claim",
         /// The visitor brought nothing, and `identity.required` asks for something.
         Missing = "missing",
+        /// What is found is not what it should be, or may not be read.
+        Unreadable = "unreadable",
+        /// The database does not answer, or does not understand.
+        Unreachable = "unreachable",
+        Timeout = "timeout",
     }
 }
 
@@ -328,6 +339,8 @@ pub(crate) struct Counters {
     program_failures: Tally<{ CallbackFailure::NAMES.len() }>,
     identified: Tally<{ IdentifiedBy::NAMES.len() }>,
     identities_refused: Tally<{ IdentityRefusal::NAMES.len() }>,
+    /// Times that the sessions of those connected could not be looked up again.
+    pub(crate) rechecks_failed: Counter,
     /// Times that the files of keys for tokens were read again.
     pub(crate) key_reloads: Counter,
     /// Times that they could not be used.
@@ -478,6 +491,7 @@ impl Counters {
                 "identified_by": self.identified.to_json(IdentifiedBy::NAMES),
                 "refused": self.identities_refused.total(),
                 "refused_by": self.identities_refused.to_json(IdentityRefusal::NAMES),
+                "rechecks_failed": self.rechecks_failed.get(),
                 "key_reloads": self.key_reloads.get(),
                 "key_reloads_failed": self.key_reloads_failed.get(),
             },

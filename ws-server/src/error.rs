@@ -31,6 +31,16 @@ pub enum ServeError {
         /// What the system said, or what is wrong with the content.
         source: io::Error,
     },
+    /// The sessions of another application cannot be looked up.
+    #[error("identity.lookup: {source_name}: {reason}")]
+    Lookup {
+        /// The database, without its password.
+        source_name: String,
+        /// Why not.
+        reason: String,
+        /// Whether it does not answer at all.
+        is_down: bool,
+    },
     /// The FIFO directory, or the global FIFO in it, cannot be used.
     #[error(transparent)]
     Fifo(#[from] FifoError),
@@ -129,6 +139,8 @@ impl ServeError {
             Self::Watch { .. } | Self::ControlTokens { .. } => ServeErrorKind::Configuration,
             Self::Bind(_) | Self::Fifo(_) => ServeErrorKind::CannotCreate,
             Self::StateDir { source, .. } => of_io(source, ServeErrorKind::CannotCreate),
+            Self::Lookup { is_down: true, .. } => ServeErrorKind::Failure,
+            Self::Lookup { .. } => ServeErrorKind::Configuration,
             Self::Identity { source, .. } => of_io(source, ServeErrorKind::Configuration),
             Self::Cgroup { source, .. } => of_io(source, ServeErrorKind::Configuration),
             Self::Tls(TlsError::Unreadable { error, .. }) => {

@@ -6,6 +6,8 @@
 //! are over refuse the visitor, whatever another source would say; a source that cannot say refuses,
 //! too. Only if a visitor brings nothing is the next one asked.
 
+mod lookup;
+mod php;
 mod tokens;
 
 use std::io::Read;
@@ -17,13 +19,17 @@ use std::{fs::File, io};
 use tokio::time::sleep;
 use tracing::{error, info};
 use ws_proto::handshake::{RequestHead, Upgrade};
+use ws_session::{SessionId, UserId};
 
 use crate::config::{CredentialPlace, IdentityConfig};
-use crate::core::answer::Identity;
+use crate::core::answer::{Identity, Source, Witness};
+use crate::core::credential::{self, Found};
 use crate::counters::{Counters, IdentifiedBy, IdentityRefusal};
 use crate::error::ServeError;
 use crate::shared::Shared;
 
+use self::lookup::Lookup;
+use self::php::PhpSessions;
 use self::tokens::Tokens;
 
 /// No file of keys is that large.
@@ -33,6 +39,8 @@ const MAX_KEY_FILE_SIZE: u64 = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct Identifier {
     tokens: Option<Tokens>,
+    php: Option<PhpSessions>,
+    lookup: Option<Lookup>,
 }
 
 /// Credentials that prove no identity.
@@ -48,11 +56,19 @@ impl Identifier {
     ///
     /// # Errors
     ///
-    /// [`ServeError::Identity`] if what one of them needs is not there.
-    pub(crate) fn new(config: &IdentityConfig) -> Result<Option<Self>, ServeError> {
-        let tokens = config.token.as_deref().map(Tokens::load).transpose()?;
-        Ok(tokens.map(|tokens| Self {
-            tokens: Some(tokens),
+    /// [`ServeError`] if what one of them needs is not there.
+    pub(crate) async fn open(config: &IdentityConfig) -> Result<Option<Self>, ServeError> {
+        if config.token.is_none() && config.php.is_none() && config.lookup.is_none() {
+            return Ok(None);
+        }
+        let lookup = match &config.lookup {
+            Some(lookup) => Some(Lookup::open(lookup).await?),
+            None => None,
+        };
+        Ok(Some(Self {
+            tokens: config.token.as_deref().map(Tokens::load).transpose()?,
+            php: config.php.as_deref().map(PhpSessions::open).transpose()?,
+            lookup,
         }))
     }
 
@@ -77,6 +93,81 @@ impl Identifier {
         Ok(identity)
     }
 
+    /// Whether there are sources that one has to wait for.
+    pub(crate) fn has_sessions(&self) -> bool {
+        self.php.is_some() || self.lookup.is_some()
+    }
+
+    /// Asks these about the cookies of a visitor.
+    ///
+    /// # Errors
+    ///
+    /// [`Unproved`] for credentials that are not good, and if a source cannot say.
+    pub(crate) async fn look_up(
+        &self,
+        head: &RequestHead,
+        counters: &Counters,
+    ) -> Result<Option<Identity>, Unproved> {
+        let php = self.php.as_ref().map(|php| {
+            let config = php.config();
+            (
+                Source::Php,
+                IdentifiedBy::Php,
+                &config.cookie,
+                config.recheck,
+            )
+        });
+        let lookup = self.lookup.as_ref().map(|lookup| {
+            let config = lookup.config();
+            (
+                Source::Lookup,
+                IdentifiedBy::Lookup,
+                &config.cookie,
+                config.recheck,
+            )
+        });
+        for (source, by, cookie, recheck) in php.into_iter().chain(lookup) {
+            let credential = match credential::cookie(head, cookie) {
+                Found::Nothing => continue,
+                Found::Credential(credential) => credential,
+                Found::Malformed(cause) => return Err(Unproved::malformed(cause)),
+            };
+            if let Some(user) = self.ask(source, credential).await? {
+                counters.identified(by);
+                let witness = recheck.map(|_| {
+                    Box::new(Witness {
+                        source,
+                        credential: credential.into(),
+                    })
+                });
+                return Ok(Some(Identity {
+                    session: Some(SessionId::of_name(credential)),
+                    ttl: recheck,
+                    witness,
+                    ..Identity::of(user)
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Asks a source whose session that is.
+    ///
+    /// # Errors
+    ///
+    /// [`Unproved`] if it cannot say.
+    pub(crate) async fn ask(
+        &self,
+        source: Source,
+        credential: &str,
+    ) -> Result<Option<UserId>, Unproved> {
+        match (source, &self.php, &self.lookup) {
+            (Source::Php, Some(php), _) => php.ask(credential).await,
+            (Source::Lookup, _, Some(lookup)) => lookup.ask(credential).await,
+            _ => Ok(None),
+        }
+    }
+
     /// The subprotocol behind which a client offers a token: the one that is spoken then.
     pub(crate) fn protocol(&self, upgrade: &Upgrade) -> Option<&str> {
         let places = self.tokens.iter().flat_map(Tokens::places);
@@ -86,6 +177,23 @@ impl Identifier {
                 _ => None,
             })
             .find(|name| upgrade.protocols().any(|offered| offered == *name))
+    }
+}
+
+impl Unproved {
+    fn malformed(cause: &str) -> Self {
+        Self {
+            refusal: IdentityRefusal::Malformed,
+            cause: cause.to_owned(),
+        }
+    }
+
+    /// Whether it is not the visitor's fault.
+    pub(crate) fn is_failure(&self) -> bool {
+        matches!(
+            self.refusal,
+            IdentityRefusal::Unreadable | IdentityRefusal::Unreachable | IdentityRefusal::Timeout
+        )
     }
 }
 

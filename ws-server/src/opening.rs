@@ -21,7 +21,7 @@ use crate::application::Validation;
 use crate::command::Adoption;
 use crate::config::{FifoNaming, HostRule};
 use crate::connection::{Connection, Consent};
-use crate::core::answer::{Identity, Verdict};
+use crate::core::answer::{Identity, Verdict, Witness};
 use crate::core::cookie;
 use crate::core::credential;
 use crate::core::forwarded::{self, Forwarded};
@@ -30,7 +30,7 @@ use crate::counters::{CloseCause, IdentifiedBy, IdentityRefusal, Refusal};
 use crate::doors::{self, GLOBAL_FIFO};
 use crate::gate::{Dismissal, Newcomer};
 use crate::hub::{Entry, Hub};
-use crate::identify::Unproved;
+use crate::identify::{Identifier, Unproved};
 use crate::places::{Full, Place, Visit};
 use crate::revalidation;
 use crate::shard::Shard;
@@ -69,10 +69,12 @@ struct Admitted<'a> {
     place: Place,
     /// When the validation is asked again.
     ttl: Option<Duration>,
-    /// When it was found out in which session the visitor is.
-    identified_at: Instant,
+    /// Who is asked then, unless it is the validation.
+    witness: Option<Box<Witness>>,
     /// When the connection is over.
     expires_in: Option<Duration>,
+    /// When it was found out in which session the visitor is.
+    identified_at: Instant,
 }
 
 /// One who asks to be connected, before it is known who that is.
@@ -248,8 +250,9 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted<'_>) {
         consent,
         place,
         ttl,
-        identified_at,
+        witness,
         expires_in,
+        identified_at,
     } = admitted;
     let id = visitor.connection;
     debug!(parent: &visitor.span(), path = visitor.path(), "connection opened");
@@ -301,7 +304,7 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted<'_>) {
         ));
     }
     if let Some(ttl) = ttl {
-        let task = revalidation::run(Rc::clone(shard), Rc::clone(&connection), ttl);
+        let task = revalidation::run(Rc::clone(shard), Rc::clone(&connection), ttl, witness);
         connection.ends_with_it(shard.spawn(task));
     }
     connection.ask_turn();
@@ -363,6 +366,13 @@ impl<'a> Opening<'_, 'a> {
         let visit = server.hub.places().visit(forwarded.addr)?;
         self.check_origin(&head, &forwarded)?;
         let known = self.recognise(&head, &upgrade)?;
+        let known = match &server.identifier {
+            // Apart from the task, like the validation.
+            Some(identifier) if known.is_none() && identifier.has_sessions() => {
+                Box::pin(self.look_up(identifier, &head)).await?
+            }
+            _ => known,
+        };
         let token = self.token(&head)?;
         let unknown = token.as_ref().map(SessionToken::id);
         if let Some(id) = unknown.filter(|id| !server.hub.sessions().contains(*id)) {
@@ -371,6 +381,9 @@ impl<'a> Opening<'_, 'a> {
         }
         let claim = self.claim(&head, &upgrade, &forwarded, visit, token.as_ref())?;
         let admitted = match (known, &server.validation) {
+            (Some(identity), _) if identity.session.is_some() => {
+                Box::pin(self.admit_named(&upgrade, claim, identity)).await?
+            }
             (Some(identity), _) => self.admit(&upgrade, claim, identity)?,
             // Apart from the task, so that those who wait for their heads do not hold room for it.
             (None, Some(validation)) => Box::pin(self.ask(validation, &upgrade, claim)).await?,
@@ -466,11 +479,43 @@ impl<'a> Opening<'_, 'a> {
         known.map_err(|unproved| self.unproved(unproved))
     }
 
+    /// Asks those who know the sessions of other applications, unless the peer leaves or speaks
+    /// before they answer.
+    async fn look_up(
+        &self,
+        identifier: &Identifier,
+        head: &RequestHead,
+    ) -> Result<Option<Identity>, Refused> {
+        let counters = &self.shard.server.hub.counters;
+        let mut draining = self.shard.server.draining.clone();
+        let known = tokio::select! {
+            // As with the validation.
+            biased;
+            early = self.early_data() => return Err(early),
+            known = identifier.look_up(head, counters) => known,
+            _ = draining.wait_for(|draining| *draining) => {
+                return Err(self.abandon(Refusal::Draining, GOING_DOWN));
+            }
+        };
+        if let Ok(Some(known)) = &known {
+            debug!(conn.id = %self.id, user.id = %known.user, "visitor recognised by a session");
+        }
+        known.map_err(|unproved| self.unproved(unproved))
+    }
+
     fn unproved(&self, unproved: Unproved) -> Refused {
         let counters = &self.shard.server.hub.counters;
         counters.identity_refused(unproved.refusal);
         let reason = unproved.refusal.as_str();
         debug!(conn.id = %self.id, reason, "visitor not recognised");
+        if unproved.is_failure() {
+            let mut refused = busy(
+                Refusal::IdentityFailed,
+                "the visitor could not be recognised",
+            );
+            refused.cause = unproved.cause;
+            return refused;
+        }
         // RFC 9110 §15.5.2: a 401 says what would be accepted. What was wrong, only the log does.
         let challenge = [("WWW-Authenticate", "Bearer")];
         Refused {
@@ -596,6 +641,16 @@ impl<'a> Opening<'_, 'a> {
         claim: Claim<'_>,
     ) -> Result<Admitted<'a>, Refused> {
         let identity = self.validate(validation, &claim.visitor).await?;
+        self.admit_named(upgrade, claim, identity).await
+    }
+
+    /// Admits one whose session may have a name that only the store knows.
+    async fn admit_named(
+        &self,
+        upgrade: &Upgrade,
+        claim: Claim<'_>,
+        identity: Identity,
+    ) -> Result<Admitted<'a>, Refused> {
         if let Some(named) = identity.session
             && !self.shard.server.hub.sessions().contains(named)
         {
@@ -626,8 +681,9 @@ impl<'a> Opening<'_, 'a> {
             user,
             session: named,
             ttl,
-            data,
+            witness,
             expires_in,
+            data,
             cookies,
         } = identity;
         // The application may name a session again that was revoked before it was asked.
@@ -635,8 +691,10 @@ impl<'a> Opening<'_, 'a> {
             Some(_) => Instant::now(),
             None => claimed_at,
         };
-        let claimed = session;
-        let session = named.unwrap_or(claimed);
+        // Unless it is a guest, whose name is the session's.
+        let is_named = server.validation.is_some()
+            || server.identifier.is_some() && user != UserId::from(session);
+        let session = named.unwrap_or(session);
         // Whoever is only being validated has no place, and may find all of them taken now.
         let place = visit.settle(&user)?;
         let fifo = self.make_fifo(&user, addr)?;
@@ -667,7 +725,7 @@ impl<'a> Opening<'_, 'a> {
             .accept(self.protocol(upgrade), deflate.as_ref(), &set_cookies)
             .map_err(|error| internal(&error))?;
         let keeper = &server.hub.keeper;
-        let named_user = (user != UserId::from(claimed)).then_some(&user);
+        let named_user = is_named.then_some(&user);
         if let Some(issued) = &mut issued {
             issued.is_handed_out = true;
             keeper.keep(issued.session, named_user, addr);
@@ -692,8 +750,9 @@ impl<'a> Opening<'_, 'a> {
             consent: Consent { response, deflate },
             place,
             ttl,
-            identified_at,
+            witness,
             expires_in,
+            identified_at,
         })
     }
 

@@ -1,4 +1,5 @@
-//! A validation that does not hold for ever (`X-WS-TTL`): asked again while the connection is open.
+//! An identity that does not hold for ever (`X-WS-TTL`, or the session of another application):
+//! asked for again while the connection is open.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -7,51 +8,109 @@ use tracing::{debug, warn};
 use ws_proto::{CloseCode, CloseFrame};
 
 use crate::connection::Connection;
-use crate::core::answer::Verdict;
+use crate::core::answer::{Verdict, Witness};
 use crate::counters::CloseCause;
 use crate::shard::Shard;
 
-/// Asks the validation callback each time its answer has run out, until it gives one that holds.
+/// Why a connection is closed.
+struct End {
+    code: CloseCode,
+    reason: &'static str,
+    cause: String,
+}
+
+impl End {
+    /// Its session is not what it was.
+    fn of(reason: &'static str, cause: impl Into<String>) -> Self {
+        Self {
+            code: CloseCode::POLICY,
+            reason,
+            cause: cause.into(),
+        }
+    }
+}
+
+const OVER: &str = "the session is over";
+const ANOTHER: &str = "the session is another user's now";
+
+/// Asks whoever named the user each time the answer has run out, until it gives one that holds.
 /// Whoever is not the same user any more is closed. To be aborted when the connection ends.
-pub(crate) async fn run(shard: Rc<Shard>, connection: Rc<Connection>, mut ttl: Duration) {
-    let Some(validation) = &shard.server.validation else {
+pub(crate) async fn run(
+    shard: Rc<Shard>,
+    connection: Rc<Connection>,
+    ttl: Duration,
+    witness: Option<Box<Witness>>,
+) {
+    let end = match witness {
+        Some(witness) => ask_witness(&shard, &connection, ttl, &witness).await,
+        None => ask_validation(&shard, &connection, ttl).await,
+    };
+    let Some(End {
+        code,
+        reason,
+        cause,
+    }) = end
+    else {
         return;
     };
+    let id = connection.visitor().connection;
+    debug!(conn.id = %id, cause, "connection is not valid any more");
+    connection.close(CloseCause::Validation, CloseFrame::new(code, reason));
+}
+
+async fn ask_validation(shard: &Shard, connection: &Connection, mut ttl: Duration) -> Option<End> {
+    let validation = shard.server.validation.as_ref()?;
     let visitor = connection.visitor();
     loop {
         tokio::time::sleep(ttl).await;
         shard.server.hub.counters.validations_started.increment();
         let data = shard.server.hub.keeper.data(visitor.session);
         let verdict = validation.judge(visitor, data).await;
-        let (code, reason, cause) = match verdict {
+        match verdict {
             Verdict::Accepted(identity) if Some(&identity.user) == visitor.user.as_ref() => {
                 shard.server.hub.counters.validations_accepted.increment();
                 if let Some(data) = identity.data {
                     shard.server.hub.keeper.set_data(visitor.session, data);
                 }
-                match identity.ttl {
-                    Some(next) => ttl = next,
-                    None => return,
-                }
-                continue;
+                ttl = identity.ttl?;
             }
-            Verdict::Accepted(_) => (
-                CloseCode::POLICY,
-                "the session is another user's now",
-                "another user is named".to_owned(),
-            ),
+            Verdict::Accepted(_) => return Some(End::of(ANOTHER, "another user is named")),
             Verdict::Refused {
                 status: 401 | 403,
                 cause,
-            } => (CloseCode::POLICY, "the session is over", cause),
+            } => return Some(End::of(OVER, cause)),
             Verdict::Refused { cause, .. } => {
                 warn!(conn.id = %visitor.connection, cause, "validation failed");
-                let reason = "the session could not be validated again";
-                (CloseCode::TRY_LATER, reason, cause)
+                return Some(End {
+                    code: CloseCode::TRY_LATER,
+                    reason: "the session could not be validated again",
+                    cause,
+                });
             }
-        };
-        debug!(conn.id = %visitor.connection, cause, "connection is not valid any more");
-        connection.close(CloseCause::Validation, CloseFrame::new(code, reason));
-        return;
+        }
+    }
+}
+
+/// A source that cannot say changes nothing: it is asked again when it is due the next time.
+async fn ask_witness(
+    shard: &Shard,
+    connection: &Connection,
+    interval: Duration,
+    witness: &Witness,
+) -> Option<End> {
+    let identifier = shard.server.identifier.as_ref()?;
+    let visitor = connection.visitor();
+    loop {
+        tokio::time::sleep(interval).await;
+        match identifier.ask(witness.source, &witness.credential).await {
+            Ok(Some(user)) if Some(&user) == visitor.user.as_ref() => {}
+            Ok(Some(_)) => return Some(End::of(ANOTHER, "another user has logged in")),
+            Ok(None) => return Some(End::of(OVER, "nobody is logged in any more")),
+            Err(unproved) => {
+                shard.server.hub.counters.rechecks_failed.increment();
+                let cause = unproved.cause;
+                debug!(conn.id = %visitor.connection, cause, "the session cannot be read again");
+            }
+        }
     }
 }

@@ -21,7 +21,7 @@ use crate::config::{AppBackend, Config};
 use crate::doors::{self, ControlDoors, GLOBAL_FIFO};
 use crate::error::ServeError;
 use crate::helpers::{HelperProgram, Helpers};
-use crate::identify;
+use crate::identify::{self, Identifier};
 use crate::reload::Watch;
 use crate::shard;
 use crate::shared::Shared;
@@ -95,6 +95,7 @@ async fn serve(
     let fifos = open_fifos(&config)?;
     let control = ControlDoors::bind(&config)?;
     let store = store::open(config.identity()).await?;
+    let identifier = Identifier::open(config.identity()).await?;
     let watch = Watch::new(&config.app().watch, &config.server().state_dir)?;
     let helpers = Helpers::start(&config, &helper).await?;
     raise_descriptor_limit();
@@ -109,6 +110,7 @@ async fn serve(
         senders.into_boxed_slice(),
         fifos,
         store,
+        identifier,
         &helpers,
         is_draining,
     )?);

@@ -47,8 +47,8 @@ fn report(invalid: Option<&InvalidConfig>) -> serde_json::Value {
     json!({ "valid": invalid.is_none(), "faults": faults })
 }
 
-/// The setting that may hold a password.
-const STORE: &str = "identity.store";
+/// The settings that may hold a password.
+const DATABASES: [&str; 2] = ["identity.store", "identity.lookup.source"];
 
 fn print(args: &PrintArgs) -> Result<(), Failure> {
     if args.default {
@@ -61,9 +61,11 @@ fn print(args: &PrintArgs) -> Result<(), Failure> {
     let (raw, surroundings) = load(&args.config)?;
     config::check(&raw, &surroundings)?;
     let mut whole = raw.with_defaults();
-    if let Some(RawKind::Text(store)) = whole.get(STORE).map(RawValue::kind) {
-        let shown = without_secrets(store);
-        whole.set(STORE, shown.as_str());
+    for path in DATABASES {
+        if let Some(RawKind::Text(database)) = whole.get(path).map(RawValue::kind) {
+            let shown = without_secrets(database);
+            whole.set(path, shown.as_str());
+        }
     }
     if args.json {
         return output::json(&whole);

@@ -199,12 +199,14 @@ pub(super) fn identity(reader: &mut Reader<'_>, state_dir: &Path) -> IdentityCon
         ttl: reader.duration("identity.ttl", Duration::from_secs(1), 365 * DAY),
         max_age: reader.interval("identity.max_age", Duration::from_secs(1), 3650 * DAY),
         max_sessions: reader.count("identity.max_sessions", 100_000_000),
+        required: reader.flag("identity.required"),
+        token: identity::token(reader),
+        php: identity::php(reader),
+        lookup: identity::lookup(reader),
         store: reader.store("identity.store", &state_dir.join(SESSIONS_FILE)),
         store_timeout: reader.duration("identity.store_timeout", SHORTEST, MINUTE),
         check_interval: reader.interval("identity.check_interval", Duration::from_secs(1), DAY),
         close: CloseFrame::new(close_code, close_reason),
-        required: reader.flag("identity.required"),
-        token: identity::token(reader),
     }
 }
 

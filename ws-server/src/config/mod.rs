@@ -30,7 +30,10 @@ use ws_transport::{ListenAddr, ListenSocket};
 pub use account::Account;
 pub use fault::{Fault, InvalidConfig, Problem};
 pub use host::{HostRule, InvalidHost};
-pub use identity::{CredentialPlace, TokenAlgorithm, TokenConfig};
+pub use identity::{
+    CookieHash, CredentialPlace, LookupConfig, LookupFormat, LookupQuestion, PhpConfig, PhpHandler,
+    TokenAlgorithm, TokenConfig,
+};
 pub(crate) use origin::split_authority;
 pub use origin::{InvalidOrigin, OriginRule, WebOrigin};
 pub use raw::{RawConfig, RawKind, RawValue, Source};

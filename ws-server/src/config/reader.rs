@@ -202,6 +202,20 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// Reads where a database of somebody else's is.
+    pub(super) fn database(&mut self, path: &'static str) -> Option<StoreAddress> {
+        let base = self.base;
+        self.read_optional(path, |value| {
+            let text = text(value)?;
+            let is_bare = text == "memory" || text == "sqlite";
+            let parsed = StoreAddress::parse(&text, base_of(value, base), base);
+            parsed.ok().filter(|_| !is_bare).ok_or(Problem::Secret {
+                expected: "\"sqlite:PATH\", or a URL like \"mysql://USER:PASSWORD@HOST/DATABASE\", \
+                           \"postgres://...\" or \"redis://...\"",
+            })
+        })
+    }
+
     /// Reads a path; an empty one is none.
     pub(super) fn path_unless_empty(&mut self, path: &'static str) -> Option<PathBuf> {
         let base = self.base;

@@ -549,6 +549,126 @@ pub(super) const SETTINGS: &[Setting] = &[
               ones that cannot be used leave the former in use. No connection is touched.",
     },
     Setting {
+        path: "identity.php.save_path",
+        default: DefaultValue::Absent("\"/var/lib/php/sessions\""),
+        doc: "PHP's session.save_path: clients with a session in one of its files are whom the session names,\n\
+              and no callback is asked. The server must be able to read the files.",
+    },
+    Setting {
+        path: "identity.php.cookie",
+        default: DefaultValue::Text("PHPSESSID"),
+        doc: "PHP's session.name.",
+    },
+    Setting {
+        path: "identity.php.user_key",
+        default: DefaultValue::List(&["id"]),
+        doc: "The variable that is the user id, $_SESSION['id'] say: an integer or a string. What lies in\n\
+              arrays and objects is reached with dots: \"user.id\". Of several the first that is set counts;\n\
+              null, false, \"\" and 0 are not logged in.",
+    },
+    Setting {
+        path: "identity.php.serialize_handler",
+        default: DefaultValue::Text("php"),
+        doc: "PHP's session.serialize_handler: \"php\", \"php_binary\" or \"php_serialize\".",
+    },
+    Setting {
+        path: "identity.php.owner",
+        default: DefaultValue::Absent("\"www-data\""),
+        doc: "The user that PHP runs as: a name or a number. A file of anybody else but root and the user of\n\
+              the server is not believed, nor one that its group or others may write.",
+    },
+    Setting {
+        path: "identity.php.max_idle",
+        default: DefaultValue::Text("off"),
+        doc: "Time after which a session that PHP has not written is over, 1s to 365d (PHP's\n\
+              session.gc_maxlifetime is 24m), or \"off\": when PHP removes the file.",
+    },
+    Setting {
+        path: "identity.php.max_size",
+        default: DefaultValue::Text("1MiB"),
+        doc: "The largest session, 1B to 16MiB; a larger one is refused (503).",
+    },
+    Setting {
+        path: "identity.php.timeout",
+        default: DefaultValue::Text("2s"),
+        doc: "How long PHP may keep a session to itself, 10ms to 1h: it locks the file from session_start()\n\
+              to the end of the page or session_write_close(). After that 503.",
+    },
+    Setting {
+        path: "identity.php.concurrency",
+        default: DefaultValue::Number(16),
+        doc: "Sessions read at once, 1 to 1000, each by a thread.",
+    },
+    Setting {
+        path: "identity.php.recheck",
+        default: DefaultValue::Text("5m"),
+        doc: "How often the session of one who is connected is read again, 1s to 24h, or \"off\": whoever has\n\
+              logged out, or is another user now, is closed with 1008. Each costs the connection a timer.",
+    },
+    Setting {
+        path: "identity.lookup.source",
+        default: DefaultValue::Absent("\"mysql://ws@localhost/app\""),
+        doc: "A database with the sessions of another application: \"sqlite:PATH\", \"mysql://...\",\n\
+              \"postgres://...\" or \"redis://...\". Clients with one of them are whom it names, and no\n\
+              callback is asked. Down, it is 503 for those who bring the cookie, and nobody's connection\n\
+              is touched. Give it a user that may read this table and nothing else.",
+    },
+    Setting {
+        path: "identity.lookup.cookie",
+        default: DefaultValue::Absent("\"app_session\""),
+        doc: "The cookie of that application, whose value is looked up.",
+    },
+    Setting {
+        path: "identity.lookup.query",
+        default: DefaultValue::Absent("\"SELECT user_id FROM sessions WHERE session_id = ?\""),
+        doc: "The statement, with one parameter for the cookie's value (? or, in PostgreSQL, $1). One column:\n\
+              text or an integer. No row, NULL and 0 are not logged in; several rows or another type are\n\
+              503.",
+    },
+    Setting {
+        path: "identity.lookup.key",
+        default: DefaultValue::Absent("\"app:session:{cookie}\""),
+        doc: "The key in Redis, with {cookie} where the cookie's value belongs.",
+    },
+    Setting {
+        path: "identity.lookup.field",
+        default: DefaultValue::Absent("\"user_id\""),
+        doc: "The field, if a hash is at the key.",
+    },
+    Setting {
+        path: "identity.lookup.format",
+        default: DefaultValue::Text("plain"),
+        doc: "What is found there: \"plain\" (the user id), \"json\", \"php\" (serialized, also twice) or\n\
+              \"php+base64\".",
+    },
+    Setting {
+        path: "identity.lookup.user_key",
+        default: DefaultValue::List(&[]),
+        doc: "Where the user id is in JSON or in what PHP has serialized, as for identity.php.user_key. Empty:\n\
+              it is the whole of it.",
+    },
+    Setting {
+        path: "identity.lookup.cookie_hash",
+        default: DefaultValue::Text("none"),
+        doc: "\"sha256\" if the application stores the SHA-256 of the cookie's value, in hexadecimal digits.",
+    },
+    Setting {
+        path: "identity.lookup.timeout",
+        default: DefaultValue::Text("2s"),
+        doc: "How long an answer may take, 10ms to 1h. After that 503.",
+    },
+    Setting {
+        path: "identity.lookup.concurrency",
+        default: DefaultValue::Number(8),
+        doc: "Questions at once, 1 to 1000; in SQL each needs a connection to the database.",
+    },
+    Setting {
+        path: "identity.lookup.recheck",
+        default: DefaultValue::Text("5m"),
+        doc: "How often it is asked again about one who is connected, 1s to 24h, or \"off\": whoever has logged\n\
+              out, or is another user now, is closed with 1008. Each costs the connection a timer.",
+    },
+    Setting {
         path: "validate.backend",
         default: DefaultValue::Absent("\"exec\""),
         doc: "What decides who a client is, before it is connected: \"none\" (the user id is the session id),\n\

@@ -17,7 +17,7 @@ use crate::store::StoreAddress;
 
 use super::account::Account;
 use super::host::HostRule;
-use super::identity::TokenConfig;
+use super::identity::{LookupConfig, PhpConfig, TokenConfig};
 use super::origin::OriginRule;
 use super::sandbox::Sandbox;
 use super::trusted::TrustedPeers;
@@ -179,6 +179,14 @@ pub struct IdentityConfig {
     pub max_age: Option<Duration>,
     /// Known sessions.
     pub max_sessions: NonZeroUsize,
+    /// Whether whom nobody can name is refused.
+    pub required: bool,
+    /// Signed tokens.
+    pub token: Option<Box<TokenConfig>>,
+    /// Session files of PHP.
+    pub php: Option<Box<PhpConfig>>,
+    /// Sessions of another application in a database.
+    pub lookup: Option<Box<LookupConfig>>,
     /// Where sessions are kept.
     pub store: StoreAddress,
     /// How long the store may take to find a session.
@@ -188,10 +196,6 @@ pub struct IdentityConfig {
     pub check_interval: Option<Duration>,
     /// What the connections of a session are closed with when it ends.
     pub close: CloseFrame,
-    /// Whether whom nobody can name is refused.
-    pub required: bool,
-    /// Signed tokens.
-    pub token: Option<Box<TokenConfig>>,
 }
 
 /// How a callback is run.

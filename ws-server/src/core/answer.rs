@@ -96,12 +96,40 @@ pub(crate) struct Identity {
     /// How long the answer holds until it is asked for again; without one, as long as the
     /// connection.
     pub(crate) ttl: Option<Duration>,
-    /// What the session holds from now on; nothing if it is empty.
-    pub(crate) data: Option<SessionData>,
+    /// Who is asked then, unless it is the validation callback.
+    pub(crate) witness: Option<Box<Witness>>,
     /// How long the connection may last.
     pub(crate) expires_in: Option<Duration>,
+    /// What the session holds from now on; nothing if it is empty.
+    pub(crate) data: Option<SessionData>,
     /// Values of `Set-Cookie` headers for the 101.
     pub(crate) cookies: Vec<String>,
+}
+
+/// Whose session of another application names a user, and by what name that knows it.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Witness {
+    pub(crate) source: Source,
+    /// Whoever has it has the session.
+    pub(crate) credential: Box<str>,
+}
+
+/// Without the credential.
+impl std::fmt::Debug for Witness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Witness")
+            .field("source", &self.source)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where the sessions of another application are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// In PHP's files.
+    Php,
+    /// In a database.
+    Lookup,
 }
 
 impl Identity {
@@ -110,8 +138,9 @@ impl Identity {
             user,
             session: None,
             ttl: None,
-            data: None,
+            witness: None,
             expires_in: None,
+            data: None,
             cookies: Vec::new(),
         }
     }
@@ -178,8 +207,9 @@ fn identity(answer: &CgiAnswer<'_>) -> Result<Identity, String> {
         user,
         session: session.map(SessionId::of_name),
         ttl,
-        data: session_data(answer)?,
+        witness: None,
         expires_in: None,
+        data: session_data(answer)?,
         cookies: cookies.map(|(_, value)| value.to_owned()).collect(),
     })
 }

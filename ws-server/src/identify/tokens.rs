@@ -78,10 +78,7 @@ impl Tokens {
             None | Some(Found::Nothing) => return Ok(None),
             Some(Found::Credential(token)) => token,
             Some(Found::Malformed(cause)) => {
-                return Err(Unproved {
-                    refusal: IdentityRefusal::Malformed,
-                    cause: cause.to_owned(),
-                });
+                return Err(Unproved::malformed(cause));
             }
         };
         let keys = Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner));

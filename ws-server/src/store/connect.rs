@@ -34,6 +34,7 @@ pub(crate) struct ConnectSettings {
 /// Connections to one server. They are made anew when they break, and each clone shares them.
 #[derive(Clone)]
 pub(crate) enum Client {
+    Sqlite(SqlitePool),
     MySql(MySqlPool),
     Postgres(PgPool),
     Redis(ConnectionManager),
@@ -138,6 +139,22 @@ pub(crate) async fn open_sqlite(path: &Path) -> Result<SqlitePool, ConnectError>
     });
     let pool = pool.idle_timeout(None).max_lifetime(None);
     let opened = pool.connect_with(options).await;
+    opened.map_err(|error| ConnectError::of_sql(&error))
+}
+
+/// Opens an SQLite file of somebody else's, to read it and nothing else.
+///
+/// # Errors
+///
+/// [`ConnectError`] if it cannot be opened, or is no database.
+pub(crate) async fn open_sqlite_to_read(
+    path: &Path,
+    settings: ConnectSettings,
+) -> Result<SqlitePool, ConnectError> {
+    let opened = OpenOptions::new().read(true).open(path);
+    opened.map_err(ConnectError::File)?;
+    let options = sqlite_options(path).read_only(true);
+    let opened = pool(settings).connect_with(options).await;
     opened.map_err(|error| ConnectError::of_sql(&error))
 }
 

@@ -43,6 +43,7 @@ pub(super) async fn open_at(
         StoreAddress::Memory => Arc::new(MemoryStore::default()),
         StoreAddress::Sqlite(path) => Arc::new(SqlStore::open(open_sqlite(path).await?).await?),
         StoreAddress::Server(url) => match url.connect(settings).await? {
+            Client::Sqlite(pool) => Arc::new(SqlStore::open(pool).await?),
             Client::MySql(pool) => Arc::new(SqlStore::open(pool).await?),
             Client::Postgres(pool) => Arc::new(SqlStore::open(pool).await?),
             Client::Redis(connection) => Arc::new(RedisStore::open(connection, ttl).await?),

@@ -4,20 +4,20 @@ use std::time::{Duration, Instant};
 
 /// Notes when a store stops answering and when it answers again, so that each is said once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Outage {
+pub(crate) struct Outage {
     since: Option<Instant>,
 }
 
 impl Outage {
     /// Notes that it did not answer. Returns whether that is news.
-    pub(super) fn failed(&mut self, now: Instant) -> bool {
+    pub(crate) fn failed(&mut self, now: Instant) -> bool {
         let is_news = self.since.is_none();
         self.since.get_or_insert(now);
         is_news
     }
 
     /// Notes that it answered. Returns for how long it had not, if that is news.
-    pub(super) fn answered(&mut self, now: Instant) -> Option<Duration> {
+    pub(crate) fn answered(&mut self, now: Instant) -> Option<Duration> {
         let since = self.since.take()?;
         Some(now.saturating_duration_since(since))
     }

@@ -1,6 +1,8 @@
 //! Who a visitor is, told without a process: by a signed token or by the session of another
 //! application.
 
+mod lookup;
+mod php;
 mod tokens;
 
 use serde_json::Value;

@@ -22,7 +22,16 @@ fn echo_server() -> Shared {
     let helpers = Helpers::default();
     let (_, draining) = watch::channel(false);
     let store = Arc::new(ws_session::MemoryStore::default());
-    assembly::share(config, Box::default(), None, store, &helpers, draining).unwrap()
+    assembly::share(
+        config,
+        Box::default(),
+        None,
+        store,
+        None,
+        &helpers,
+        draining,
+    )
+    .unwrap()
 }
 
 fn agreed() -> DeflateParams {

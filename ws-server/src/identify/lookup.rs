@@ -1,0 +1,346 @@
+//! The sessions of another application in a database.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use futures_util::TryStreamExt as _;
+use redis::aio::ConnectionManager;
+use ring::digest;
+use sqlx::mysql::MySql;
+use sqlx::postgres::Postgres;
+use sqlx::sqlite::Sqlite;
+use sqlx::{
+    AssertSqlSafe, ColumnIndex, Database, Decode, Encode, Executor, IntoArguments, Pool, Row, Type,
+    ValueRef as _,
+};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::{info, warn};
+use ws_session::UserId;
+
+use super::Unproved;
+use crate::config::{CookieHash, LookupConfig, LookupFormat, LookupQuestion, StoreAddress};
+use crate::core::foreign::{self, Unreadable};
+use crate::counters::IdentityRefusal;
+use crate::error::ServeError;
+use crate::store::{Client, ConnectError, ConnectSettings, Outage, open_sqlite_to_read};
+
+/// The longest value of a cookie that is asked about. A browser sends no longer one.
+const MAX_COOKIE_SIZE: usize = 4096;
+
+/// What asks the database.
+#[derive(Debug)]
+pub(super) struct Lookup {
+    inner: Arc<Inner>,
+    /// Where the connections are at home. Threads that serve visitors never wait for them.
+    runtime: Handle,
+}
+
+struct Inner {
+    config: LookupConfig,
+    client: Client,
+    turns: Semaphore,
+    outage: Mutex<Outage>,
+}
+
+/// Without what it takes to get in.
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner")
+            .field("source", &self.config.source)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a question has no answer. None of it is the credential.
+#[derive(Debug, thiserror::Error)]
+enum Unanswered {
+    #[error("{0}")]
+    Database(#[from] ConnectError),
+    #[error("no answer within identity.lookup.timeout")]
+    Late,
+    #[error("the answer has several rows")]
+    ManyRows,
+    #[error("the answer has {0} columns, not one")]
+    Columns(usize),
+    #[error("the answer is neither text nor an integer")]
+    Type,
+    #[error("{0}")]
+    Unreadable(#[from] Unreadable),
+}
+
+impl Unanswered {
+    /// Whether it is the database that does not answer, and not the answer that is wrong.
+    fn is_outage(&self) -> bool {
+        matches!(self, Self::Database(_) | Self::Late)
+    }
+}
+
+impl From<sqlx::Error> for Unanswered {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(ConnectError::of_sql(&error))
+    }
+}
+
+impl From<redis::RedisError> for Unanswered {
+    fn from(error: redis::RedisError) -> Self {
+        Self::Database(ConnectError::of_redis(&error))
+    }
+}
+
+impl Lookup {
+    /// Connects, and tries the question.
+    ///
+    /// # Errors
+    ///
+    /// [`ServeError::Lookup`] if the database cannot be reached or does not understand it.
+    pub(super) async fn open(config: &LookupConfig) -> Result<Self, ServeError> {
+        let opened = Inner::open(config).await;
+        let inner = opened.map_err(|error| ServeError::Lookup {
+            source_name: config.source.to_string(),
+            is_down: matches!(
+                error,
+                Unanswered::Late | Unanswered::Database(ConnectError::Unreachable(_))
+            ),
+            reason: error.to_string(),
+        })?;
+        Ok(Self {
+            inner: Arc::new(inner),
+            runtime: Handle::current(),
+        })
+    }
+
+    pub(super) fn config(&self) -> &LookupConfig {
+        &self.inner.config
+    }
+
+    /// Says whose session it is that goes by this name; nobody's if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Unproved`] if the database cannot say.
+    pub(super) async fn ask(&self, cookie: &str) -> Result<Option<UserId>, Unproved> {
+        if cookie.len() > MAX_COOKIE_SIZE {
+            return Err(Unproved::malformed(
+                "the cookie is too long to name a session",
+            ));
+        }
+        let name = match self.inner.config.cookie_hash {
+            CookieHash::None => cookie.to_owned(),
+            CookieHash::Sha256 => sha256(cookie),
+        };
+        let inner = Arc::clone(&self.inner);
+        // Dropped, it ends what it began.
+        let mut task = JoinSet::new();
+        task.spawn_on(async move { inner.answer(&name).await }, &self.runtime);
+        match task.join_next().await {
+            Some(Ok(answer)) => answer,
+            _ => Err(Unproved {
+                refusal: IdentityRefusal::Unreachable,
+                cause: "the question was given up".to_owned(),
+            }),
+        }
+    }
+}
+
+impl Inner {
+    async fn open(config: &LookupConfig) -> Result<Self, Unanswered> {
+        let settings = ConnectSettings {
+            connections: u32::try_from(config.concurrency.get()).unwrap_or(u32::MAX),
+            timeout: config.timeout,
+        };
+        let client = match &config.source {
+            StoreAddress::Server(url) => url.connect(settings).await?,
+            StoreAddress::Sqlite(path) => {
+                Client::Sqlite(open_sqlite_to_read(path, settings).await?)
+            }
+            StoreAddress::Memory => {
+                let reason = "nothing can be looked up in memory".to_owned();
+                return Err(ConnectError::Other(reason).into());
+            }
+        };
+        let inner = Self {
+            turns: Semaphore::new(config.concurrency.get()),
+            outage: Mutex::default(),
+            client,
+            config: config.clone(),
+        };
+        // Whoever has misspelled a column hears it now.
+        match inner.stored("").await {
+            Err(error) if error.is_outage() || matches!(error, Unanswered::Columns(_)) => {
+                Err(error)
+            }
+            _ => Ok(inner),
+        }
+    }
+
+    async fn answer(&self, name: &str) -> Result<Option<UserId>, Unproved> {
+        let asking = async {
+            // It is never closed.
+            let _turn = self.turns.acquire().await;
+            self.stored(name).await
+        };
+        let stored = timeout(self.config.timeout, asking).await;
+        let stored = stored.unwrap_or(Err(Unanswered::Late));
+        self.note(stored.as_ref().err());
+        let user = stored.and_then(|stored| match stored {
+            None => Ok(None),
+            Some(stored) => {
+                let (format, keys) = (self.config.format, &self.config.user_keys);
+                Ok(foreign::user_of_stored(&stored, format, keys)?)
+            }
+        });
+        user.map_err(|error| Unproved {
+            refusal: match &error {
+                Unanswered::Late => IdentityRefusal::Timeout,
+                Unanswered::Database(_) => IdentityRefusal::Unreachable,
+                _ => IdentityRefusal::Unreadable,
+            },
+            cause: format!("the session cannot be looked up: {error}"),
+        })
+    }
+
+    /// Says once that the database does not answer, and once that it does again.
+    fn note(&self, error: Option<&Unanswered>) {
+        let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
+        let source = &self.config.source;
+        match error.filter(|error| error.is_outage()) {
+            Some(error) => {
+                if outage.failed(Instant::now()) {
+                    warn!(%source, %error, "sessions of the application cannot be looked up");
+                }
+            }
+            None => {
+                if let Some(elapsed) = outage.answered(Instant::now()) {
+                    info!(%source, ?elapsed, "sessions of the application are looked up again");
+                }
+            }
+        }
+    }
+
+    /// What the database has under that name.
+    async fn stored(&self, name: &str) -> Result<Option<Vec<u8>>, Unanswered> {
+        let takes_bytes = self.config.format != LookupFormat::Plain;
+        match (&self.client, &self.config.question) {
+            (Client::Sqlite(pool), LookupQuestion::Sql(query)) => {
+                row(pool, query, name, takes_bytes).await
+            }
+            (Client::MySql(pool), LookupQuestion::Sql(query)) => {
+                row(pool, query, name, takes_bytes).await
+            }
+            (Client::Postgres(pool), LookupQuestion::Sql(query)) => {
+                row(pool, query, name, takes_bytes).await
+            }
+            (Client::Redis(connection), LookupQuestion::Redis { key, field }) => {
+                let key = key.replacen("{cookie}", name, 1);
+                value(connection.clone(), &key, field.as_deref()).await
+            }
+            _ => {
+                Err(ConnectError::Other("the question is not for this database".to_owned()).into())
+            }
+        }
+    }
+}
+
+/// What differs between SQL databases: what they call text and integers.
+trait Cells: Database {
+    /// The only column of a row as text, if it is text or an integer.
+    fn cell(row: &Self::Row) -> Option<String>;
+}
+
+impl Cells for Sqlite {
+    fn cell(row: &Self::Row) -> Option<String> {
+        integer::<Self, i64>(row).or_else(|| row.try_get::<String, _>(0).ok())
+    }
+}
+
+impl Cells for MySql {
+    fn cell(row: &Self::Row) -> Option<String> {
+        integer::<Self, i64>(row)
+            .or_else(|| integer::<Self, u64>(row))
+            .or_else(|| row.try_get::<String, _>(0).ok())
+    }
+}
+
+impl Cells for Postgres {
+    fn cell(row: &Self::Row) -> Option<String> {
+        integer::<Self, i64>(row)
+            .or_else(|| integer::<Self, i32>(row))
+            .or_else(|| integer::<Self, i16>(row))
+            .or_else(|| row.try_get::<String, _>(0).ok())
+    }
+}
+
+fn integer<'r, DB: Database, T>(row: &'r DB::Row) -> Option<String>
+where
+    T: Decode<'r, DB> + Type<DB> + ToString,
+    usize: ColumnIndex<DB::Row>,
+{
+    row.try_get::<T, _>(0).ok().map(|number| number.to_string())
+}
+
+/// The only column of the only row, if it is not NULL.
+async fn row<DB: Cells>(
+    pool: &Pool<DB>,
+    query: &str,
+    name: &str,
+    takes_bytes: bool,
+) -> Result<Option<Vec<u8>>, Unanswered>
+where
+    for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
+    DB::Arguments: IntoArguments<DB>,
+    for<'e> String: Encode<'e, DB> + Type<DB>,
+    for<'d> Vec<u8>: Decode<'d, DB> + Type<DB>,
+    usize: ColumnIndex<DB::Row>,
+{
+    // The statement is the operator's own; what a visitor brings is its parameter.
+    let query = sqlx::query(AssertSqlSafe(query)).bind(name.to_owned());
+    let mut rows = query.fetch(pool);
+    let Some(row) = rows.try_next().await? else {
+        return Ok(None);
+    };
+    if row.len() != 1 {
+        return Err(Unanswered::Columns(row.len()));
+    }
+    if rows.try_next().await?.is_some() {
+        return Err(Unanswered::ManyRows);
+    }
+    if row.try_get_raw(0)?.is_null() {
+        return Ok(None);
+    }
+    let bytes = || {
+        let bytes = row.try_get::<Vec<u8>, _>(0).ok();
+        bytes.filter(|_| takes_bytes)
+    };
+    let cell = DB::cell(&row).map(String::into_bytes).or_else(bytes);
+    cell.map(Some).ok_or(Unanswered::Type)
+}
+
+async fn value(
+    mut connection: ConnectionManager,
+    key: &str,
+    field: Option<&str>,
+) -> Result<Option<Vec<u8>>, Unanswered> {
+    let question = match field {
+        Some(field) => redis::cmd("HGET").arg(key).arg(field).to_owned(),
+        None => redis::cmd("GET").arg(key).to_owned(),
+    };
+    match question.query_async(&mut connection).await? {
+        redis::Value::Nil => Ok(None),
+        redis::Value::BulkString(bytes) => Ok(Some(bytes)),
+        redis::Value::SimpleString(text) => Ok(Some(text.into_bytes())),
+        redis::Value::Int(number) => Ok(Some(number.to_string().into_bytes())),
+        _ => Err(Unanswered::Type),
+    }
+}
+
+fn sha256(text: &str) -> String {
+    let hash = digest::digest(&digest::SHA256, text.as_bytes());
+    hash.as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
