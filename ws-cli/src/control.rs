@@ -172,24 +172,33 @@ fn candidates(client: &Client, surroundings: &Surroundings) -> Result<Vec<Addres
 
 /// The token that is shown at a door that asks for one: the first of the file, or else
 /// `$WS_CONTROL_TOKEN`.
-fn token(client: &Client, surroundings: &Surroundings) -> Result<Option<String>, Failure> {
+fn token(client: &Client, surroundings: &Surroundings) -> Result<Option<Token>, Failure> {
     let Some(path) = &client.token_file else {
         let variable = surroundings.variable("WS_CONTROL_TOKEN");
-        return Ok(variable.map(|token| token.to_string_lossy().into_owned()));
+        return Ok(variable.map(|token| Token(token.to_string_lossy().into_owned())));
     };
     let text = std::fs::read_to_string(surroundings.directory.join(path))
         .with_context(|| format!("cannot read {}", path.display()))?;
     let mut lines = text.lines().map(str::trim);
     let token = lines.find(|line| !line.is_empty() && !line.starts_with('#'));
     let token = token.with_context(|| format!("there is no token in {}", path.display()))?;
-    Ok(Some(token.to_owned()))
+    Ok(Some(Token(token.to_owned())))
+}
+
+/// A secret: it is never shown.
+struct Token(String);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
 }
 
 /// Makes one request after another, over one connection as long as it lasts.
 #[derive(Debug)]
 pub(crate) struct Caller {
     candidates: Vec<Address>,
-    token: Option<String>,
+    token: Option<Token>,
     wire: Option<Wire>,
     /// Who answered last.
     address: Option<Address>,
@@ -236,7 +245,7 @@ impl Caller {
     async fn exchange(&mut self, ask: &Ask<'_>) -> Result<Value, CallError> {
         let mut wire = self.wire().await?;
         wire.sender.ready().await?;
-        let request = request(ask, self.address.as_ref(), self.token.as_deref())?;
+        let request = request(ask, self.address.as_ref(), self.token.as_ref())?;
         let response = wire.sender.send_request(request).await?;
         let answer = read_answer(response).await;
         if !matches!(answer, Err(CallError::Broken(_))) {
@@ -316,7 +325,7 @@ async fn connect_to(path: &Path) -> io::Result<UnixStream> {
 fn request(
     ask: &Ask<'_>,
     address: Option<&Address>,
-    token: Option<&str>,
+    token: Option<&Token>,
 ) -> Result<Request<Full<Bytes>>, CallError> {
     let host = match address {
         Some(Address::Http(authority)) => authority,
@@ -326,7 +335,7 @@ fn request(
         .method(ask.method.clone())
         .uri(ask.path)
         .header(header::HOST, host);
-    if let (Some(Address::Http(_)), Some(token)) = (address, token) {
+    if let (Some(Address::Http(_)), Some(Token(token))) = (address, token) {
         let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
             .context("the token cannot be sent")?;
         value.set_sensitive(true);

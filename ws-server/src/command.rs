@@ -161,3 +161,58 @@ pub(crate) enum Fate {
 
 /// Where the fates of the queued messages of one push are told, one for each.
 pub(crate) type Notices = mpsc::UnboundedSender<Fate>;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const REASONS: [DropReason; 5] = [
+        DropReason::Overflow,
+        DropReason::OverflowTotal,
+        DropReason::Slow,
+        DropReason::Closing,
+        DropReason::Ended,
+    ];
+
+    #[test]
+    fn only_reasons_that_there_are_are_told() {
+        let json = |receipt: Receipt| serde_json::to_value(receipt).unwrap();
+        let none = serde_json::json!({ "connections": 0, "written": 0, "queued": 0, "dropped": 0 });
+        assert_eq!(json(Receipt::default()), none);
+        let dropped = json(Receipt::all_dropped(2, DropReason::Closing));
+        assert_eq!(dropped["dropped_by"], serde_json::json!({ "closing": 2 }));
+    }
+
+    proptest! {
+        #[test]
+        fn prop_inv03_the_sum_law_holds_whatever_is_added_and_settled(
+            parts in prop::collection::vec((0_u64..9, 0_u64..9, 0_u64..9, 0_usize..5), 0..20),
+            fates in prop::collection::vec(prop::option::of(0_usize..5), 0..100),
+        ) {
+            let mut whole = Receipt::default();
+            for (written, queued, dropped, reason) in parts {
+                let mut part = Receipt::all_dropped(dropped, REASONS[reason]);
+                part.add(Receipt {
+                    connections: written + queued,
+                    written,
+                    queued,
+                    ..Receipt::default()
+                });
+                whole.add(part);
+            }
+            for fate in fates {
+                if whole.queued == 0 {
+                    break;
+                }
+                whole.settle(match fate {
+                    None => Fate::Written,
+                    Some(reason) => Fate::Dropped(REASONS[reason]),
+                });
+                prop_assert_eq!(whole.connections, whole.written + whole.queued + whole.dropped);
+                prop_assert_eq!(whole.dropped, whole.dropped_by.counts().iter().sum::<u64>());
+            }
+        }
+    }
+}

@@ -377,14 +377,21 @@ impl Connection {
         self.seat.ask();
     }
 
-    /// Writes pushed messages, or puts them behind what the peer has not read yet.
-    pub(crate) fn push(&self, counters: &Counters, publication: &Publication<'_>) -> Receipt {
+    /// Writes pushed messages, or puts them behind what the peer has not read yet, and adds to the
+    /// receipt how far they got.
+    pub(crate) fn push(
+        &self,
+        counters: &Counters,
+        publication: &Publication<'_>,
+        receipt: &mut Receipt,
+    ) {
         let mut state = self.state.borrow_mut();
         let count = publication.messages.len() as u64;
         counters.deliveries.owed.add(count);
+        receipt.connections += count;
         if !state.is_open() {
             counters.deliveries.dropped(DropReason::Closing, count);
-            return Receipt::all_dropped(count, DropReason::Closing);
+            return receipt.note_dropped(count, DropReason::Closing);
         }
         counters.messages_queued.add(count);
         let own = state.is_compressed.then(|| {
@@ -405,6 +412,7 @@ impl Connection {
             let given_up = state.give_up(CloseCause::Overflow, reason, counters);
             // What waited a moment only was never accepted either.
             dropped += given_up.min(pushed.accepted - pushed.sent);
+            receipt.note_dropped(dropped, DropReason::Overflow);
         }
         if !state.output.is_flushed() {
             self.seat.ask();
@@ -413,14 +421,8 @@ impl Connection {
         if let Some(notices) = publication.notices {
             state.output.wait_for_last(queued, notices);
         }
-        let mut receipt = Receipt {
-            connections: count,
-            written: pushed.sent,
-            queued,
-            ..Receipt::default()
-        };
-        receipt.note_dropped(dropped, DropReason::Overflow);
-        receipt
+        receipt.written += pushed.sent;
+        receipt.queued += queued;
     }
 
     /// How many bytes wait, if the connection can be closed for them.

@@ -339,26 +339,26 @@ impl Shard {
         match recipients {
             Recipients::All => {
                 for connection in present(&connections) {
-                    receipt.add(connection.push(counters, &publication));
+                    connection.push(counters, &publication, &mut receipt);
                 }
             }
             Recipients::AllBut(spared) => {
                 for connection in all_but(&connections, spared) {
-                    receipt.add(connection.push(counters, &publication));
+                    connection.push(counters, &publication, &mut receipt);
                 }
             }
             Recipients::Some(some) => {
                 for recipient in some {
-                    receipt.add(match find(&connections, recipient) {
-                        Some(connection) => connection.push(counters, &publication),
+                    match find(&connections, recipient) {
+                        Some(connection) => connection.push(counters, &publication, &mut receipt),
                         // It was live when the push was accepted, and has ended since.
                         None => {
                             let count = messages.len() as u64;
                             counters.deliveries.owed.add(count);
                             counters.deliveries.dropped(DropReason::Ended, count);
-                            Receipt::all_dropped(count, DropReason::Ended)
+                            receipt.add(Receipt::all_dropped(count, DropReason::Ended));
                         }
-                    });
+                    }
                 }
             }
         }

@@ -34,7 +34,7 @@ async fn follow(
         key: None,
         patience: TIMEOUT,
     };
-    let request = request(&ask, caller.address.as_ref(), caller.token.as_deref())?;
+    let request = request(&ask, caller.address.as_ref(), caller.token.as_ref())?;
     let mut response = wire.sender.send_request(request).await?;
     if !response.status().is_success() {
         return read_answer(response).await.map(|_| Ok(()));

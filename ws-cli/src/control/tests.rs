@@ -47,7 +47,7 @@ fn response(status: &str, body: &str) -> String {
 fn caller(address: Address) -> Caller {
     Caller {
         candidates: vec![address],
-        token: Some("a-token".to_owned()),
+        token: Some(Token("a-token".to_owned())),
         wire: None,
         address: None,
     }
@@ -233,10 +233,12 @@ fn a_url_is_a_server_on_tcp_and_its_token_is_shown_to_it() {
         key: None,
         patience: TIMEOUT,
     };
-    let request = request(&ask, Some(&address), Some("secret")).unwrap();
+    let request = request(&ask, Some(&address), Some(&Token("secret".to_owned()))).unwrap();
     assert_eq!(request.headers()["authorization"], "Bearer secret");
     assert_eq!(request.headers()["host"], "[::1]:80");
     assert!(!format!("{request:?}").contains("secret"), "T70");
+    let caller = format!("{:?}", caller(address));
+    assert!(!caller.contains("a-token"), "T70: {caller}");
 }
 
 #[test]
@@ -246,13 +248,13 @@ fn the_token_is_of_the_file_or_else_of_the_environment() {
     let surroundings = surroundings(&directory, &variables);
     let mut client = client(None);
     let found = token(&client, &surroundings).unwrap();
-    assert_eq!(found.as_deref(), Some("of-the-environment"));
+    assert_eq!(found.unwrap().0, "of-the-environment");
     client.token_file = Some("tokens".into());
     assert!(token(&client, &surroundings).is_err());
     let path = directory.path().join("tokens");
     std::fs::write(&path, "# new\n\n of-the-file \nold\n").unwrap();
     let found = token(&client, &surroundings).unwrap();
-    assert_eq!(found.as_deref(), Some("of-the-file"));
+    assert_eq!(found.unwrap().0, "of-the-file");
     std::fs::write(&path, "# none\n").unwrap();
     assert!(token(&client, &surroundings).is_err());
 }

@@ -1,7 +1,7 @@
 //! Pushes: whom they reach, what became of them, and how often.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
@@ -296,6 +296,31 @@ async fn what_is_dropped_says_why() {
     assert_eq!(receipt["dropped_by"], json!({ "closing": 1 }));
     assert_eq!(server.figure("pushes.dropped_by.closing"), 1);
     assert_eq!(server.figure("pushes.dropped_by.overflow"), 1);
+    drop(slow);
+    server.finish();
+}
+
+#[tokio::test]
+async fn who_waits_for_one_who_takes_nothing_learns_that_it_was_given_up() {
+    let setup = Setup::new()
+        .arg("--echo")
+        .set("limits.send_queue_size", "64MiB");
+    let server = setup.set("limits.write_timeout", "3s").start();
+    let slow = server.connect().await;
+    let to = json!({ "all": true });
+    let text = "x".repeat(1 << 20);
+    // Several, as the kernel takes a little more now and then.
+    let mut queued = 0;
+    while queued < 4 {
+        let receipt = server.send(to.clone(), &text);
+        assert_eq!(figure(&receipt, "dropped"), 0, "{receipt}");
+        queued += figure(&receipt, "queued");
+    }
+    let receipt = server.post("/v1/send", json!({ "to": to, "text": text, "wait": true }));
+    let expected = json!({
+        "connections": 1, "written": 0, "queued": 0, "dropped": 1, "dropped_by": { "slow": 1 }
+    });
+    assert_eq!(receipt, expected);
     drop(slow);
     server.finish();
 }
@@ -627,6 +652,55 @@ async fn send_lines_sends_each_line_as_it_comes_and_in_order() {
         (output.status.code(), &*output.stdout),
         (Some(75), &b"0\n"[..])
     );
+    assert_eq!(ask(&mut client, "nothing else").await, "nothing else");
+    bye(client).await;
+    server.finish();
+}
+
+/// Passes the first connection's request on and the answer not; of the next ones both.
+fn relay_that_loses_an_answer(listener: UnixListener, server: std::path::PathBuf) {
+    let mut is_first = true;
+    for asking in listener.incoming() {
+        let mut asking = asking.unwrap();
+        let mut asked = UnixStream::connect(&server).unwrap();
+        let (mut request, mut ahead) = (asking.try_clone().unwrap(), asked.try_clone().unwrap());
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut request, &mut ahead);
+            let _ = ahead.shutdown(std::net::Shutdown::Both);
+        });
+        if is_first {
+            // The first byte of the answer: it was carried out.
+            asked.read_exact(&mut [0]).unwrap();
+            asking.shutdown(std::net::Shutdown::Both).unwrap();
+            is_first = false;
+        } else {
+            let _ = std::io::copy(&mut asked, &mut asking);
+        }
+    }
+}
+
+#[tokio::test]
+async fn send_lines_sends_nothing_twice_when_an_answer_is_lost() {
+    let server = Setup::new().arg("--echo").start();
+    let mut client = server.connect().await;
+    let listener = UnixListener::bind(server.dir().join("relay")).unwrap();
+    let socket = server.state("control.sock");
+    // It waits for a next one until the tests end.
+    std::thread::spawn(move || relay_that_loses_an_answer(listener, socket));
+    let mut sending = send_lines(&server, &["--all", "--control", "relay"]);
+    let mut stdin = sending.stdin.take().unwrap();
+    stdin.write_all(b"one\n").unwrap();
+    assert_eq!(hear(&mut client).await, "one");
+    stdin.write_all(b"two\nthree\n").unwrap();
+    drop(stdin);
+    let output = sending.wait_with_output().unwrap();
+    assert_eq!(
+        (output.status.code(), &*output.stdout),
+        (Some(0), &b"3\n"[..])
+    );
+    for text in ["two", "three"] {
+        assert_eq!(hear(&mut client).await, text);
+    }
     assert_eq!(ask(&mut client, "nothing else").await, "nothing else");
     bye(client).await;
     server.finish();

@@ -1181,7 +1181,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: DefaultValue::Number(0),
         doc: "Requests in a second at each of the two doors, control.sock and control.listen; 0 is any number,\n\
               at most 1000000. Further ones get 429 and are told when to come again. As many may come at\n\
-              once. A batch is one request.",
+              once. A batch is one request, and so is a stream of lines.",
     },
     Setting {
         path: "control.max_body_size",
