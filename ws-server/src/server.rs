@@ -29,6 +29,8 @@ use crate::signals::{Signals, log_counters};
 const STATE_DIR_MODE: u32 = 0o750;
 /// How long a client may leave what was sent to it unacknowledged.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long those who listen to events may take to hear of the last ones.
+const LISTENERS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long workers may take to end when told to end at once.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
