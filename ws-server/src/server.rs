@@ -174,10 +174,8 @@ async fn serve(
         let _ = timeout(STOP_TIMEOUT, workers.ended()).await;
     }
     // Whoever listens hears of the last ones, too.
-    if timeout(STOP_TIMEOUT, server.hub.presence().end())
-        .await
-        .is_err()
-    {
+    let told = timeout(LISTENERS_TIMEOUT, server.hub.presence().end()).await;
+    if told.is_err() {
         debug!("a listener to events does not read");
     }
     for task in [Some(control), Some(watcher), certificates, reloads]
