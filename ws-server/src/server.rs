@@ -31,6 +31,8 @@ use crate::{store, tending};
 const STATE_DIR_MODE: u32 = 0o750;
 /// How long a client may leave what was sent to it unacknowledged.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long those who listen to events may take to hear of the last ones.
+const LISTENERS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long workers may take to end when told to end at once.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -180,10 +182,8 @@ async fn serve(
         let _ = timeout(STOP_TIMEOUT, workers.ended()).await;
     }
     // Whoever listens hears of the last ones, too.
-    if timeout(STOP_TIMEOUT, server.hub.presence().end())
-        .await
-        .is_err()
-    {
+    let told = timeout(LISTENERS_TIMEOUT, server.hub.presence().end()).await;
+    if told.is_err() {
         debug!("a listener to events does not read");
     }
     for task in [

@@ -94,7 +94,7 @@ async fn what_cannot_be_closed_is_said_and_closes_nobody() {
         ("/v1/users/ann?code=1005", 400, "code"),
         ("/v1/users/ann?code=x", 400, "code"),
         ("/v1/users/ann?because=x", 400, "because"),
-        ("/v1/users", 404, "no such"),
+        ("/v1/users", 405, "not with this method"),
     ] {
         let (found, answer) = server.control("DELETE", path, "");
         assert_eq!(found, status, "{path}: {answer}");
