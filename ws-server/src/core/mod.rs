@@ -5,6 +5,7 @@
 pub(crate) mod alarms;
 pub(crate) mod answer;
 pub(crate) mod changes;
+pub(crate) mod complaints;
 pub(crate) mod cookie;
 pub(crate) mod descriptors;
 pub(crate) mod failure;
