@@ -228,6 +228,48 @@ async fn a_list_comes_in_parts_that_make_it_up() {
 }
 
 #[tokio::test]
+async fn users_of_any_name_are_listed_and_found() {
+    let server = setup().start();
+    let long = "x".repeat(255);
+    let names = [
+        "*",
+        "..",
+        "a/b",
+        "a?b#c",
+        "%2F",
+        "\"'`$(id)",
+        "<b>",
+        "Jörg",
+        "日本",
+        &long,
+    ];
+    let encode =
+        |name: &str| -> String { name.bytes().map(|byte| format!("%{byte:02X}")).collect() };
+    let mut clients = Vec::new();
+    let mut events = Events::open(&server, "?events=online", "");
+    for name in names {
+        let target = format!("/{}", encode(name));
+        clients.push(server.connect_with(&target, &[]).await.unwrap());
+        assert_eq!(events.expect("online")["user"], name);
+        let user = get(&server, &format!("/v1/users/{}", encode(name)));
+        assert_eq!(user["id"], name);
+        assert_eq!(ids(&user["connections"]).len(), 1);
+        let only = get(&server, &format!("/v1/connections?user={}", encode(name)));
+        assert_eq!(only["connections"], user["connections"]);
+        let prefix = get(&server, &format!("/v1/users?prefix={}", encode(name)));
+        assert_eq!(ids(&prefix["users"]), [name]);
+    }
+    let mut sorted = names.map(str::to_owned).to_vec();
+    sorted.sort();
+    assert_eq!(ids(&get(&server, "/v1/users")["users"]), sorted);
+    for client in clients {
+        bye(client).await;
+    }
+    drop(events);
+    server.finish();
+}
+
+#[tokio::test]
 async fn events_tell_who_comes_and_goes_in_order() {
     let server = setup().start();
     let mut all = Events::open(&server, "", "");

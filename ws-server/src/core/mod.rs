@@ -6,6 +6,7 @@ pub(crate) mod alarms;
 pub(crate) mod answer;
 pub(crate) mod awaited;
 pub(crate) mod changes;
+pub(crate) mod complaints;
 pub(crate) mod cookie;
 pub(crate) mod credential;
 pub(crate) mod descriptors;

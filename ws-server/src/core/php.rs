@@ -514,7 +514,7 @@ mod tests {
         Integer(i64),
         Float(f64),
         Text(Vec<u8>),
-        Array(Vec<(Result<i64, Vec<u8>>, Model)>),
+        Array(Vec<(Result<i64, Vec<u8>>, Self)>),
     }
 
     impl Model {

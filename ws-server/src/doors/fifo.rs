@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
+use std::fmt::Display;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -20,6 +21,7 @@ use ws_session::{Target, UserId};
 use crate::application::Application;
 use crate::config::FifoFraming;
 use crate::connection::Connection;
+use crate::core::complaints::Complaints;
 use crate::core::question::{Occasion, Question, Source};
 use crate::core::uri::Uri;
 use crate::counters::{Counters, RecordRefusal};
@@ -47,11 +49,11 @@ pub(crate) async fn serve_global(server: Arc<Shared>, fifo: Fifo) {
     let mut reader = Reader::new(fifo, &server, READ_SIZE);
     while let Some(record) = poll_fn(|cx| reader.poll_next(cx, counters)).await {
         let mut messages = Vec::new();
-        messages.extend(global_message(&record, counters));
+        messages.extend(global_message(&record, &server));
         while messages.len() < MAX_BURST
             && let Some(record) = reader.next_read(counters)
         {
-            messages.extend(global_message(&record, counters));
+            messages.extend(global_message(&record, &server));
         }
         if messages.is_empty() {
             continue;
@@ -65,17 +67,30 @@ pub(crate) async fn serve_global(server: Arc<Shared>, fifo: Fifo) {
     }
 }
 
-fn global_message(record: &[u8], counters: &Counters) -> Option<EncodedMessage> {
+fn global_message(record: &[u8], server: &Shared) -> Option<EncodedMessage> {
     if std::str::from_utf8(record).is_ok() {
-        return Some(counters.ledger.message(MessageKind::Text, record));
+        let ledger = &server.hub.counters.ledger;
+        return Some(ledger.message(MessageKind::Text, record));
     }
-    warn!(
-        fifo = GLOBAL_FIFO,
-        size = record.len(),
-        "a record is not UTF-8 and was not sent"
-    );
-    counters.record_refused(RecordRefusal::NotUtf8);
+    refuse(server, RecordRefusal::NotUtf8, &GLOBAL_FIFO, record.len());
     None
+}
+
+/// Counts a record that is not carried out, and says so unless too many are.
+fn refuse(server: &Shared, refusal: RecordRefusal, fifo: &dyn Display, size: usize) {
+    server.hub.counters.record_refused(refusal);
+    let untold = {
+        let complaints = &server.fifo_watch.complaints;
+        let mut complaints = complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        complaints.note(std::time::Instant::now())
+    };
+    if let Some(untold) = untold {
+        let untold = (untold > 0).then_some(untold);
+        warn!(
+            %fifo, reason = refusal.as_str(), size, untold,
+            "a FIFO's record was not carried out"
+        );
+    }
 }
 
 /// Runs every record of a user's FIFO, once for each of the user's connections, as that user.
@@ -102,12 +117,7 @@ pub(crate) async fn serve_user(shard: Rc<Shard>, user: UserId, fifo: Fifo) {
             continue;
         };
         if !is_runnable(&shard, &record) {
-            let refusal = RecordRefusal::NotUri;
-            warn!(
-                user.id = %user, reason = refusal.as_str(), size = record.len(),
-                "a FIFO's record was not run"
-            );
-            counters.record_refused(refusal);
+            reader.refuse(RecordRefusal::NotUri, record.len());
             continue;
         }
         let target = Target::User(user.clone());
@@ -145,12 +155,7 @@ pub(crate) fn serve_connection(
                 break;
             };
             if !is_runnable(&shard, &record) {
-                let refusal = RecordRefusal::NotUri;
-                warn!(
-                    conn.id = %connection.id(), reason = refusal.as_str(), size = record.len(),
-                    "a FIFO's record was not run"
-                );
-                counters.record_refused(refusal);
+                reader.refuse(RecordRefusal::NotUri, record.len());
                 continue;
             }
             let question = Question {
@@ -174,7 +179,11 @@ pub(crate) fn serve_connection(
 /// Tells the readers of FIFOs that something happened to the names of theirs, or that the server
 /// goes down.
 #[derive(Debug, Default)]
-pub(crate) struct FifoWatch(Mutex<HashMap<Box<str>, Arc<Call>>>);
+pub(crate) struct FifoWatch {
+    readers: Mutex<HashMap<Box<str>, Arc<Call>>>,
+    /// What is said of records that are refused.
+    complaints: Mutex<Complaints>,
+}
 
 impl FifoWatch {
     /// Passes on what happens in the directory, for ever.
@@ -210,7 +219,7 @@ impl FifoWatch {
     }
 
     fn readers(&self) -> MutexGuard<'_, HashMap<Box<str>, Arc<Call>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -321,7 +330,7 @@ impl Reader {
                 self.pause = None;
             }
             if std::mem::take(&mut self.is_changed) {
-                self.renew(counters);
+                self.renew();
                 continue;
             }
             // A record whose rest is there already is not unfinished, however late it is read.
@@ -329,11 +338,11 @@ impl Reader {
                 Poll::Ready(ready) => ready,
                 Poll::Pending => {
                     ready!(self.poll_partial(cx));
-                    self.drop_partial(counters);
+                    self.drop_partial();
                     continue;
                 }
             };
-            match ready.and_then(|()| self.read_by(Fifo::read_ready, counters)) {
+            match ready.and_then(|()| self.read_by(Fifo::read_ready)) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => {
@@ -365,6 +374,11 @@ impl Reader {
         self.pause = Some(Box::pin(sleep(RENEWAL_INTERVAL)));
     }
 
+    /// Counts a record that is not carried out.
+    fn refuse(&self, refusal: RecordRefusal, size: usize) {
+        refuse(&self.server, refusal, &self.fifo.path().display(), size);
+    }
+
     /// The next of the records that were read already.
     fn next_read(&mut self, counters: &Counters) -> Option<Bytes> {
         let record = self.records.pop_front()?;
@@ -382,31 +396,25 @@ impl Reader {
 
     /// Reads once, in one of the two ways of a FIFO, and takes the records from what came. Says how
     /// many bytes came.
-    fn read_by(
-        &mut self,
-        read: fn(&Fifo, &mut [u8]) -> io::Result<usize>,
-        counters: &Counters,
-    ) -> io::Result<usize> {
+    fn read_by(&mut self, read: fn(&Fifo, &mut [u8]) -> io::Result<usize>) -> io::Result<usize> {
         BUFFER.with_borrow_mut(|buffer| {
             let read = read(&self.fifo, &mut buffer[..self.read_size])?;
-            self.take(&buffer[..read], counters);
+            self.take(&buffer[..read]);
             Ok(read)
         })
     }
 
     /// Takes the records from bytes that were read.
-    fn take(&mut self, bytes: &[u8], counters: &Counters) {
+    fn take(&mut self, bytes: &[u8]) {
         let records = &mut self.records;
-        let path = self.fifo.path();
+        let (path, server) = (self.fifo.path(), &self.server);
         let mut began_anew = self.partial_since.is_none();
         self.decoder.feed(bytes, &mut |record| {
             began_anew = true;
             match record {
                 Record::Whole(record) => records.push_back(Bytes::copy_from_slice(record)),
                 Record::TooLong(size) => {
-                    let refusal = RecordRefusal::TooLong;
-                    warn!(fifo = %path.display(), reason = refusal.as_str(), size, "a record was dropped");
-                    counters.record_refused(refusal);
+                    refuse(server, RecordRefusal::TooLong, &path.display(), size);
                 }
             }
         });
@@ -418,29 +426,27 @@ impl Reader {
         }
     }
 
-    fn drop_partial(&mut self, counters: &Counters) {
+    fn drop_partial(&mut self) {
         self.partial_since = None;
         if let Some(size) = self.decoder.expire() {
-            let refusal = RecordRefusal::Partial;
-            warn!(fifo = %self.fifo.path().display(), reason = refusal.as_str(), size, "a record was dropped");
-            counters.record_refused(refusal);
+            self.refuse(RecordRefusal::Partial, size);
         }
     }
 
     /// Makes a FIFO anew if it was removed or replaced.
-    fn renew(&mut self, counters: &Counters) {
+    fn renew(&mut self) {
         if self.fifo.is_intact() {
             return;
         }
         // What was written before its name went counts; a writer that goes on is not waited for.
         for _ in 0..READ_SIZE.div_ceil(self.read_size) {
-            match self.read_by(Fifo::try_read, counters) {
+            match self.read_by(Fifo::try_read) {
                 Ok(read) if read > 0 => {}
                 Ok(_) | Err(_) => break,
             }
         }
         // Its rest cannot come any more, and what comes through the new one is no rest of it.
-        self.drop_partial(counters);
+        self.drop_partial();
         self.decoder = decoder(&self.server);
         match self.fifo.renew() {
             Ok(()) => {

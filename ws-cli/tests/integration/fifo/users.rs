@@ -223,6 +223,22 @@ async fn t45_who_floods_a_fifo_starves_nobody() {
 }
 
 #[tokio::test]
+async fn t48_who_writes_nonsense_does_not_fill_the_log() {
+    let server = per("both").start();
+    let mut client = server.connect_with("/alice", &[]).await.unwrap();
+    let nonsense = "x\n".repeat(5000);
+    write(&fifo_of(&server, &client), &nonsense);
+    write(&server.state("fifo/alice.fifo"), &nonsense);
+    write(&server.state(GLOBAL), b"\xff\n".repeat(5000));
+    server.until("fifo.refused", 15_000);
+    assert_eq!(ask(&mut client, "/a").await, "alice client GET /a");
+    bye(client).await;
+    let log = server.finish();
+    let lines = log.matches("a FIFO's record was not carried out").count();
+    assert!((1..2000).contains(&lines), "{lines}");
+}
+
+#[tokio::test]
 async fn t45_what_a_user_s_fifo_took_is_run_once_each_however_fast_it_was_written() {
     const RECORDS: usize = 5000;
     if Command::new("perl").arg("-v").output().is_err() {
