@@ -294,6 +294,13 @@ impl Output {
     fn note_sent(&mut self, messages: u64, counters: &Counters) {
         self.sent += messages;
         counters.messages_sent.add(messages);
+        if self.awaited.is_some() {
+            self.tell_sent();
+        }
+    }
+
+    #[cold]
+    fn tell_sent(&mut self) {
         if let Some(awaited) = &mut self.awaited {
             while let Some(notices) = awaited.next_sent(self.sent) {
                 // Whoever waited may have given up.
@@ -304,6 +311,7 @@ impl Output {
     }
 
     /// Tells what becomes of the last `count` messages that wait.
+    #[cold]
     pub(super) fn wait_for_last(&mut self, count: u64, notices: &Notices) {
         if count == 0 {
             return;
