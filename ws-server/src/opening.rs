@@ -516,11 +516,13 @@ impl<'a> Opening<'_, 'a> {
             refused.cause = unproved.cause;
             return refused;
         }
-        // RFC 9110 §15.5.2: a 401 says what would be accepted. What was wrong, only the log does.
-        let challenge = [("WWW-Authenticate", "Bearer")];
+        // RFC 9110 §15.5.2: a 401 says what would be accepted, as far as there is a word for it. What
+        // was wrong, only the log does.
+        let takes_tokens = self.shard.server.config.identity().token.is_some();
+        let challenge = takes_tokens.then_some(("WWW-Authenticate", "Bearer"));
         Refused {
             refusal: Refusal::Identity,
-            response: response(401, &challenge, "not recognised"),
+            response: response(401, challenge.as_slice(), "not recognised"),
             cause: unproved.cause,
         }
     }

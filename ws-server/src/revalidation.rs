@@ -91,6 +91,16 @@ async fn ask_validation(shard: &Shard, connection: &Connection, mut ttl: Duratio
     }
 }
 
+/// Some time from the half of it to the whole: those who all came at once, after a restart say, are
+/// not all asked about at once.
+fn sooner(interval: Duration) -> Duration {
+    let mut random = [0];
+    match getrandom::fill(&mut random) {
+        Ok(()) => interval / 2 + interval / 512 * u32::from(random[0]),
+        Err(_) => interval,
+    }
+}
+
 /// A source that cannot say changes nothing: it is asked again when it is due the next time.
 async fn ask_witness(
     shard: &Shard,
@@ -100,8 +110,10 @@ async fn ask_witness(
 ) -> Option<End> {
     let identifier = shard.server.identifier.as_ref()?;
     let visitor = connection.visitor();
+    let mut pause = sooner(interval);
     loop {
-        tokio::time::sleep(interval).await;
+        tokio::time::sleep(pause).await;
+        pause = interval;
         match identifier.ask(witness.source, &witness.credential).await {
             Ok(Some(user)) if Some(&user) == visitor.user.as_ref() => {}
             Ok(Some(_)) => return Some(End::of(ANOTHER, "another user has logged in")),

@@ -293,6 +293,8 @@ impl DatabaseServer {
     /// A program that is killed when we are, and that is not root.
     fn confined(&self, program: PathBuf) -> Command {
         let mut command = Command::new("setpriv");
+        // MariaDBs that start at the same time take each other's temporary files for their own.
+        command.env("TMPDIR", self.dir.path());
         command.args(["--pdeathsig", "KILL"]);
         if let Some(user) = other_user() {
             command

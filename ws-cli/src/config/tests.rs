@@ -57,6 +57,25 @@ fn flag(path: &[&str], value: &str) -> Layer {
     layer
 }
 
+/// systemd says where a service keeps what must last.
+#[test]
+fn sessions_lie_in_the_state_directory_unless_another_place_is_named() {
+    let store = |file: &str, directory: &str| {
+        let place = Place::new(Some(file), &[("STATE_DIRECTORY", directory)]);
+        let config = place.load(Layer::default()).unwrap();
+        let shown = config.identity().store.to_string();
+        shown.replace(&*place.directory.path().to_string_lossy(), "HERE")
+    };
+    let lasting = "sqlite:/var/lib/ws/sessions.db";
+    assert_eq!(store("", "/var/lib/ws"), lasting);
+    assert_eq!(store("", "/var/lib/ws:/var/lib/other"), lasting);
+    assert_eq!(store("identity.store = 'sqlite'", "/var/lib/ws"), lasting);
+    assert_eq!(store("identity.store = 'memory'", "/var/lib/ws"), "memory");
+    let named = "identity.store = 'sqlite:a.db'";
+    assert_eq!(store(named, "/var/lib/ws"), "sqlite:HERE/a.db");
+    assert_eq!(store("", ""), "sqlite:HERE/tmp/sessions.db");
+}
+
 #[test]
 fn flag_beats_environment_beats_file_beats_default() {
     let file = "[app]\ntimeout = '1s'\nmax_output = '1KiB'\nqueue = 1\n";

@@ -64,9 +64,8 @@ impl<'a> Reader<'a> {
     pub(super) fn is_changed(&self, path: &str) -> bool {
         let default = settings::find(path).and_then(settings::Setting::default_value);
         let default = default.as_ref().map(RawValue::kind);
-        self.raw
-            .get(path)
-            .is_some_and(|value| Some(value.kind()) != default)
+        let is_default = |value: &RawValue| default.is_some_and(|kind| is_same(value.kind(), kind));
+        self.raw.get(path).is_some_and(|value| !is_default(value))
     }
 
     /// Reads a setting that has a default.
@@ -289,6 +288,17 @@ impl<'a> Reader<'a> {
         for (name, value) in entries {
             self.find_unknown_in(format!("{path}.{name}"), value);
         }
+    }
+}
+
+/// Whether two values are the same, wherever they were written.
+fn is_same(one: &RawKind, other: &RawKind) -> bool {
+    match (one, other) {
+        (RawKind::List(one), RawKind::List(other)) => {
+            let mut pairs = one.iter().zip(other);
+            one.len() == other.len() && pairs.all(|(one, other)| is_same(one.kind(), other.kind()))
+        }
+        _ => one == other,
     }
 }
 

@@ -19,6 +19,8 @@ use super::address::{DatabaseKind, DatabaseUrl};
 
 /// How long another process may hold an SQLite file before a statement of ours gives up.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+/// What of an SQLite file is kept in memory, in KiB; the rest is in the system's cache.
+const CACHE_SIZE: &str = "-512";
 /// Who is who is nobody's business but the server's.
 const FILE_MODE: u32 = 0o600;
 
@@ -162,6 +164,7 @@ fn sqlite_options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .busy_timeout(BUSY_TIMEOUT)
+        .pragma("cache_size", CACHE_SIZE)
         .disable_statement_logging()
 }
 

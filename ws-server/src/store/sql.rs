@@ -43,6 +43,9 @@ pub(crate) trait Dialect: Database + HasStatementCache {
     const CREATE: &'static [&'static str];
     /// What follows an `INSERT` of new sessions, to overwrite one of the same id.
     const OVERWRITE: &'static str;
+    /// What tells the encoding of the database, and the one that has room for every text; `None`
+    /// where the table has its own.
+    const ENCODING: Option<(&'static str, &'static str)>;
     /// Whether the table is nobody else's, so that the number of sessions in it is ours to bound.
     const IS_OWN: bool;
 
@@ -64,6 +67,7 @@ impl Dialect for Sqlite {
              WHERE user_id IS NOT NULL",
     ];
     const OVERWRITE: &'static str = ON_CONFLICT;
+    const ENCODING: Option<(&'static str, &'static str)> = None;
     const IS_OWN: bool = true;
 
     fn rows_affected(result: &Self::QueryResult) -> u64 {
@@ -85,6 +89,7 @@ impl Dialect for Postgres {
         "CREATE INDEX IF NOT EXISTS ws_sessions_used ON ws_sessions (used_at)",
     ];
     const OVERWRITE: &'static str = ON_CONFLICT;
+    const ENCODING: Option<(&'static str, &'static str)> = Some(("SHOW server_encoding", "UTF8"));
     const IS_OWN: bool = false;
 
     fn rows_affected(result: &Self::QueryResult) -> u64 {
@@ -107,6 +112,7 @@ impl Dialect for MySql {
          user_id = VALUES(user_id), address = VALUES(address), \
          created_at = VALUES(created_at), used_at = VALUES(used_at), \
          expires_at = VALUES(expires_at), data = VALUES(data)";
+    const ENCODING: Option<(&'static str, &'static str)> = None;
     const IS_OWN: bool = false;
 
     fn rows_affected(result: &Self::QueryResult) -> u64 {
@@ -135,6 +141,9 @@ pub(crate) enum SchemaError {
         "has a table ws_sessions that is not for sessions: {reason}; it should be that of: {statements};"
     )]
     Foreign { reason: String, statements: String },
+    /// A user or data of another script could not be stored, and would hold up all the others.
+    #[error("is encoded in {found}, and must be in {wanted}")]
+    Encoding { found: String, wanted: &'static str },
     /// It may not be read or written.
     #[error("does not let the table ws_sessions be used: {0}")]
     Forbidden(String),
@@ -144,8 +153,9 @@ impl<DB: Dialect> SqlStore<DB>
 where
     for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
     DB::Arguments: IntoArguments<DB>,
-    String: Type<DB>,
+    for<'v> String: Decode<'v, DB> + Type<DB>,
     i64: Type<DB>,
+    usize: ColumnIndex<DB::Row>,
 {
     /// Makes the table if there is none, and checks that it can be used.
     ///
@@ -159,6 +169,16 @@ where
             statements: statements(),
         };
         let mut connection = pool.acquire().await.map_err(of_connection)?;
+        if let Some((question, wanted)) = DB::ENCODING {
+            let row = connection
+                .fetch_one(question)
+                .await
+                .map_err(of_connection)?;
+            let found: String = row.try_get(0).map_err(of_connection)?;
+            if found != wanted {
+                return Err(SchemaError::Encoding { found, wanted });
+            }
+        }
         if let Err(error) = probe(&mut connection).await {
             of_database(error)?;
             for (at, statement) in DB::CREATE.iter().enumerate() {

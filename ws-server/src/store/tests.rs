@@ -157,6 +157,11 @@ fn wrong_servers_are_told_apart(process: &DatabaseServer, database: TestDatabase
     let error = fail(&process.url_as("reader", PASSWORD, other));
     assert!(matches!(error, SchemaError::Missing { .. }), "{error:?}");
     assert!(error.to_string().contains("CREATE TABLE"), "{error}");
+    if database == TestDatabase::Postgres {
+        process.execute("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0");
+        let error = fail(&process.url_as("ws", PASSWORD, "latin"));
+        assert!(matches!(error, SchemaError::Encoding { .. }), "{error:?}");
+    }
     let in_db = match database {
         TestDatabase::MariaDb => "ws.ws_sessions",
         _ => "ws_sessions",
