@@ -435,6 +435,7 @@ pub(super) fn fifo(reader: &mut Reader<'_>, state_dir: &Path) -> FifoConfig {
             _ => FifoFraming::Lines,
         },
         max_record: reader.size("fifo.max_record", 2, longest),
+        rate: rate(reader, "fifo.rate"),
         mode,
         group: reader.read_optional("fifo.group", account::group),
     }

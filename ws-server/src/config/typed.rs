@@ -456,6 +456,8 @@ pub struct FifoConfig {
     pub framing: FifoFraming,
     /// Bytes of a record with its end.
     pub max_record: usize,
+    /// Records that are taken from each in a second; `None` is any number.
+    pub rate: Option<NonZeroU32>,
     /// Permissions of a FIFO.
     pub mode: u32,
     /// Group of the FIFOs; `None` is that of the server.

@@ -23,6 +23,7 @@ use crate::config::FifoFraming;
 use crate::connection::Connection;
 use crate::core::complaints::Complaints;
 use crate::core::question::{Occasion, Question, Source};
+use crate::core::rate::{Bucket, Rate};
 use crate::core::uri::Uri;
 use crate::counters::{Counters, RecordRefusal};
 use crate::shard::Shard;
@@ -276,10 +277,12 @@ struct Reader {
     partial_since: Option<Instant>,
     /// Something happened to its name.
     is_changed: bool,
-    /// Until when nothing is done: it did not work a moment ago.
+    /// Until when nothing is done: it did not work a moment ago, or enough was done.
     pause: Option<Pin<Box<Sleep>>>,
     /// When the record that began is given up.
     partial_timer: Option<Pin<Box<Sleep>>>,
+    /// How many records are taken in a second, and how many of these are left.
+    throttle: Option<Box<(Rate, Bucket)>>,
     call: Arc<Call>,
     server: Arc<Shared>,
 }
@@ -297,8 +300,13 @@ impl Reader {
             // It vanished before there was anybody to tell.
             call.change();
         }
+        let throttle = server.config.fifo().rate.map(|rate| {
+            let rate = Rate::new(rate.get(), rate.get(), std::time::Instant::now());
+            Box::new((rate, Bucket::default()))
+        });
         Self {
             decoder: decoder(server),
+            throttle,
             read_size,
             records: VecDeque::new(),
             partial_since: None,
@@ -328,6 +336,9 @@ impl Reader {
             if let Some(pause) = &mut self.pause {
                 ready!(pause.as_mut().poll(cx));
                 self.pause = None;
+            }
+            if !self.records.is_empty() {
+                continue;
             }
             if std::mem::take(&mut self.is_changed) {
                 self.renew();
@@ -379,11 +390,31 @@ impl Reader {
         refuse(&self.server, refusal, &self.fifo.path().display(), size);
     }
 
-    /// The next of the records that were read already.
+    /// The next of the records that were read already, unless it is too early for it.
     fn next_read(&mut self, counters: &Counters) -> Option<Bytes> {
+        if self.records.is_empty() || self.is_held_back() {
+            return None;
+        }
         let record = self.records.pop_front()?;
         counters.fifo_records.increment();
         Some(record)
+    }
+
+    /// Whether records have come faster than they may; then it is paused. What was read when the
+    /// server goes down is not waited for.
+    fn is_held_back(&mut self) -> bool {
+        let Some((rate, bucket)) = self.throttle.as_deref() else {
+            return false;
+        };
+        let now = std::time::Instant::now();
+        if let Some(at) = rate.ready_at(bucket, now)
+            && !*self.server.draining.borrow()
+        {
+            self.pause = Some(Box::pin(sleep_until(at.into())));
+            return true;
+        }
+        rate.take(bucket, now);
+        false
     }
 
     /// Counts the records that were read and are not carried out any more.

@@ -323,6 +323,27 @@ async fn t45_a_full_fifo_refuses_and_keeps_what_it_took() {
 }
 
 #[tokio::test]
+async fn t45_records_that_come_faster_than_the_rate_wait_and_are_all_taken() {
+    const RATE: u32 = 20;
+    let server = Setup::new()
+        .arg("--echo")
+        .set("fifo.rate", &RATE.to_string())
+        .start();
+    let mut client = server.connect().await;
+    let records: String = (0..RATE * 2).map(|number| format!("{number}\n")).collect();
+    let begun = std::time::Instant::now();
+    write(&server.state(GLOBAL), records);
+    for number in 0..RATE * 2 {
+        assert_eq!(hear(&mut client).await, number.to_string());
+    }
+    // As many as in a second come at once, each of the others in its time.
+    assert!(begun.elapsed() >= Duration::from_secs(1) * (RATE - 1) / RATE);
+    assert_eq!(server.figure("fifo.records"), u64::from(RATE * 2));
+    bye(client).await;
+    server.finish();
+}
+
+#[tokio::test]
 async fn inv03_records_behind_a_full_queue_are_counted_when_their_connection_ends() {
     let setup = Setup::new()
         .app("read _ < gate; echo \"$REQUEST_URI\"")

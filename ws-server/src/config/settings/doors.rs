@@ -47,6 +47,12 @@ pub(super) const SETTINGS: &[Setting] = &[
               dropped. Writes of several writers interleave above 4096 bytes.",
     },
     Setting {
+        path: "fifo.rate",
+        default: DefaultValue::Number(0),
+        doc: "Records that are taken from each FIFO in a second, 0 to 1000000; 0 is any number. As many may\n\
+              come at once. A writer that is faster waits in its write, nothing is lost.",
+    },
+    Setting {
         path: "fifo.mode",
         default: DefaultValue::Text("0620"),
         doc: "Permissions of the FIFOs, octal. Who may write may push.",
