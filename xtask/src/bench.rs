@@ -2,13 +2,15 @@
 //! for a unit of work, side by side in one run.
 //!
 //! [`cell`] says what is measured of the server, [`contestant`] who is, [`measure`] how one figure is
-//! had, [`result`] what becomes of the figures; [`callbacks`] and [`sessions`] do all that for theirs. [`record`]
-//! says how they get into BENCHMARKS.md.
+//! had, [`result`] what becomes of the figures; [`callbacks`], [`push`] and [`sessions`] do all that for theirs.
+//! [`record`] says how they get into BENCHMARKS.md.
 
 mod callbacks;
 mod cell;
 mod contestant;
+mod crowd;
 mod measure;
+mod push;
 mod record;
 mod result;
 mod sessions;
@@ -67,12 +69,14 @@ enum Part {
     Server(Group),
     /// The price of a callback, beside the least that does the same.
     Callbacks,
+    /// The price of a push to one among many.
+    Push,
     /// The price of sessions that last.
     Sessions,
 }
 
 impl Part {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Server(Group::Echo),
         Self::Server(Group::Tls),
         Self::Server(Group::Idle),
@@ -80,6 +84,7 @@ impl Part {
         Self::Server(Group::Broadcast),
         Self::Server(Group::Flat),
         Self::Callbacks,
+        Self::Push,
         Self::Sessions,
     ];
 }
@@ -96,6 +101,9 @@ impl ValueEnum for Part {
                 PossibleValue::new("callbacks")
                     .help("The price of a callback, beside the least that does the same"),
             ),
+            Self::Push => {
+                Some(PossibleValue::new("push").help("The price of a push to one user among many"))
+            }
             Self::Sessions => Some(
                 PossibleValue::new("sessions")
                     .help("The price of sessions that last, beside those in memory"),
@@ -139,6 +147,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     for part in parts {
         let table = match part {
             Part::Callbacks => callbacks::measure(scale, arguments.rounds),
+            Part::Push => push::measure(scale, arguments.rounds),
             Part::Sessions => sessions::measure(scale, arguments.rounds),
             Part::Server(group) => {
                 for note in programs.notes(*group) {
@@ -255,7 +264,7 @@ mod tests {
     fn every_group_can_be_asked_for_by_its_name() {
         let names = Part::ALL.map(|part| part.to_possible_value().unwrap());
         let names = names.map(|value| value.get_name().to_owned());
-        assert_eq!(names[6..], ["callbacks", "sessions"]);
+        assert_eq!(names[6..], ["callbacks", "push", "sessions"]);
         for (name, part) in names.iter().zip(Part::ALL) {
             assert_eq!(Part::from_str(name, false), Ok(part));
         }

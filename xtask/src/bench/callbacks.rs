@@ -8,7 +8,6 @@ mod stream;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -181,16 +180,6 @@ fn ask_example(scale: Scale, rounds: Option<u32>, rows: &mut Vec<Row>) -> Result
     let status = child.wait()?;
     ensure!(status.success(), "it ended with {status}");
     Ok(())
-}
-
-/// A load on a server, of one thread.
-fn load(ws: &Path, url: &str, mode: &str, connections: u32) -> Command {
-    let mut command = process::tied(ws);
-    command
-        .args(["bench", "--json", "--threads", "1", url, mode])
-        .args(["--connections", &connections.to_string()])
-        .stdin(Stdio::null());
-    command
 }
 
 /// Runs a load to its end and returns its report, in which something was answered.

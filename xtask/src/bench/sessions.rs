@@ -174,7 +174,8 @@ fn open_all(address: &str, cookies: &mut [Option<String>]) -> Result<Vec<TcpStre
         .collect()
 }
 
-fn open(address: &str, cookie: &mut Option<String>) -> Result<TcpStream> {
+/// Opens a connection with the cookie that there is, and takes the one that is given.
+pub(super) fn open(address: &str, cookie: &mut Option<String>) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(LIMIT))?;
     let line = cookie.as_ref().map(|it| format!("Cookie: {it}\r\n"));
@@ -221,7 +222,7 @@ fn quiet(server: &Server) -> Result<Duration> {
 }
 
 /// The CPU time of a process's threads, to the nanosecond.
-fn cpu_of(id: u32) -> Result<Duration> {
+pub(super) fn cpu_of(id: u32) -> Result<Duration> {
     let threads = fs::read_dir(Path::new("/proc").join(id.to_string()).join("task"))?;
     let mut sum = Duration::ZERO;
     for thread in threads {

@@ -1,23 +1,19 @@
 //! That many open connections make no callback dearer, seen at the whole server.
 
-use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
-use super::{Figures, Row, cpu_of_tree, example, load, messages, report};
+use super::{Figures, Row, cpu_of_tree, example, messages, report};
 use crate::bench::cell::Scale;
+use crate::bench::crowd::{Crowd, load};
 use crate::bench::result::median;
 use crate::server::{Launch, Server};
-use crate::{process, workspace};
+use crate::workspace;
 
 /// Those that send, of all connections.
 const SPEAKERS: u32 = 10;
-
-const OPENING_LIMIT: Duration = Duration::from_secs(60);
 
 /// A message run by exec in the whole server, with many connections open beside few.
 pub(super) fn measure(scale: Scale, rounds: u32) -> Result<Row> {
@@ -82,43 +78,4 @@ fn cost_in_crowd(program: &Path, connections: u32, scale: Scale) -> Result<f64> 
     drop(crowd);
     server.stop()?;
     Ok(used.as_secs_f64() * 1e6 / messages(&report))
-}
-
-/// Connections that are open and idle as long as this lives.
-struct Crowd(Child);
-
-impl Crowd {
-    fn gather(ws: &Path, server: &Server, connections: u32) -> Result<Self> {
-        let child = load(ws, &server.url(), "idle", connections)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("cannot start ws bench")?;
-        let mut crowd = Self(child);
-        let begun = Instant::now();
-        while descriptors_of(server.id())? < connections as usize {
-            if let Some(status) = crowd.0.try_wait()? {
-                bail!("ws bench idle ended with {status}");
-            }
-            ensure!(
-                begun.elapsed() < OPENING_LIMIT,
-                "{connections} connections were not open after {} s",
-                OPENING_LIMIT.as_secs()
-            );
-            thread::sleep(Duration::from_millis(20));
-        }
-        Ok(crowd)
-    }
-}
-
-impl Drop for Crowd {
-    fn drop(&mut self) {
-        // There is no one left to tell.
-        let _ = process::kill_tree(&mut self.0);
-    }
-}
-
-fn descriptors_of(id: u32) -> Result<usize> {
-    Ok(fs::read_dir(format!("/proc/{id}/fd"))?.count())
 }

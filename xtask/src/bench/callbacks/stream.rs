@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::{Figures, Row, cpu_of_tree, load, messages, report};
+use super::{Figures, Row, cpu_of_tree, messages, report};
 use crate::bench::cell::Scale;
+use crate::bench::crowd::load;
 use crate::bench::result::median;
 use crate::server::{Launch, Server};
 use crate::{process, workspace};
