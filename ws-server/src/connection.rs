@@ -351,13 +351,15 @@ impl Connection {
         self.seat.ask();
     }
 
-    /// Closes the connection behind what is queued for it.
-    pub(crate) fn close(&self, cause: CloseCause, frame: CloseFrame) {
+    /// Closes the connection behind what is queued for it. Returns whether it was open.
+    pub(crate) fn close(&self, cause: CloseCause, frame: CloseFrame) -> bool {
         let mut state = self.state.borrow_mut();
-        if state.is_open() {
+        let was_open = state.is_open();
+        if was_open {
             state.close(cause, frame);
         }
         self.seat.ask();
+        was_open
     }
 
     /// Has a task aborted when the connection ends.

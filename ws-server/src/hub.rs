@@ -352,23 +352,38 @@ impl Hub {
         command: impl Fn(Recipients, oneshot::Sender<Receipt>) -> Command,
     ) -> Result<Vec<oneshot::Receiver<Receipt>>, Stopped> {
         let mut answers = Vec::with_capacity(self.shards.len());
+        let mut is_anybody_left = true;
         // Held over the sends: two pushes take the same order in every worker's queue.
         let registry = self.registry();
         for (shard, recipients) in recipients_by_shard(&registry, target, self.shards.len()) {
             let (sender, answer) = oneshot::channel();
-            self.command(shard, command(recipients, sender))?;
-            answers.push(answer);
+            // A worker that is gone had no connections any more.
+            match self.command(shard, command(recipients, sender)) {
+                Ok(()) => answers.push(answer),
+                Err(Stopped) => is_anybody_left = false,
+            }
         }
-        Ok(answers)
+        match answers.is_empty() && !is_anybody_left {
+            true => Err(Stopped),
+            false => Ok(answers),
+        }
     }
 }
 
 async fn sum(answers: Vec<oneshot::Receiver<Receipt>>) -> Result<Receipt, Stopped> {
     let mut receipt = Receipt::default();
+    let mut is_stopped = false;
     for answer in answers {
-        receipt.add(answer.await.map_err(|_| Stopped)?);
+        match answer.await {
+            Ok(one) => receipt.add(one),
+            Err(_) => is_stopped = true,
+        }
     }
-    Ok(receipt)
+    // What reached some is told, though the others went down before they answered.
+    match is_stopped && receipt.connections == 0 {
+        true => Err(Stopped),
+        false => Ok(receipt),
+    }
 }
 
 /// A push that has its place in every worker's queue.

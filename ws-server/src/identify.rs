@@ -168,15 +168,13 @@ impl Identifier {
         }
     }
 
-    /// The subprotocol behind which a client offers a token: the one that is spoken then.
-    pub(crate) fn protocol(&self, upgrade: &Upgrade) -> Option<&str> {
+    /// The subprotocols behind which clients offer tokens.
+    pub(crate) fn protocols(&self) -> impl Iterator<Item = &str> {
         let places = self.tokens.iter().flat_map(Tokens::places);
-        places
-            .filter_map(|place| match place {
-                CredentialPlace::Subprotocol(name) => Some(name.as_str()),
-                _ => None,
-            })
-            .find(|name| upgrade.protocols().any(|offered| offered == *name))
+        places.filter_map(|place| match place {
+            CredentialPlace::Subprotocol(name) => Some(name.as_str()),
+            _ => None,
+        })
     }
 }
 

@@ -163,14 +163,19 @@ async fn serve(
     if let Some(global_fifo) = global_fifo {
         let _ = global_fifo.await;
     }
+    let drain_timeout = server.config.limits().drain_timeout;
     let drained = async {
-        // Records of users' FIFOs that were read find their connections still there.
-        server.hub.user_fifos.removed().await;
+        // Records of users' FIFOs that were read find their connections still there. But one user's
+        // do not hold up everybody for long.
+        let removed = server.hub.user_fifos.removed();
+        if timeout(drain_timeout / 4, removed).await.is_err() {
+            warn!("a user's FIFO has more records than there is time for");
+        }
         server.hub.command_all(|| Command::Drain);
         workers.ended().await;
     };
     let is_drained = tokio::select! {
-        drained = timeout(server.config.limits().drain_timeout, drained) => drained.is_ok(),
+        drained = timeout(drain_timeout, drained) => drained.is_ok(),
         () = signals.stop_again() => false,
     };
     if !is_drained {

@@ -444,9 +444,10 @@ impl Shard {
     fn close(&self, recipients: &Recipients, frame: &CloseFrame) -> Receipt {
         let mut receipt = Receipt::default();
         for connection in self.select(recipients) {
-            connection.close(CloseCause::Revoked, frame.clone());
-            receipt.connections += 1;
-            receipt.written += 1;
+            if connection.close(CloseCause::Revoked, frame.clone()) {
+                receipt.connections += 1;
+                receipt.written += 1;
+            }
         }
         receipt
     }

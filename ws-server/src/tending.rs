@@ -36,7 +36,7 @@ async fn expire(server: &Shared) {
     loop {
         ticks.tick().await;
         server.hub.sessions().expire(Instant::now());
-        server.hub.keeper.purge().await;
+        server.hub.keeper.purge(&server.hub.counters).await;
     }
 }
 
@@ -74,6 +74,8 @@ async fn end(server: &Shared) {
         );
         // Whoever does not answer has said so, and keeps what nobody is let in with.
         let _ = server.hub.keeper.revoke(&ended, &server.hub.counters).await;
+        // Whoever was let in meanwhile had been found in the store before.
+        server.hub.close_sessions(&ended, frame).await;
     }
 }
 
@@ -90,10 +92,11 @@ async fn check(server: &Shared) {
             Ok(missing) if !missing.is_empty() => missing,
             _ => continue,
         };
-        let _ = keeper.revoke(&missing, counters).await;
         counters.sessions_revoked.add(missing.len() as u64);
+        keeper.disown(&missing);
         let frame = &server.config.identity().close;
         let closed = server.hub.close_sessions(&missing, frame).await;
+        let _ = keeper.revoke(&missing, counters).await;
         warn!(
             sessions = missing.len(),
             connections = closed,

@@ -230,6 +230,19 @@ impl Outbound {
         self.append_rest(message, written, Kind::Pushed)
     }
 
+    /// The same for a control frame.
+    ///
+    /// # Errors
+    ///
+    /// [`PushError::Finished`] behind the close frame.
+    ///
+    /// # Panics
+    ///
+    /// As [`push_rest`](Self::push_rest).
+    pub fn push_rest_of_control(&mut self, frame: Bytes, written: usize) -> Result<(), PushError> {
+        self.append_rest(frame, written, Kind::Control)
+    }
+
     fn append_rest(&mut self, message: Bytes, written: usize, kind: Kind) -> Result<(), PushError> {
         assert!(self.is_empty(), "bytes were written past those that wait");
         assert!(

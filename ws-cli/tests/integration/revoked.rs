@@ -1,6 +1,7 @@
 //! Connections that an operator ends: `ws kick`, and `DELETE` on the control socket.
 
 use serde_json::json;
+use tokio_tungstenite::tungstenite::Error;
 
 use crate::support::*;
 
@@ -46,6 +47,53 @@ async fn t02_revoked_session_is_closed_everywhere_and_its_cookie_is_void() {
         bye(client).await;
     }
     drop(clients);
+    server.finish();
+}
+
+/// The answer that names the session is older than the logout.
+#[tokio::test]
+async fn t02_session_revoked_while_the_validation_is_asked_lets_nobody_in() {
+    const VALIDATION: &str = r#"read _ < gate; printf 'X-WS-User: ann\nX-WS-Session: basket\n\n'"#;
+    let setup = Setup::new();
+    let mut gate = Gate::new(setup.dir(), "gate");
+    let server = setup
+        .validate(VALIDATION)
+        .set("validate.output", "cgi")
+        .app(r#"echo "$WS_SESSION_ID""#)
+        .start();
+    gate.open(1);
+    let mut first = server.connect().await;
+    let session = ask(&mut first, "who?").await;
+    let opening = server.connect_with("/", &[]);
+    let revoking = async {
+        tokio::task::spawn_blocking({
+            let socket = server.state("control.sock");
+            let path = format!("/v1/sessions/{session}");
+            move || control(&socket, "DELETE", &path, "").unwrap()
+        })
+        .await
+        .unwrap()
+    };
+    let opened = async {
+        let begun = async {
+            while server.figure("callbacks.validations") < 2 {
+                tokio::task::yield_now().await;
+            }
+            let revoked = revoking.await;
+            assert_eq!(
+                revoked,
+                (200, r#"{"connections":1,"sessions":1}"#.to_owned())
+            );
+            gate.open(1);
+        };
+        tokio::join!(opening, begun).0
+    };
+    match opened.await {
+        Err(Error::Http(response)) => assert_eq!(response.status(), 401),
+        other => panic!("let in, or worse: {other:?}"),
+    }
+    assert_eq!(close_code(&mut first).await, 1008);
+    drop(first);
     server.finish();
 }
 

@@ -110,7 +110,8 @@ impl Output {
                 let queued = match (frame.done, frame.is_message) {
                     (0, true) => self.queue.push_unbounded(bytes),
                     (0, false) => self.queue.push_control(bytes),
-                    (done, _) => self.queue.push_rest(bytes, done),
+                    (done, true) => self.queue.push_rest(bytes, done),
+                    (done, false) => self.queue.push_rest_of_control(bytes, done),
                 };
                 debug_assert!(
                     queued.is_ok(),

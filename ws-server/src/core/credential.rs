@@ -85,13 +85,13 @@ fn subprotocol<'h>(upgrade: &'h Upgrade, name: &str) -> Found<'h> {
     }
 }
 
-/// The subprotocols that a client offers, without the one that is a credential.
-pub(crate) fn without_credential(upgrade: &Upgrade, name: &str) -> String {
+/// The subprotocols that a client offers, without those behind one of `names`, which are credentials.
+pub(crate) fn without_credentials(upgrade: &Upgrade, names: &[&str]) -> String {
     let mut offered = upgrade.protocols();
     let mut kept: Vec<&str> = Vec::new();
     while let Some(protocol) = offered.next() {
         kept.push(protocol);
-        if protocol == name {
+        if names.contains(&protocol) {
             offered.next();
         }
     }
@@ -194,6 +194,11 @@ mod tests {
     #[test]
     fn what_callbacks_see_of_the_subprotocols_is_not_the_token() {
         let (_, upgrade) = arrive(b"Sec-WebSocket-Protocol: a, ws.token, x.y.z, b\r\n");
-        assert_eq!(without_credential(&upgrade, "ws.token"), "a, ws.token, b");
+        assert_eq!(
+            without_credentials(&upgrade, &["ws.token"]),
+            "a, ws.token, b"
+        );
+        let (_, upgrade) = arrive(b"Sec-WebSocket-Protocol: A, x, c, B, y\r\n");
+        assert_eq!(without_credentials(&upgrade, &["A", "B"]), "A, c, B");
     }
 }

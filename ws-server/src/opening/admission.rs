@@ -12,13 +12,14 @@ use ws_proto::handshake::{RequestHead, Upgrade};
 use ws_session::{SessionId, SessionToken, UserId};
 
 use super::Opening;
-use super::refusal::{Refused, internal};
+use super::refusal::{Refused, internal, refused};
 use crate::config::FifoNaming;
 use crate::connection::Consent;
 use crate::core::answer::{Identity, Witness};
 use crate::core::cookie;
 use crate::core::credential;
 use crate::core::forwarded::Forwarded;
+use crate::counters::Refusal;
 use crate::doors::{self, GLOBAL_FIFO};
 use crate::hub::Hub;
 use crate::places::{Place, Visit};
@@ -44,7 +45,7 @@ pub(super) struct Admitted<'a> {
     /// When the connection is over.
     pub(super) expires_in: Option<Duration>,
     /// When it was found out in which session the visitor is.
-    pub(super) identified_at: Instant,
+    pub(super) asked_at: Instant,
 }
 
 /// One who asks to be connected, before it is known who that is.
@@ -58,7 +59,7 @@ pub(super) struct Claim<'a> {
     pub(super) port: Option<u16>,
     pub(super) is_https: bool,
     /// When it came.
-    pub(super) claimed_at: Instant,
+    pub(super) asked_at: Instant,
     /// `None` if the visitor came with a session.
     pub(super) issued: Option<Issued<'a>>,
 }
@@ -89,10 +90,10 @@ impl<'a> Opening<'_, 'a> {
         forwarded: &Forwarded<'_>,
         visit: Visit,
         token: Option<&SessionToken>,
+        asked_at: Instant,
     ) -> Result<Claim<'_>, Refused> {
         let server = &self.shard.server;
-        let claimed_at = Instant::now();
-        let (session, issued) = self.resume(token, forwarded.addr, claimed_at)?;
+        let (session, issued) = self.resume(token, forwarded.addr, asked_at)?;
         let issued = issued.map(|token| Issued {
             hub: &server.hub,
             session,
@@ -103,8 +104,14 @@ impl<'a> Opening<'_, 'a> {
             Some(scheme) => scheme == "https",
             None => self.stream.is_tls(),
         };
-        let protocol = self.protocol(upgrade);
-        let protocols = protocol.map(|name| credential::without_credential(upgrade, name));
+        let names: Vec<&str> = server
+            .identifier
+            .iter()
+            .flat_map(|it| it.protocols())
+            .collect();
+        let protocols = self
+            .protocol(upgrade)
+            .map(|_| credential::without_credentials(upgrade, &names));
         let arrival = Arrival {
             protocols: protocols.as_deref(),
             head,
@@ -128,7 +135,7 @@ impl<'a> Opening<'_, 'a> {
             addr: forwarded.addr,
             port: forwarded.port,
             is_https,
-            claimed_at,
+            asked_at,
             issued,
         })
     }
@@ -148,7 +155,7 @@ impl<'a> Opening<'_, 'a> {
             addr,
             port,
             is_https,
-            claimed_at,
+            asked_at,
             mut issued,
         } = claim;
         let Identity {
@@ -160,11 +167,12 @@ impl<'a> Opening<'_, 'a> {
             data,
             cookies,
         } = identity;
-        // The application may name a session again that was revoked before it was asked.
-        let identified_at = match named {
-            Some(_) => Instant::now(),
-            None => claimed_at,
-        };
+        // One that was revoked before anybody was asked may be named again.
+        if named.is_some_and(|named| server.hub.sessions().is_revoked(named, asked_at)) {
+            let mut refused = refused(Refusal::Identity, 401, "not recognised");
+            refused.cause = "its session was revoked while it was found".to_owned();
+            return Err(refused);
+        }
         // Unless it is a guest, whose name is the session's.
         let is_named = server.validation.is_some()
             || server.identifier.is_some() && user != UserId::from(session);
@@ -204,7 +212,7 @@ impl<'a> Opening<'_, 'a> {
             issued.is_handed_out = true;
             keeper.keep(issued.session, named_user, addr);
         }
-        if named.is_some() && server.hub.sessions().adopt(session, identified_at) {
+        if named.is_some() && server.hub.sessions().adopt(session, asked_at) {
             keeper.keep(session, named_user, None);
         }
         if let Some(user) = named_user {
@@ -226,7 +234,7 @@ impl<'a> Opening<'_, 'a> {
             ttl,
             witness,
             expires_in,
-            identified_at,
+            asked_at,
         })
     }
 
@@ -234,7 +242,10 @@ impl<'a> Opening<'_, 'a> {
     /// the connection if it offers some and none is chosen.
     pub(super) fn protocol(&self, upgrade: &Upgrade) -> Option<&str> {
         let identifier = self.shard.server.identifier.as_ref();
-        identifier.and_then(|identifier| identifier.protocol(upgrade))
+        let mut names = identifier
+            .into_iter()
+            .flat_map(|identifier| identifier.protocols());
+        names.find(|name| upgrade.protocols().any(|offered| offered == *name))
     }
 
     /// Makes the connection's FIFO: named by user, address and port, or by the connection id where

@@ -47,16 +47,9 @@ impl<'a> Opening<'_, 'a> {
         head: &RequestHead,
     ) -> Result<Option<Identity>, Refused> {
         let counters = &self.shard.server.hub.counters;
-        let mut draining = self.shard.server.draining.clone();
-        let known = tokio::select! {
-            // As with the validation.
-            biased;
-            early = self.early_data() => return Err(early),
-            known = identifier.look_up(head, counters) => known,
-            _ = draining.wait_for(|draining| *draining) => {
-                return Err(self.abandon(Refusal::Draining, GOING_DOWN));
-            }
-        };
+        let known = self
+            .unless_early(identifier.look_up(head, counters))
+            .await?;
         if let Ok(Some(known)) = &known {
             debug!(conn.id = %self.id, user.id = %known.user, "visitor recognised by a session");
         }
@@ -164,7 +157,8 @@ impl<'a> Opening<'_, 'a> {
         if let Some(named) = identity.session
             && !self.shard.server.hub.sessions().contains(named)
         {
-            self.shard.server.hub.keeper.look_up(named).await?;
+            let asking = self.shard.server.hub.keeper.look_up(named);
+            self.unless_early(asking).await??;
         }
         self.admit(upgrade, claim, identity)
     }
@@ -177,18 +171,8 @@ impl<'a> Opening<'_, 'a> {
     ) -> Result<Identity, Refused> {
         let counters = &self.shard.server.hub.counters;
         counters.validations_started.increment();
-        let mut draining = self.shard.server.draining.clone();
         let data = self.shard.server.hub.keeper.data(visitor.session);
-        let verdict = tokio::select! {
-            // Whoever speaks too early is refused even if the answer comes at the same moment.
-            biased;
-            early = self.early_data() => return Err(early),
-            verdict = validation.judge(visitor, data) => verdict,
-            _ = draining.wait_for(|draining| *draining) => {
-                return Err(self.abandon(Refusal::Draining, GOING_DOWN));
-            }
-        };
-        match verdict {
+        match self.unless_early(validation.judge(visitor, data)).await? {
             Verdict::Accepted(identity) => {
                 counters.validations_accepted.increment();
                 Ok(identity)
@@ -209,6 +193,24 @@ impl<'a> Opening<'_, 'a> {
                 let mut refused = refused(refusal, status, text);
                 refused.cause = cause;
                 Err(refused)
+            }
+        }
+    }
+
+    /// Waits for an answer about the visitor, unless the peer leaves or speaks before it comes, or the
+    /// server goes down.
+    pub(super) async fn unless_early<T>(
+        &self,
+        asking: impl Future<Output = T>,
+    ) -> Result<T, Refused> {
+        let mut draining = self.shard.server.draining.clone();
+        tokio::select! {
+            // Whoever speaks too early is refused even if the answer comes at the same moment.
+            biased;
+            early = self.early_data() => Err(early),
+            answer = asking => Ok(answer),
+            _ = draining.wait_for(|draining| *draining) => {
+                Err(self.abandon(Refusal::Draining, GOING_DOWN))
             }
         }
     }

@@ -179,7 +179,7 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted<'_>) {
         ttl,
         witness,
         expires_in,
-        identified_at,
+        asked_at,
     } = admitted;
     let id = visitor.connection;
     debug!(parent: &visitor.span(), path = visitor.path(), "connection opened");
@@ -210,12 +210,7 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted<'_>) {
     // stands behind it.
     connection.greet(response);
     // Whoever ended the session meanwhile did not find this connection.
-    if shard
-        .server
-        .hub
-        .sessions()
-        .is_revoked(session, identified_at)
-    {
+    if shard.server.hub.sessions().is_revoked(session, asked_at) {
         let frame = shard.server.config.identity().close.clone();
         connection.close(CloseCause::Revoked, frame);
     }
@@ -292,6 +287,8 @@ impl<'a> Opening<'_, 'a> {
         let forwarded = self.look_behind_proxies(&head);
         let visit = server.hub.places().visit(forwarded.addr)?;
         self.check_origin(&head, &forwarded)?;
+        // Whatever is revoked from here on is revoked for this visitor, too.
+        let asked_at = Instant::now();
         let known = self.recognise(&head, &upgrade)?;
         let known = match &server.identifier {
             // Apart from the task, like the validation.
@@ -304,9 +301,9 @@ impl<'a> Opening<'_, 'a> {
         let unknown = token.as_ref().map(SessionToken::id);
         if let Some(id) = unknown.filter(|id| !server.hub.sessions().contains(*id)) {
             // Apart from the task, like the validation.
-            Box::pin(server.hub.keeper.look_up(id)).await?;
+            Box::pin(self.unless_early(server.hub.keeper.look_up(id))).await??;
         }
-        let claim = self.claim(&head, &upgrade, &forwarded, visit, token.as_ref())?;
+        let claim = self.claim(&head, &upgrade, &forwarded, visit, token.as_ref(), asked_at)?;
         let admitted = match (known, &server.validation) {
             (Some(identity), _) if identity.session.is_some() => {
                 Box::pin(self.admit_named(&upgrade, claim, identity)).await?

@@ -249,6 +249,16 @@ impl Keeper {
         self.change(|pending| held.iter().for_each(|id| pending.touch(*id)));
     }
 
+    /// Lets nobody in with these sessions any more, whatever the store says later.
+    pub(crate) fn disown(&self, ids: &[SessionId]) {
+        let now = Instant::now();
+        let mut table = self.table();
+        for id in ids {
+            table.revoke(*id, now);
+        }
+        self.note_data(&table);
+    }
+
     /// Removes sessions for good; their connections are the caller's to close.
     ///
     /// # Errors
@@ -275,12 +285,7 @@ impl Keeper {
             removing.await.map(|removed| removed + waiting)
         };
         // Only now: whoever asked the store before may have been told of the session still.
-        let now = Instant::now();
-        let mut table = self.table();
-        for id in ids {
-            table.revoke(*id, now);
-        }
-        self.note_data(&table);
+        self.disown(ids);
         removed
     }
 
@@ -351,8 +356,13 @@ impl Keeper {
         Ok(held)
     }
 
-    /// Removes from the store what nobody will come back to.
-    pub(crate) async fn purge(&self) {
+    /// Removes from the store what nobody will come back to. What the store does not know yet comes
+    /// first: those who are connected use their sessions.
+    pub(crate) async fn purge(&self, counters: &Counters) {
+        self.refresh();
+        if self.write(counters).await.is_err() {
+            return;
+        }
         let now = SystemTime::now();
         let purge = Purge {
             used_before: now.checked_sub(self.ttl).unwrap_or(SystemTime::UNIX_EPOCH),

@@ -49,7 +49,9 @@ pub(super) fn judge(payload: &[u8], rules: &Rules, now: f64) -> Result<Claims, T
     judge_issuer(&claims, rules)?;
     judge_audience(&claims, rules)?;
     let user = name(&claims, &rules.user_claim, "that names the user")?;
-    let user = UserId::new(&user.ok_or(TokenFault::NoUser)?)?;
+    // Issuers that number their users give 0 to guests, who are not all one user.
+    let user = user.filter(|user| user != "0").ok_or(TokenFault::NoUser)?;
+    let user = UserId::new(&user)?;
     let session = match &rules.session_claim {
         Some(claim) => name(&claims, claim, "that names the session")?,
         None => None,

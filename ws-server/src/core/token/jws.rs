@@ -2,8 +2,8 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
 
 use super::TokenFault;
 
@@ -23,7 +23,13 @@ pub(super) struct Compact<'t> {
 pub(super) struct Header {
     pub(super) alg: String,
     pub(super) kid: Option<String>,
-    crit: Option<IgnoredAny>,
+    /// Whether it is there, whatever it holds.
+    #[serde(default, deserialize_with = "is_there")]
+    crit: bool,
+}
+
+fn is_there<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(deserializer).map(|_| true)
 }
 
 impl<'t> Compact<'t> {
@@ -40,7 +46,7 @@ impl<'t> Compact<'t> {
         let [header, payload, signature] = [header, payload, signature].map(decode);
         let header: Header = serde_json::from_slice(&header?).map_err(|_| TokenFault::Malformed)?;
         // RFC 7515 §4.1.11: whoever does not understand one of these must refuse.
-        if header.crit.is_some() {
+        if header.crit {
             return Err(TokenFault::Critical);
         }
         Ok(Self {

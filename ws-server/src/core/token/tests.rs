@@ -308,6 +308,16 @@ fn what_is_not_a_token_is_malformed() {
         SECRET,
     );
     assert_eq!(user(&critical, &[]), Err(TokenFault::Critical));
+    let null = signed(r#"{"alg":"HS256","crit":null}"#, "{}", SECRET);
+    assert_eq!(user(&null, &[]), Err(TokenFault::Critical));
+}
+
+#[test]
+fn nobody_is_user_0() {
+    for sub in [json!(0), json!("0")] {
+        let guest = token(json!({ "sub": sub, "exp": 4_102_444_800_u64 }));
+        assert_eq!(user(&guest, &[]), Err(TokenFault::NoUser));
+    }
 }
 
 #[test]

@@ -109,27 +109,34 @@ pub(super) async fn revoke_of_user(
     let words = CloseWords { code, reason };
     let frame = words.frame(api.server.config.identity().close.clone())?;
     let hub = &api.server.hub;
-    let stored = hub.keeper.sessions_of(&user, &hub.counters).await;
-    // Those who are connected are known whether the store answers or not.
-    let mut ids: Vec<SessionId> = {
+    let connected = || -> Vec<SessionId> {
         let registry = hub.registry();
         let connections = registry.user(&user);
         let sessions = connections.filter_map(|(id, _)| Some(registry.binding(*id)?.session));
         sessions.collect()
     };
-    // Without a validation the user is the session.
-    ids.extend(user.as_str().parse::<SessionId>().ok());
+    // Those who are connected are known without the store, and do not wait for it.
+    let mut ids = connected();
+    hub.keeper.disown(&ids);
+    let closed = hub.close_sessions(&ids, &frame).await;
+    let stored = hub.keeper.sessions_of(&user, &hub.counters).await;
+    ids.extend(connected());
+    // Where nobody names users, the user is the session.
+    if api.server.validation.is_none() && api.server.identifier.is_none() {
+        ids.extend(user.as_str().parse::<SessionId>().ok());
+    }
     ids.extend(stored.iter().flatten());
     ids.sort_unstable();
     ids.dedup();
-    let (sessions, connections) = revoke_all(api, ids, frame).await?;
+    let (sessions, connections) = revoke_all(api.clone(), ids, frame).await?;
     stored?;
     Ok(Json(
-        json!({ "sessions": sessions, "connections": connections }),
+        json!({ "sessions": sessions, "connections": closed + connections }),
     ))
 }
 
-/// Closes the connections in any case; that the store did not answer is said afterwards.
+/// Closes the connections in any case, and before the store is asked, which may take its time. That
+/// it did not answer is said afterwards.
 async fn revoke_all(
     api: Api,
     ids: Vec<SessionId>,
@@ -138,8 +145,11 @@ async fn revoke_all(
     // It is done to the end though whoever asked for it may go away.
     let revoking = tokio::spawn(async move {
         let hub = &api.server.hub;
+        hub.keeper.disown(&ids);
+        let mut connections = hub.close_sessions(&ids, &frame).await;
         let revoked = hub.keeper.revoke(&ids, &hub.counters).await;
-        let connections = hub.close_sessions(&ids, &frame).await;
+        // Whoever was let in meanwhile had been found in the store before.
+        connections += hub.close_sessions(&ids, &frame).await;
         let sessions = revoked?;
         hub.counters.sessions_revoked.add(sessions);
         Ok((sessions, connections))
