@@ -113,7 +113,13 @@ impl Parent {
             && self.spares.len() + self.busy.len() < self.options.max_children.max(1)
         {
             let parent = rustix::process::getpid();
-            let (control, theirs) = socketpair::datagram()?;
+            let (control, theirs) = match socketpair::datagram() {
+                Err(error) if is_exhaustion(&error) => {
+                    self.note_failed_fork(&error);
+                    return Ok(self);
+                }
+                pair => pair?,
+            };
             match sys::fork() {
                 Ok(Forked::Child) => {
                     let max_body_size = self.options.max_body_size;
@@ -128,13 +134,18 @@ impl Parent {
                         handler,
                     )
                 }
-                Ok(Forked::Parent(pid)) => self.keep_spare(pid, control)?,
+                Ok(Forked::Parent(pid)) => match self.keep_spare(pid, control) {
+                    Err(error) if is_exhaustion(&error) => {
+                        self.note_failed_fork(&error);
+                        return Ok(self);
+                    }
+                    kept => kept?,
+                },
                 Err(error) if error.raw_os_error() == Some(nix::libc::EDEADLK) => {
                     return Err(error);
                 }
                 Err(error) => {
-                    let _ = writeln!(io::stderr(), "fork server: cannot fork: {error}");
-                    self.delay_next_fork();
+                    self.note_failed_fork(&error);
                     return Ok(self);
                 }
             }
@@ -152,8 +163,19 @@ impl Parent {
         // The child does the same: whoever comes first, its group is there before it is needed.
         let group = rustix::process::Pid::from_raw(pid);
         let _ = rustix::process::setpgid(group, group);
-        let pidfd = children::pidfd(pid)?;
-        self.register(&pidfd, token_of(pid), Interest::READABLE)?;
+        let watched = children::pidfd(pid).and_then(|pidfd| {
+            self.register(&pidfd, token_of(pid), Interest::READABLE)?;
+            Ok(pidfd)
+        });
+        let pidfd = match watched {
+            Ok(pidfd) => pidfd,
+            Err(error) => {
+                // Nobody would hear of its end.
+                children::kill_group(pid);
+                rustix::process::waitpid(group, rustix::process::WaitOptions::empty())?;
+                return Err(error);
+            }
+        };
         self.spares.push(Spare {
             pid,
             pidfd,
@@ -161,6 +183,11 @@ impl Parent {
         });
         self.backoff.started(Instant::now());
         Ok(())
+    }
+
+    fn note_failed_fork(&mut self, error: &io::Error) {
+        let _ = writeln!(io::stderr(), "fork server: cannot fork: {error}");
+        self.delay_next_fork();
     }
 
     fn delay_next_fork(&mut self) {
@@ -189,7 +216,11 @@ impl Parent {
         let has_waited = events.is_empty() && timeout == Some(SWEEP_INTERVAL);
         if has_waited || self.sweep_at.is_some_and(|at| at <= now) {
             self.sweep_at = None;
-            self.sweep()?;
+            match self.sweep() {
+                // The next time there may be descriptors.
+                Err(error) if is_exhaustion(&error) => self.ask_sweep(),
+                swept => swept?,
+            }
         }
         self.events = events;
         Ok(())

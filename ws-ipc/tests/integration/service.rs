@@ -160,6 +160,28 @@ async fn t61_hanging_closure_is_killed_at_the_deadline() {
 }
 
 #[tokio::test]
+async fn t32_fork_server_without_descriptors_goes_on_when_there_are_some() {
+    let program = example("forkserver");
+    let limited = ["--nofile=24", "--", program.to_str().unwrap()];
+    let setup = Setup::with("prlimit", &limited).await;
+    let pid = setup.service.pid();
+    let mut hanging = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let service = setup.service.clone();
+        hanging.spawn(async move { ask(&service, "/hang", "", LONG).await });
+    }
+    let pid_of_it = pid.unwrap();
+    eventually("as many as there is room for", || {
+        children_of(pid_of_it).len() >= 4
+    })
+    .await;
+    hanging.shutdown().await;
+    assert!(setup.ask("/pid").await.is_ok());
+    assert_eq!(setup.service.pid(), pid, "it did not have to be restarted");
+    setup.end().await;
+}
+
+#[tokio::test]
 async fn t57_daemon_of_a_closure_does_not_outlive_it() {
     let setup = Setup::new().await;
     let mark = format!("FORKED_DAEMON={}", std::process::id());
