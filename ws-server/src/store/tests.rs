@@ -402,5 +402,13 @@ fn rows_that_are_not_ours_count_as_absent() {
         let listed = store.list(&all).await.unwrap();
         assert_eq!(listed.len(), 1, "{listed:?}");
         assert_eq!(listed[0].id.to_string(), good);
+        // Nor do they end a list before its end, where somebody would be missed.
+        for limit in 1..10 {
+            let page = SessionQuery {
+                limit,
+                ..all.clone()
+            };
+            assert_eq!(store.list(&page).await.unwrap(), listed, "{limit}");
+        }
     });
 }
