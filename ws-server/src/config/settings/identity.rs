@@ -244,7 +244,9 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         path: "identity.lookup.key",
         default: DefaultValue::Absent("\"app:session:{cookie}\""),
-        doc: "The key in Redis, with {cookie} where the cookie's value belongs.",
+        doc: "The key in Redis, with {cookie} where the cookie's value belongs. Its prefix must be the\n\
+              sessions' own: who brings a cookie chooses the key. Without cookie_hash a cookie is 16 to 256\n\
+              letters, digits, _, - or a comma; any other is refused (401).",
     },
     Setting {
         path: "identity.lookup.field",
