@@ -117,7 +117,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         path: "control.timeout",
         default: DefaultValue::Text("30s"),
         doc: "How long the head of a request to control.listen may take to come, and then its body; also,\n\
-              how long a connection may be idle. 10ms to 1h.",
+              how long a connection may be idle, and how long its client may take nothing of an answer.\n\
+              10ms to 1h.",
     },
     Setting {
         path: "control.rate",
