@@ -96,8 +96,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         doc: "The tokens that control.listen accepts, one in each line (so that one can be replaced while\n\
               the other still holds); empty lines and lines with # are skipped. A token has at least 16\n\
               characters: A-Z a-z 0-9 - . _ ~ + / =. Who has one controls the server, so nobody else should\n\
-              read the file (a warning) and nobody else may write to it (an error). It is read again when\n\
-              it changes; if it then cannot be used, the former tokens hold.",
+              read the file (all users: a warning) and nobody but its owner may write to it (an error, also\n\
+              for its group). It is read again when it changes; if it then cannot be used, the former tokens hold.",
     },
     Setting {
         path: "control.allowed_hosts",

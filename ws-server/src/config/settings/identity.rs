@@ -87,7 +87,9 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: DefaultValue::Absent("\"/etc/ws/token-secret\""),
         doc: "Signed tokens (JWT, RFC 7519): clients that bring one are whom it names, and no callback is\n\
               asked. This file holds the secret of HS256: at least 32 bytes; a newline at its end does not\n\
-              count. Whoever has it can sign.",
+              count, and PEM is no secret. Whoever has it can sign: all users should not read it (a\n\
+              warning). This and the next two files nobody but their owner may write to, not their group\n\
+              either (an error; if they are read again, the former keys hold).",
     },
     Setting {
         path: "identity.token.public_key_file",
