@@ -154,8 +154,9 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         path: "control.idempotency_receipts",
         default: DefaultValue::Number(10_000),
-        doc: "Receipts that are kept for that, max_batch to 10000000; beyond it the oldest are forgotten. Each\n\
-              takes about 300 bytes.",
+        doc: "Receipts that are kept for that, and messages with a key that are under way, max_batch to\n\
+              10000000. Beyond it the oldest receipts are forgotten; if so many are under way, further ones\n\
+              get 503. Each takes about 300 bytes.",
     },
     Setting {
         path: "control.max_listeners",
