@@ -419,6 +419,19 @@ async fn t72_slow_and_many_requests_do_not_hold_the_door() {
     let (status, _, answer) = raw(&door, &format!("{head}Content-Length: 100\r\n\r\n{{"));
     assert_eq!(status, 408, "{answer}");
     assert!(answer.contains("control.timeout"), "{answer}");
+    // So is a stream whose next line never ends; the ones before it were sent.
+    let line = json!({ "to": { "all": true }, "text": "x" }).to_string();
+    let begin = format!("{line}\n\n{{");
+    let chunk = format!("{:x}\r\n{begin}\r\n", begin.len());
+    let kind = "Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked";
+    let (status, _, answer) = raw(&door, &format!("{head}{kind}\r\n\r\n{chunk}"));
+    assert_eq!(status, 200, "{answer}");
+    assert!(answer.contains("\"connections\":0"), "{answer}");
+    assert!(
+        answer.contains("no line came in control.timeout"),
+        "{answer}"
+    );
+    assert_eq!(server.figure("pushes.accepted"), 1);
     // A head without an end, as fast as it may.
     let mut stream = TcpStream::connect(&door).unwrap();
     let mut refused = false;

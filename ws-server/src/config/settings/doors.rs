@@ -116,9 +116,9 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         path: "control.timeout",
         default: DefaultValue::Text("30s"),
-        doc: "How long the head of a request to control.listen may take to come, and then its body; also,\n\
-              how long a connection may be idle, and how long its client may take nothing of an answer.\n\
-              10ms to 1h.",
+        doc: "How long the head of a request to control.listen may take to come, and then its body, or the\n\
+              next line of a stream; also, how long a connection may be idle, and how long its client may\n\
+              take nothing of an answer. 10ms to 1h.",
     },
     Setting {
         path: "control.rate",
