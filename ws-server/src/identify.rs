@@ -11,6 +11,7 @@ mod php;
 mod tokens;
 
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -236,15 +237,27 @@ fn told(reload: Result<(), ServeError>, counters: &Counters, cause: &'static str
     }
 }
 
-/// Reads a small file that a setting names.
-fn read_small(setting: &'static str, path: &Path) -> Result<Vec<u8>, ServeError> {
+/// What a file of keys holds, and who may open it.
+struct KeyFile {
+    content: Vec<u8>,
+    mode: u32,
+}
+
+/// Reads a file of keys that a setting names.
+fn read_keys(setting: &'static str, path: &Path) -> Result<KeyFile, ServeError> {
     let read = || {
         let mut content = Vec::new();
         let file = File::open(path)?;
+        let mode = file.metadata()?.mode() & 0o7777;
+        // Whoever writes a key can be anybody.
+        if mode & 0o022 != 0 {
+            let text = format!("others than its owner may write to it (mode {mode:04o})");
+            return Err(io::Error::other(text));
+        }
         file.take(MAX_KEY_FILE_SIZE + 1).read_to_end(&mut content)?;
         match content.len() as u64 > MAX_KEY_FILE_SIZE {
             true => Err(io::Error::other("the file is larger than 1 MiB")),
-            false => Ok(content),
+            false => Ok(KeyFile { content, mode }),
         }
     };
     read().map_err(|source| ServeError::Identity {

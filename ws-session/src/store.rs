@@ -42,7 +42,8 @@ pub trait SessionStore: Send + Sync + fmt::Debug {
     /// Carries out changes. Whoever reads afterwards sees them.
     fn write<'a>(&'a self, changes: &'a Changes) -> StoreFuture<'a, ()>;
 
-    /// Lists sessions in the order of their ids.
+    /// Lists sessions in the order of their ids: fewer than the query allows only if there are no
+    /// more.
     fn list<'a>(&'a self, query: &'a SessionQuery) -> StoreFuture<'a, Vec<SessionRecord>>;
 
     /// Removes sessions and returns how many of them there were.

@@ -1,14 +1,15 @@
 //! The doors to the control API: who gets in (T11, T72), and what a request may cost.
 
 use std::fs::{self, Permissions};
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 
 use crate::support::*;
 
@@ -233,6 +234,54 @@ async fn t11_the_public_listener_serves_the_names_it_was_told() {
     server.finish();
 }
 
+/// Asks again and again, without reading an answer, until the server ends the connection; `false`
+/// if it only stops to read.
+fn ask_without_listening(door: &str, request: &str) -> bool {
+    let addr: SocketAddr = door.parse().unwrap();
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&addr.into()).unwrap();
+    let mut stream = TcpStream::from(socket);
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    let requests = request.repeat(1000);
+    loop {
+        if let Err(error) = stream.write_all(requests.as_bytes()) {
+            let has_stopped = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+            return !has_stopped;
+        }
+    }
+}
+
+#[test]
+fn t72_who_does_not_read_its_answers_does_not_keep_others_out() {
+    const PLACES: usize = 3;
+    let server = setup()
+        .set("control.max_connections", PLACES.to_string())
+        .set("control.timeout", "1s")
+        .start();
+    let door = door(&server);
+    for request in [
+        "GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(),
+        "GET /v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(),
+        format!(
+            "GET /v1/status HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
+        ),
+    ] {
+        let ask = || ask_without_listening(&door, &request);
+        std::thread::scope(|scope| {
+            let greedy: Vec<_> = (0..PLACES).map(|_| scope.spawn(ask)).collect();
+            assert_eq!(
+                self::request(&door, "GET /live", &["Host: localhost"], "").0,
+                200
+            );
+            for asking in greedy {
+                assert!(asking.join().unwrap(), "{request}");
+            }
+        });
+    }
+    server.finish();
+}
+
 #[tokio::test]
 async fn t72_the_verbs_reach_the_door_with_a_token() {
     let server = setup().start();
@@ -370,6 +419,19 @@ async fn t72_slow_and_many_requests_do_not_hold_the_door() {
     let (status, _, answer) = raw(&door, &format!("{head}Content-Length: 100\r\n\r\n{{"));
     assert_eq!(status, 408, "{answer}");
     assert!(answer.contains("control.timeout"), "{answer}");
+    // So is a stream whose next line never ends; the ones before it were sent.
+    let line = json!({ "to": { "all": true }, "text": "x" }).to_string();
+    let begin = format!("{line}\n\n{{");
+    let chunk = format!("{:x}\r\n{begin}\r\n", begin.len());
+    let kind = "Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked";
+    let (status, _, answer) = raw(&door, &format!("{head}{kind}\r\n\r\n{chunk}"));
+    assert_eq!(status, 200, "{answer}");
+    assert!(answer.contains("\"connections\":0"), "{answer}");
+    assert!(
+        answer.contains("no line came in control.timeout"),
+        "{answer}"
+    );
+    assert_eq!(server.figure("pushes.accepted"), 1);
     // A head without an end, as fast as it may.
     let mut stream = TcpStream::connect(&door).unwrap();
     let mut refused = false;

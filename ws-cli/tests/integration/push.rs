@@ -526,6 +526,51 @@ async fn a_request_that_is_being_carried_out_goes_on_when_whoever_asked_is_gone(
 }
 
 #[tokio::test]
+async fn so_many_requests_with_a_key_are_carried_out_at_once() {
+    let server = Setup::new()
+        .arg("--echo")
+        .set("limits.send_queue_size", "64MiB")
+        .set("control.max_batch", "2")
+        .set("control.idempotency_receipts", "2")
+        .start();
+    let mut client = server.connect().await;
+    let text = "x".repeat(1 << 20);
+    let mut sent = 0;
+    while figure(&server.send(json!({ "all": true }), &text), "queued") == 0 {
+        sent += 1;
+    }
+    let body = |key: &str, wait: &str| {
+        let all = json!({ "all": true });
+        json!({ "to": all, "text": "once", "wait": wait, "key": key }).to_string()
+    };
+    for key in ["a", "b"] {
+        let body = body(key, "5m");
+        let length = body.len();
+        let mut asking = UnixStream::connect(server.state("control.sock")).unwrap();
+        let head = "POST /v1/send HTTP/1.1\r\nHost: localhost\r\nContent-Length:";
+        write!(asking, "{head} {length}\r\n\r\n{body}").unwrap();
+        // It goes on without whoever asked.
+        let accepted = sent + 2 + u64::from(key == "b");
+        eventually("it waits", || server.figure("pushes.accepted") == accepted);
+    }
+    let (status, answer) = request(&server, "", &body("c", "1ms"));
+    assert_eq!(status, 503, "{answer}");
+    assert!(answer.contains("control.idempotency_receipts"), "{answer}");
+    for _ in 0..=sent {
+        hear(&mut client).await;
+    }
+    for _ in ["a", "b"] {
+        assert_eq!(hear(&mut client).await, "once");
+    }
+    eventually("there is room again", || {
+        request(&server, "", &body("c", "1ms")).0 == 200
+    });
+    assert_eq!(hear(&mut client).await, "once");
+    bye(client).await;
+    server.finish();
+}
+
+#[tokio::test]
 async fn a_stream_of_lines_is_answered_line_by_line() {
     let server = Setup::new().arg("--echo").start();
     let mut client = server.connect().await;

@@ -19,14 +19,16 @@ pub(crate) type Fingerprint = [u8; 32];
 /// 2. If it is [`Claimed::Now`], carry the request out and [`finish`](Self::finish) with the answer,
 ///    or [`give_up`](Self::give_up) if there is none: the next one then is the first.
 ///
-/// When there are too many, the oldest answers are forgotten; a request that is being carried out
-/// never is.
+/// When there are too many, the oldest answers are forgotten. A request that is being carried out
+/// never is, but when there are too many of those, no further one is.
 #[derive(Debug)]
 pub(crate) struct Repeats<A> {
     ttl: Duration,
     capacity: usize,
-    /// The weight of all answers.
+    /// The weight of all entries.
     weight: usize,
+    /// The weight of those without an answer yet.
+    under_way: usize,
     entries: HashMap<Box<str>, Entry<A>>,
     /// Those with an answer, the oldest first.
     answered: BTreeMap<u64, Box<str>>,
@@ -36,6 +38,7 @@ pub(crate) struct Repeats<A> {
 #[derive(Debug)]
 struct Entry<A> {
     fingerprint: Fingerprint,
+    weight: usize,
     /// `None` while the request is being carried out.
     answer: Option<Answered<A>>,
 }
@@ -43,7 +46,6 @@ struct Entry<A> {
 #[derive(Debug)]
 struct Answered<A> {
     answer: A,
-    weight: usize,
     at: Instant,
     number: u64,
 }
@@ -59,15 +61,19 @@ pub(crate) enum Claimed<A> {
     Different,
     /// The first one had this answer.
     Answered(A),
+    /// Too much is being carried out for another one.
+    Full,
 }
 
 impl<A: Clone> Repeats<A> {
-    /// Keeps answers of at most this weight together, each for `ttl`.
+    /// Keeps answers, with the requests that are under way, of at most this weight together, each
+    /// for `ttl`.
     pub(crate) fn new(ttl: Duration, capacity: usize) -> Self {
         Self {
             ttl,
             capacity,
             weight: 0,
+            under_way: 0,
             entries: HashMap::new(),
             answered: BTreeMap::new(),
             next_number: 0,
@@ -79,16 +85,26 @@ impl<A: Clone> Repeats<A> {
         self.entries.len()
     }
 
-    /// Asks for a key.
-    pub(crate) fn claim(&mut self, key: &str, request: Fingerprint, now: Instant) -> Claimed<A> {
+    /// Asks for a key, for a request of this weight.
+    pub(crate) fn claim(
+        &mut self,
+        key: &str,
+        request: Fingerprint,
+        weight: usize,
+        now: Instant,
+    ) -> Claimed<A> {
         self.expire(now);
         match self.entries.get(key) {
+            None if self.under_way.saturating_add(weight) > self.capacity => Claimed::Full,
             None => {
                 let entry = Entry {
                     fingerprint: request,
+                    weight,
                     answer: None,
                 };
                 self.entries.insert(key.into(), entry);
+                self.under_way += weight;
+                self.weight += weight;
                 Claimed::Now
             }
             Some(entry) if entry.fingerprint != request => Claimed::Different,
@@ -100,9 +116,8 @@ impl<A: Clone> Repeats<A> {
         }
     }
 
-    /// Keeps the answer to a request whose key was claimed. An answer that is heavier than all may be
-    /// is not kept.
-    pub(crate) fn finish(&mut self, key: &str, answer: A, weight: usize, now: Instant) {
+    /// Keeps the answer to a request whose key was claimed.
+    pub(crate) fn finish(&mut self, key: &str, answer: A, now: Instant) {
         let Some(entry) = self.entries.get_mut(key) else {
             debug_assert!(false, "a claimed key is kept");
             return;
@@ -111,12 +126,13 @@ impl<A: Clone> Repeats<A> {
         self.next_number += 1;
         entry.answer = Some(Answered {
             answer,
-            weight,
             at: now,
             number,
         });
-        self.weight += weight;
+        self.under_way -= entry.weight;
         self.answered.insert(number, key.into());
+        // Not when a key is claimed: the same batch may be about to ask for the oldest. This answer
+        // stays, as no more than the capacity was under way with it.
         while self.weight > self.capacity {
             self.forget_oldest();
         }
@@ -124,12 +140,12 @@ impl<A: Clone> Repeats<A> {
 
     /// Lets a key go that was claimed: its request has not been carried out.
     pub(crate) fn give_up(&mut self, key: &str) {
-        if self
-            .entries
-            .get(key)
-            .is_some_and(|entry| entry.answer.is_none())
+        let is_claimed = |entry: &Entry<A>| entry.answer.is_none();
+        if self.entries.get(key).is_some_and(is_claimed)
+            && let Some(entry) = self.entries.remove(key)
         {
-            self.entries.remove(key);
+            self.under_way -= entry.weight;
+            self.weight -= entry.weight;
         }
     }
 
@@ -149,13 +165,10 @@ impl<A: Clone> Repeats<A> {
 
     fn forget_oldest(&mut self) {
         if let Some((number, key)) = self.answered.pop_first() {
-            let answered = self.entries.remove(&key).and_then(|entry| entry.answer);
-            debug_assert!(
-                answered
-                    .as_ref()
-                    .is_some_and(|answered| answered.number == number)
-            );
-            self.weight -= answered.map_or(0, |answered| answered.weight);
+            let entry = self.entries.remove(&key);
+            let answered = entry.as_ref().and_then(|entry| entry.answer.as_ref());
+            debug_assert!(answered.is_some_and(|answered| answered.number == number));
+            self.weight -= entry.map_or(0, |entry| entry.weight);
         }
     }
 }
@@ -200,26 +213,46 @@ mod tests {
     fn the_second_gets_the_answer_of_the_first() {
         let now = Instant::now();
         let mut repeats = Repeats::new(TTL, 10);
-        assert_eq!(repeats.claim("k", A, now), Claimed::Now);
-        assert_eq!(repeats.claim("k", A, now), Claimed::InProgress);
-        assert_eq!(repeats.claim("k", B, now), Claimed::Different);
-        repeats.finish("k", 7, 1, now);
-        assert_eq!(repeats.claim("k", A, now), Claimed::Answered(7));
-        assert_eq!(repeats.claim("k", B, now), Claimed::Different);
-        assert_eq!(repeats.claim("l", B, now), Claimed::Now);
+        assert_eq!(repeats.claim("k", A, 1, now), Claimed::Now);
+        assert_eq!(repeats.claim("k", A, 1, now), Claimed::InProgress);
+        assert_eq!(repeats.claim("k", B, 1, now), Claimed::Different);
+        repeats.finish("k", 7, now);
+        assert_eq!(repeats.claim("k", A, 1, now), Claimed::Answered(7));
+        assert_eq!(repeats.claim("k", B, 1, now), Claimed::Different);
+        assert_eq!(repeats.claim("l", B, 1, now), Claimed::Now);
         let later = now + TTL;
         assert_eq!(
-            repeats.claim("k", B, later),
+            repeats.claim("k", B, 1, later),
             Claimed::Now,
             "it is forgotten"
         );
         assert_eq!(
-            repeats.claim("l", B, later),
+            repeats.claim("l", B, 1, later),
             Claimed::InProgress,
             "that never is"
         );
         repeats.give_up("l");
-        assert_eq!(repeats.claim("l", A, later), Claimed::Now);
+        assert_eq!(repeats.claim("l", A, 1, later), Claimed::Now);
+    }
+
+    #[test]
+    fn what_is_under_way_leaves_so_much_room() {
+        let now = Instant::now();
+        let mut repeats = Repeats::new(TTL, 3);
+        assert_eq!(repeats.claim("k", A, 1, now), Claimed::Now);
+        repeats.finish("k", 7, now);
+        assert_eq!(repeats.claim("l", A, 2, now), Claimed::Now);
+        assert_eq!(repeats.claim("m", A, 2, now), Claimed::Full);
+        assert_eq!(repeats.claim("k", A, 1, now), Claimed::Answered(7));
+        assert_eq!(repeats.claim("l", A, 2, now), Claimed::InProgress);
+        assert_eq!(repeats.claim("m", A, 1, now), Claimed::Now);
+        repeats.finish("m", 8, now);
+        assert_eq!(repeats.claim("m", A, 1, now), Claimed::Answered(8));
+        assert_eq!(repeats.claim("k", A, 1, now), Claimed::Now, "it made room");
+        repeats.give_up("l");
+        assert_eq!(repeats.claim("l", A, 3, now), Claimed::Full);
+        assert_eq!(repeats.claim("l", A, 2, now), Claimed::Now);
+        assert_eq!(repeats.claim("n", A, 4, now), Claimed::Full);
     }
 
     #[test]
@@ -243,8 +276,8 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Op {
-        Claim(u8, bool),
-        Finish(u8, u32, usize),
+        Claim(u8, bool, usize),
+        Finish(u8, u32),
         GiveUp(u8),
         Pass(u64),
     }
@@ -252,61 +285,69 @@ mod tests {
     fn op() -> impl Strategy<Value = Op> {
         let key = || 0_u8..6;
         prop_oneof![
-            4 => (key(), any::<bool>()).prop_map(|(key, other)| Op::Claim(key, other)),
-            3 => (key(), any::<u32>(), 1_usize..4)
-                .prop_map(|(key, answer, weight)| Op::Finish(key, answer, weight)),
+            4 => (key(), any::<bool>(), 1_usize..4)
+                .prop_map(|(key, other, weight)| Op::Claim(key, other, weight)),
+            3 => (key(), any::<u32>()).prop_map(|(key, answer)| Op::Finish(key, answer)),
             1 => key().prop_map(Op::GiveUp),
             2 => (0_u64..6).prop_map(Op::Pass),
         ]
     }
 
-    /// Key, request, and of the answer itself, time and weight.
-    type Known = (u8, Fingerprint, Option<(u32, Instant, usize)>);
+    /// Key, request, weight, and the answer with its time.
+    type Known = (u8, Fingerprint, usize, Option<(u32, Instant)>);
+
+    /// The weight of those for which this holds.
+    fn weight(list: &[Known], is_counted: impl Fn(&Known) -> bool) -> usize {
+        let counted = list.iter().filter(|known| is_counted(known));
+        counted.map(|known| known.2).sum()
+    }
 
     proptest! {
         /// Against a list in the order of the answers.
         #[test]
-        fn prop_a_key_is_what_the_list_says(ops in prop::collection::vec(op(), 0..100), capacity in 1_usize..4) {
+        fn prop_a_key_is_what_the_list_says(ops in prop::collection::vec(op(), 0..100), capacity in 1_usize..6) {
             let mut repeats = Repeats::new(TTL, capacity);
             let mut list: Vec<Known> = Vec::new();
             let mut now = Instant::now();
             for op in ops {
                 match op {
-                    Op::Claim(key, is_other) => {
+                    Op::Claim(key, is_other, size) => {
                         let request = if is_other { B } else { A };
-                        list.retain(|(_, _, answer)| answer.is_none_or(|(_, at, _)| now < at + TTL));
+                        list.retain(|(.., answer)| answer.is_none_or(|(_, at)| now < at + TTL));
+                        let under_way = weight(&list, |known| known.3.is_none());
                         let expected = match list.iter().find(|known| known.0 == key) {
+                            None if under_way + size > capacity => Claimed::Full,
                             None => {
-                                list.push((key, request, None));
+                                list.push((key, request, size, None));
                                 Claimed::Now
                             }
-                            Some((_, first, _)) if *first != request => Claimed::Different,
-                            Some((_, _, None)) => Claimed::InProgress,
-                            Some((_, _, Some((answer, ..)))) => Claimed::Answered(*answer),
+                            Some((_, first, ..)) if *first != request => Claimed::Different,
+                            Some((.., None)) => Claimed::InProgress,
+                            Some((.., Some((answer, _)))) => Claimed::Answered(*answer),
                         };
-                        prop_assert_eq!(repeats.claim(&key.to_string(), request, now), expected);
+                        let claimed = repeats.claim(&key.to_string(), request, size, now);
+                        prop_assert_eq!(claimed, expected);
                     }
-                    Op::Finish(key, answer, weight) => {
-                        let at = list.iter().position(|known| known.0 == key && known.2.is_none());
+                    Op::Finish(key, answer) => {
+                        let at = list.iter().position(|known| known.0 == key && known.3.is_none());
                         let Some(at) = at else { continue };
-                        let (_, request, _) = list.remove(at);
-                        list.push((key, request, Some((answer, now, weight))));
-                        let sum = |list: &[Known]| -> usize {
-                            list.iter().filter_map(|known| Some(known.2?.2)).sum()
-                        };
-                        while sum(&list) > capacity {
-                            let oldest = list.iter().position(|known| known.2.is_some()).unwrap();
-                            list.remove(oldest);
+                        let (_, request, size, _) = list.remove(at);
+                        list.push((key, request, size, Some((answer, now))));
+                        while weight(&list, |_| true) > capacity {
+                            let oldest = list.iter().position(|known| known.3.is_some());
+                            list.remove(oldest.unwrap());
                         }
-                        repeats.finish(&key.to_string(), answer, weight, now);
+                        prop_assert_eq!(list.last().unwrap().0, key, "it is kept itself");
+                        repeats.finish(&key.to_string(), answer, now);
                     }
                     Op::GiveUp(key) => {
-                        list.retain(|known| known.0 != key || known.2.is_some());
+                        list.retain(|known| known.0 != key || known.3.is_some());
                         repeats.give_up(&key.to_string());
                     }
                     Op::Pass(seconds) => now += Duration::from_secs(seconds),
                 }
-                prop_assert!(repeats.weight <= capacity);
+                prop_assert!(repeats.under_way <= capacity);
+                prop_assert!(repeats.weight <= 2 * capacity);
             }
         }
 

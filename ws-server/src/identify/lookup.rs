@@ -1,6 +1,7 @@
 //! The sessions of another application in a database.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -30,6 +31,9 @@ use crate::store::{Client, ConnectError, ConnectSettings, Outage, open_sqlite_to
 
 /// The longest value of a cookie that is asked about. A browser sends no longer one.
 const MAX_COOKIE_SIZE: usize = 4096;
+/// How long a name may be that becomes a part of a key. A shorter one could be guessed, and is more
+/// likely the name of something else.
+const KEY_NAME_SIZES: RangeInclusive<usize> = 16..=256;
 
 /// What asks the database.
 #[derive(Debug)]
@@ -128,9 +132,13 @@ impl Lookup {
                 "the cookie is too long to name a session",
             ));
         }
-        let name = match self.inner.config.cookie_hash {
-            CookieHash::None => cookie.to_owned(),
-            CookieHash::Sha256 => sha256(cookie),
+        let config = &self.inner.config;
+        let name = match (config.cookie_hash, &config.question) {
+            (CookieHash::Sha256, _) => sha256(cookie),
+            (CookieHash::None, LookupQuestion::Redis { .. }) if !is_key_name(cookie) => {
+                return Err(Unproved::malformed("the cookie is no session id"));
+            }
+            (CookieHash::None, _) => cookie.to_owned(),
         };
         let inner = Arc::clone(&self.inner);
         // Dropped, it ends what it began.
@@ -337,10 +345,44 @@ async fn value(
     }
 }
 
+/// Whether this may stand in a key: nothing that makes up the names of keys (`:`, `.`, `/`), so that
+/// whoever brings it chooses among sessions, and not among all that is stored.
+fn is_key_name(name: &str) -> bool {
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"_-,".contains(&byte);
+    KEY_NAME_SIZES.contains(&name.len()) && name.bytes().all(is_letter)
+}
+
 fn sha256(text: &str) -> String {
     let hash = digest::digest(&digest::SHA256, text.as_bytes());
     hash.as_ref()
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_in_a_key_is_a_session_id_and_nothing_else() {
+        for name in ["a0-_,Z6789abcdef", "1234567890123456", &"a".repeat(256)] {
+            assert!(is_key_name(name), "{name}");
+        }
+        for name in [
+            "",
+            "user_7",
+            "123456789012345",
+            "profile:1234567890",
+            "../../../../etc/passwd",
+            "1234567890123456*",
+            "1234567890123456 ",
+            "1234567890123456.x",
+            "1234567890123456{x}",
+            "123456789012345ä",
+            &"a".repeat(257),
+        ] {
+            assert!(!is_key_name(name), "{name}");
+        }
+    }
 }

@@ -135,7 +135,13 @@ fn attempt(path: &Path, config: &PhpConfig) -> io::Result<Attempt> {
         .open(path);
     let file = match opened {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Attempt::Gone),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // Without their directory all sessions seem to be over, and none need be.
+            return match config.save_path.is_dir() {
+                true => Ok(Attempt::Gone),
+                false => Err(io::Error::other("identity.php.save_path is no directory")),
+            };
+        }
         Err(error) => return Err(error),
     };
     match file.try_lock_shared() {

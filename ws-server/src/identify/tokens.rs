@@ -9,7 +9,7 @@ use std::time::Duration;
 use tracing::warn;
 use ws_proto::handshake::{RequestHead, Upgrade};
 
-use super::{Unproved, read_small, since_epoch};
+use super::{Unproved, read_keys, since_epoch};
 use crate::config::{CredentialPlace, TokenConfig};
 use crate::core::answer::Identity;
 use crate::core::credential::{self, Found};
@@ -38,12 +38,7 @@ impl Tokens {
     /// [`ServeError::Identity`] for a file that cannot be read, or that holds no keys.
     pub(super) fn load(config: &TokenConfig) -> Result<Self, ServeError> {
         let seen = stamps(config);
-        let keys = read_keys(config)?;
-        if let Some(path) = &config.secret_file
-            && std::fs::metadata(path).is_ok_and(|metadata| metadata.mode() & 0o004 != 0)
-        {
-            warn!(path = %path.display(), "every user of this host can read the secret of tokens");
-        }
+        let keys = read_all(config)?;
         Ok(Self {
             rules: Rules::new(config),
             keys: RwLock::new(Arc::new(keys)),
@@ -106,13 +101,13 @@ impl Tokens {
     ///
     /// [`ServeError::Identity`]; the former keys then stay in use.
     pub(super) fn reload(&self) -> Result<(), ServeError> {
-        let keys = Arc::new(read_keys(&self.config)?);
+        let keys = Arc::new(read_all(&self.config)?);
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
         Ok(())
     }
 }
 
-fn read_keys(config: &TokenConfig) -> Result<KeySet, ServeError> {
+fn read_all(config: &TokenConfig) -> Result<KeySet, ServeError> {
     type Add = fn(&mut KeySet, &[u8]) -> Result<(), InvalidKeys>;
     let files: [(_, _, Add); 3] = [
         (
@@ -137,8 +132,11 @@ fn read_keys(config: &TokenConfig) -> Result<KeySet, ServeError> {
         let Some(path) = path else {
             continue;
         };
-        let content = read_small(setting, path)?;
-        add(&mut keys, &content).map_err(|fault| invalid(setting, path, fault))?;
+        let file = read_keys(setting, path)?;
+        if config.secret_file.as_deref() == Some(path) && file.mode & 0o004 != 0 {
+            warn!(path = %path.display(), "every user of this host can read the secret of tokens");
+        }
+        add(&mut keys, &file.content).map_err(|fault| invalid(setting, path, fault))?;
         last = (setting, path);
     }
     let (setting, path) = last;

@@ -149,14 +149,16 @@ impl fmt::Debug for DatabaseUrl {
 pub(crate) struct InvalidDatabase;
 
 /// What may be shown of an address: scheme, user, host and path. A password stands between the
-/// first `:` and the last `@`, and may be among the parameters of a query.
+/// first `:` and the last `@`, and may be among the parameters of a query. Where an `@` follows on
+/// a `?` or a `#`, any of them may be a part of it, and nothing is shown.
 pub fn without_secrets(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else {
         return text.to_owned();
     };
     let (rest, query) = match rest.find(['?', '#']) {
-        Some(at) if !rest[at..].contains('@') => (&rest[..at], "?..."),
-        _ => (rest, ""),
+        Some(at) if rest[at..].contains('@') => return format!("{scheme}://..."),
+        Some(at) => (&rest[..at], "?..."),
+        None => (rest, ""),
     };
     let shown = match rest.rsplit_once('@') {
         Some((credentials, host)) => match credentials.split_once(':') {
@@ -238,7 +240,12 @@ mod tests {
                 "postgres:///ws?host=/run&password=canary",
                 "postgres:///ws?...",
             ),
-            ("mysql://u:c?an#ary@db/ws", "mysql://u:***@db/ws"),
+            (
+                "postgres:///ws?host=/run&user=u&password=can@ary",
+                "postgres://...",
+            ),
+            ("postgres://u:p@db/ws?password=can@ary", "postgres://..."),
+            ("mysql://u:c?an#ary@db/ws", "mysql://..."),
             ("sqlite:/a", "sqlite:/a"),
         ] {
             assert_eq!(without_secrets(text), shown);
@@ -251,6 +258,26 @@ mod tests {
         #[test]
         fn prop_no_password_is_ever_shown(password in "[A-Za-z0-9:@/?#%]{0,10}canary[A-Za-z0-9:@/?#%]{0,10}", host in "[a-z]{1,8}") {
             let shown = without_secrets(&format!("mysql://user:{password}@{host}/db"));
+            prop_assert!(!shown.contains("canary"), "{shown}");
+        }
+
+        #[test]
+        fn prop_no_password_of_a_query_is_ever_shown(
+            before in "[A-Za-z0-9:@/?#%&=+]{0,10}",
+            after in "[A-Za-z0-9:@/?#%&=+]{0,10}",
+            is_encoded: bool,
+            userinfo in "(user(:p[a-z@]{0,3})?@)?",
+            others in "(&(user|host|db)=[a-z/]{1,8}){0,2}",
+        ) {
+            let mut password = format!("{before}canary{after}");
+            if is_encoded {
+                password = password.bytes().map(|byte| match byte.is_ascii_alphanumeric() {
+                    true => char::from(byte).to_string(),
+                    false => format!("%{byte:02X}"),
+                }).collect();
+            }
+            let url = format!("postgres://{userinfo}db/ws?host=/run{others}&password={password}");
+            let shown = without_secrets(&url);
             prop_assert!(!shown.contains("canary"), "{shown}");
         }
 

@@ -228,9 +228,15 @@ impl ConnectError {
         let text = error.to_string();
         let is_refused = matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"))
             || error.kind() == redis::ErrorKind::AuthenticationFailed;
+        // It is there, and will say more another time.
+        let is_busy = matches!(
+            error.code(),
+            Some("LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN")
+        );
+        let is_away = error.is_io_error() || error.is_timeout() || error.is_connection_refusal();
         if is_refused {
             Self::Credentials(text)
-        } else if error.is_io_error() || error.is_timeout() || error.is_connection_refusal() {
+        } else if is_busy || is_away {
             Self::Unreachable(text)
         } else {
             Self::Other(text)

@@ -112,11 +112,18 @@ impl RedisStore {
             for id in some {
                 pipeline.cmd("HGETALL").arg(key(*id));
             }
-            // Somebody else's key of that name is not a hash.
+            // Each answer is looked at on its own.
             pipeline.ignore_errors();
             let answers: Vec<Value> = pipeline.query_async(&mut self.connection.clone()).await?;
-            let found = some.iter().zip(answers);
-            records.extend(found.filter_map(|(id, answer)| record(*id, answer)));
+            for (id, answer) in some.iter().zip(answers) {
+                match answer {
+                    // Somebody else's key of that name is not a hash. Any other error says nothing
+                    // of the session: to take it for absent would end it.
+                    Value::ServerError(error) if error.code() == "WRONGTYPE" => {}
+                    Value::ServerError(error) => return Err(error.into()),
+                    answer => records.extend(record(*id, answer)),
+                }
+            }
         }
         Ok(records)
     }

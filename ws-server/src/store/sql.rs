@@ -314,19 +314,31 @@ where
 
     fn list<'a>(&'a self, query: &'a SessionQuery) -> StoreFuture<'a, Vec<SessionRecord>> {
         Box::pin(async move {
-            let mut select = QueryBuilder::<DB>::new("SELECT ");
-            let after = query.after.map_or_else(String::new, |id| id.to_string());
-            select.push(COLUMNS).push(" FROM ws_sessions WHERE id > ");
-            select.push_bind(after);
-            if let Some(user) = &query.user {
-                select
-                    .push(" AND user_id = ")
-                    .push_bind(user.as_str().to_owned());
+            let mut after = query.after.map_or_else(String::new, |id| id.to_string());
+            let mut records = Vec::new();
+            // Rows that count as absent leave room for others.
+            while records.len() < query.limit {
+                let wanted = query.limit - records.len();
+                let mut select = QueryBuilder::<DB>::new("SELECT ");
+                select.push(COLUMNS).push(" FROM ws_sessions WHERE id > ");
+                select.push_bind(after);
+                if let Some(user) = &query.user {
+                    select
+                        .push(" AND user_id = ")
+                        .push_bind(user.as_str().to_owned());
+                }
+                let limit = i64::try_from(wanted).unwrap_or(i64::MAX);
+                select.push(" ORDER BY id LIMIT ").push_bind(limit);
+                let rows = select.build().fetch_all(&self.pool).await.map_err(failed)?;
+                records.extend(rows.iter().filter_map(record));
+                let last = rows.last().filter(|_| rows.len() == wanted);
+                // What is no text is behind all that is.
+                let Some(last) = last.and_then(|row| row.try_get::<String, _>(0).ok()) else {
+                    break;
+                };
+                after = last;
             }
-            let limit = i64::try_from(query.limit).unwrap_or(i64::MAX);
-            select.push(" ORDER BY id LIMIT ").push_bind(limit);
-            let rows = select.build().fetch_all(&self.pool).await;
-            Ok(rows.map_err(failed)?.iter().filter_map(record).collect())
+            Ok(records)
         })
     }
 

@@ -1,5 +1,7 @@
 //! The same suite for every store.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +9,7 @@ use std::time::Duration;
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::{Config, TestRunner};
 use ws_session::testing::{StoreOp, compare_stores, store_op};
-use ws_session::{MemoryStore, SessionQuery, SessionStore};
+use ws_session::{MemoryStore, SessionQuery, SessionStore, StoreError};
 
 use super::connect::{ConnectError, open_sqlite};
 use super::open::open_at;
@@ -244,6 +246,72 @@ fn redis_forgets_a_session_when_it_expires() {
     });
 }
 
+/// Gives these answers to `HGETALL`, and good ones to all else, to whoever comes first. The thread
+/// ends when that one leaves.
+fn redis_that_says(answers: Vec<&'static str>) -> (StoreAddress, std::thread::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    let serve = move || {
+        let mut stream = listener.accept().unwrap().0;
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        let mut answers = answers.into_iter();
+        let mut line = String::new();
+        let mut next_line = move || {
+            line.clear();
+            let size = reader.read_line(&mut line).unwrap_or(0);
+            (size > 0).then(|| line.trim_end().to_owned())
+        };
+        while let Some(count) = next_line() {
+            let count: usize = count.strip_prefix('*').unwrap().parse().unwrap();
+            // Each word has a line that tells its size. None that we send has line breaks.
+            let words: Vec<_> = (0..2 * count).map(|_| next_line().unwrap()).collect();
+            let answer = match words[1].as_str() {
+                "HGETALL" => answers.next().unwrap(),
+                "EVAL" => ":0",
+                "PING" => "+PONG",
+                _ => "+OK",
+            };
+            stream
+                .write_all(format!("{answer}\r\n").as_bytes())
+                .unwrap();
+        }
+    };
+    (server(&url), std::thread::spawn(serve))
+}
+
+#[test]
+fn a_redis_that_answers_with_errors_has_not_said_that_a_session_is_gone() {
+    let errors = [
+        ("-LOADING Redis is loading the dataset in memory", true),
+        ("-MASTERDOWN Link with MASTER is down", true),
+        ("-CLUSTERDOWN The cluster is down", true),
+        ("-NOAUTH Authentication required.", false),
+        (
+            "-NOPERM this user has no permissions to run 'hgetall'",
+            false,
+        ),
+        ("-MOVED 3999 127.0.0.1:6381", false),
+        ("-ERR something else", false),
+    ];
+    let mut answers: Vec<_> = errors.iter().map(|(error, _)| *error).collect();
+    answers.extend(["-WRONGTYPE a key of another kind", "*0"]);
+    // One that is there does not make up for one that nothing is known of.
+    answers.extend(["*0", "-LOADING Redis is loading the dataset in memory"]);
+    let (address, thread) = redis_that_says(answers);
+    runtime().block_on(async {
+        let store = open_at(&address, TTL).await.unwrap();
+        let id = |name| ws_session::SessionId::of_name(name);
+        for (said, is_outage) in errors {
+            let error = store.find(&[id("a")]).await.expect_err(said);
+            let is_unavailable = matches!(error, StoreError::Unavailable(_));
+            assert_eq!(is_unavailable, is_outage, "{said}: {error:?}");
+        }
+        assert_eq!(store.find(&[id("a"), id("b")]).await, Ok(vec![]));
+        store.find(&[id("a"), id("b")]).await.unwrap_err();
+    });
+    thread.join().unwrap();
+}
+
 fn open_file(path: &Path) -> Result<(), SchemaError> {
     let address = StoreAddress::Sqlite(path.to_owned());
     runtime().block_on(open_at(&address, TTL)).map(|_| ())
@@ -334,5 +402,13 @@ fn rows_that_are_not_ours_count_as_absent() {
         let listed = store.list(&all).await.unwrap();
         assert_eq!(listed.len(), 1, "{listed:?}");
         assert_eq!(listed[0].id.to_string(), good);
+        // Nor do they end a list before its end, where somebody would be missed.
+        for limit in 1..10 {
+            let page = SessionQuery {
+                limit,
+                ..all.clone()
+            };
+            assert_eq!(store.list(&page).await.unwrap(), listed, "{limit}");
+        }
     });
 }

@@ -174,13 +174,13 @@ async fn redis_says_whose_session_it_is() {
     let Some(database) = DatabaseServer::start(TestDatabase::Redis) else {
         return;
     };
-    database.execute("SET s:alices alice");
-    database.execute("SET s:empty ");
-    database.execute("HSET s:hash user bob n 7");
+    database.execute("SET s:alices-0123456789abcdef alice");
+    database.execute("SET s:empty-0123456789abcdef ");
+    database.execute("HSET s:hash-0123456789abcdef user bob n 7");
     let laravel = r#"a:2:{s:6:"_token";s:1:"x";s:9:"login_web";i:7;}"#;
     let laravel = format!("s:{}:\"{laravel}\";", laravel.len());
-    database.execute(&format!("SET s:laravel {laravel}"));
-    database.execute(r#"SET s:json {"user":{"id":8}}"#);
+    database.execute(&format!("SET s:laravel-0123456789abcdef {laravel}"));
+    database.execute(r#"SET s:json-0123456789abcdef {"user":{"id":8}}"#);
     let asker = |settings: &[(&str, &str)]| {
         let setup = asker(&database.url())
             .set("identity.lookup.key", "s:{cookie}")
@@ -191,34 +191,48 @@ async fn redis_says_whose_session_it_is() {
         settings.iter().fold(setup, set).start()
     };
     let server = asker(&[]);
-    assert_eq!(who_in(&server, "alices").await.as_deref(), Ok("alice"));
-    assert_eq!(who_in(&server, "none").await, Err(401));
-    assert_eq!(who_in(&server, "empty").await, Err(401));
-    assert_eq!(who_in(&server, "hash").await, Err(503));
+    assert_eq!(
+        who_in(&server, "alices-0123456789abcdef").await.as_deref(),
+        Ok("alice")
+    );
+    assert_eq!(who_in(&server, "none-0123456789abcdef").await, Err(401));
+    assert_eq!(who_in(&server, "empty-0123456789abcdef").await, Err(401));
+    assert_eq!(who_in(&server, "hash-0123456789abcdef").await, Err(503));
+    // Whoever could name any key could be any user.
+    database.execute("SET s:stats:visitors-of-today 7");
+    database.execute("SET s:short 7");
+    for other in ["stats:visitors-of-today", "short", "s:%20", "*"] {
+        assert_eq!(who_in(&server, other).await, Err(401), "{other}");
+    }
+    assert_eq!(server.figure("identities.refused_by.malformed"), 4);
     server.finish();
     for (settings, session, expected) in [
-        (&[("field", "user")][..], "hash", Ok("bob")),
-        (&[("field", "n")], "hash", Ok("7")),
-        (&[("field", "x")], "hash", Err(401)),
+        (&[("field", "user")][..], "hash-0123456789abcdef", Ok("bob")),
+        (&[("field", "n")], "hash-0123456789abcdef", Ok("7")),
+        (&[("field", "x")], "hash-0123456789abcdef", Err(401)),
         (
             &[("format", "php"), ("user_key", "login_web")],
-            "laravel",
+            "laravel-0123456789abcdef",
             Ok("7"),
         ),
         (
             &[("format", "php"), ("user_key", "login_api")],
-            "laravel",
+            "laravel-0123456789abcdef",
             Err(401),
         ),
-        (&[("format", "php"), ("user_key", "id")], "alices", Err(503)),
+        (
+            &[("format", "php"), ("user_key", "id")],
+            "alices-0123456789abcdef",
+            Err(503),
+        ),
         (
             &[("format", "json"), ("user_key", "user.id")],
-            "json",
+            "json-0123456789abcdef",
             Ok("8"),
         ),
         (
             &[("format", "json"), ("user_key", "user")],
-            "json",
+            "json-0123456789abcdef",
             Err(503),
         ),
     ] {
@@ -240,7 +254,7 @@ async fn a_database_that_is_down_lets_nobody_in_and_closes_nobody() {
     let Some(mut database) = DatabaseServer::start(TestDatabase::Redis) else {
         return;
     };
-    database.execute("SET s:alices alice");
+    database.execute("SET s:alices-0123456789abcdef alice");
     database.execute("SAVE");
     let server = asker(&database.url())
         .set("identity.lookup.key", "s:{cookie}")
@@ -248,14 +262,14 @@ async fn a_database_that_is_down_lets_nobody_in_and_closes_nobody() {
         .set("identity.lookup.timeout", "500ms")
         .validate("echo everybody")
         .start();
-    let headers = [("Cookie", "app=alices")];
+    let headers = [("Cookie", "app=alices-0123456789abcdef")];
     let mut client = server.connect_with("/", &headers).await.unwrap();
     database.signal(Signal::SIGSTOP);
-    assert_eq!(who_in(&server, "alices").await, Err(503));
+    assert_eq!(who_in(&server, "alices-0123456789abcdef").await, Err(503));
     assert_eq!(server.figure("sockets.refused_by.identity_failed"), 1);
     database.signal(Signal::SIGCONT);
     database.stop();
-    assert_eq!(who_in(&server, "alices").await, Err(503));
+    assert_eq!(who_in(&server, "alices-0123456789abcdef").await, Err(503));
     server.until("identities.rechecks_failed", 1);
     assert_eq!(ask(&mut client, "who?").await, "alice");
     // Those who bring nothing have nothing to do with it.
@@ -265,10 +279,10 @@ async fn a_database_that_is_down_lets_nobody_in_and_closes_nobody() {
     let mut last = Err(0);
     let deadline = std::time::Instant::now() + PATIENCE;
     while last.as_deref() != Ok("alice") && std::time::Instant::now() < deadline {
-        last = who_in(&server, "alices").await;
+        last = who_in(&server, "alices-0123456789abcdef").await;
     }
     assert_eq!(last.as_deref(), Ok("alice"));
-    database.execute("DEL s:alices");
+    database.execute("DEL s:alices-0123456789abcdef");
     assert_eq!(close_code(&mut client).await, 1008);
     bye(client).await;
     server.finish();

@@ -281,6 +281,26 @@ async fn t02_whoever_logs_out_is_closed_when_the_session_is_read_again() {
     server.finish();
 }
 
+#[tokio::test]
+async fn a_directory_that_vanishes_lets_nobody_in_and_closes_nobody() {
+    let (setup, sessions) = reader();
+    let server = setup.set("identity.php.recheck", "1s").start();
+    write(&sessions, b"id|i:7;");
+    let headers = [("Cookie", COOKIE)];
+    let mut client = server.connect_with("/", &headers).await.unwrap();
+    let away = sessions.with_extension("away");
+    std::fs::rename(&sessions, &away).unwrap();
+    assert_eq!(who_with_cookie(&server, COOKIE).await, Err(503));
+    server.until("identities.rechecks_failed", 1);
+    assert_eq!(ask(&mut client, "who?").await, "7");
+    // In its place again, it says who has logged out.
+    std::fs::remove_file(file(&away)).unwrap();
+    std::fs::rename(&away, &sessions).unwrap();
+    assert_eq!(close_code(&mut client).await, 1008);
+    bye(client).await;
+    server.finish();
+}
+
 #[test]
 fn a_directory_that_is_not_there_is_told_at_the_start() {
     let output = Setup::new()

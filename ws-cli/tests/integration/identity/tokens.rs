@@ -1,5 +1,8 @@
 //! Signed tokens (JWT).
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine as _;
@@ -306,11 +309,57 @@ async fn keys_are_read_again_when_they_change() {
     server.finish();
 }
 
+#[tokio::test]
+async fn keys_that_others_may_write_are_not_taken() {
+    let allow = |path: &Path, mode| {
+        std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    };
+    for file in ["secret_file", "public_key_file", "jwks_file"] {
+        for mode in [0o620, 0o602, 0o666] {
+            let setup = Setup::new().app(WHO);
+            let path = setup.dir().join("key");
+            std::fs::write(&path, SECRET).unwrap();
+            allow(&path, mode);
+            let setting = format!("identity.token.{file}");
+            let output = setup.set(&setting, "key").fail();
+            let told = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(78), "{file}: {told}");
+            assert!(
+                told.contains("may write") && told.contains(&setting),
+                "{told}"
+            );
+        }
+    }
+
+    let server = believer(WHO)
+        .set("identity.token.reload_interval", "20ms")
+        .start();
+    let secret = server.dir().join("secret");
+    // Another one, but anybody could have put it there.
+    let new = server.dir().join("secret.new");
+    std::fs::write(&new, OTHER).unwrap();
+    allow(&new, 0o660);
+    std::fs::rename(&new, &secret).unwrap();
+    server.until("identities.key_reloads_failed", 1);
+    let former = format!("Bearer {}", token_of("alice"));
+    let headers = [("Authorization", &*former)];
+    assert_eq!(who(&server, &headers).await.as_deref(), Ok("alice"));
+    allow(&secret, 0o600);
+    server.until("identities.key_reloads", 1);
+    assert_eq!(who(&server, &headers).await, Err(401));
+    server.finish();
+}
+
 #[test]
 fn keys_that_cannot_be_used_are_told_at_the_start() {
     for (key, content, expected) in [
         ("secret_file", Some("short"), "the secret has 5 bytes"),
         ("secret_file", None, "No such file"),
+        (
+            "secret_file",
+            Some("-----BEGIN PUBLIC KEY-----\n"),
+            "it is PEM",
+        ),
         ("public_key_file", Some("x"), "no PUBLIC KEY"),
         ("jwks_file", Some("{}"), "not a JWK Set"),
         ("jwks_file", Some(r#"{"keys":[]}"#), "no key is for"),

@@ -96,8 +96,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         doc: "The tokens that control.listen accepts, one in each line (so that one can be replaced while\n\
               the other still holds); empty lines and lines with # are skipped. A token has at least 16\n\
               characters: A-Z a-z 0-9 - . _ ~ + / =. Who has one controls the server, so nobody else should\n\
-              read the file (a warning) and nobody else may write to it (an error). It is read again when\n\
-              it changes; if it then cannot be used, the former tokens hold.",
+              read the file (all users: a warning) and nobody but its owner may write to it (an error, also\n\
+              for its group). It is read again when it changes; if it then cannot be used, the former tokens hold.",
     },
     Setting {
         path: "control.allowed_hosts",
@@ -116,8 +116,9 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         path: "control.timeout",
         default: DefaultValue::Text("30s"),
-        doc: "How long the head of a request to control.listen may take to come, and then its body; also,\n\
-              how long a connection may be idle. 10ms to 1h.",
+        doc: "How long the head of a request to control.listen may take to come, and then its body, or the\n\
+              next line of a stream; also, how long a connection may be idle, and how long its client may\n\
+              take nothing of an answer. 10ms to 1h.",
     },
     Setting {
         path: "control.rate",
@@ -153,8 +154,9 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         path: "control.idempotency_receipts",
         default: DefaultValue::Number(10_000),
-        doc: "Receipts that are kept for that, max_batch to 10000000; beyond it the oldest are forgotten. Each\n\
-              takes about 300 bytes.",
+        doc: "Receipts that are kept for that, and messages with a key that are under way, max_batch to\n\
+              10000000. Beyond it the oldest receipts are forgotten; if so many are under way, further ones\n\
+              get 503. Each takes about 300 bytes.",
     },
     Setting {
         path: "control.max_listeners",

@@ -87,7 +87,9 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: DefaultValue::Absent("\"/etc/ws/token-secret\""),
         doc: "Signed tokens (JWT, RFC 7519): clients that bring one are whom it names, and no callback is\n\
               asked. This file holds the secret of HS256: at least 32 bytes; a newline at its end does not\n\
-              count. Whoever has it can sign.",
+              count, and PEM is no secret. Whoever has it can sign: all users should not read it (a\n\
+              warning). This and the next two files nobody but their owner may write to, not their group\n\
+              either (an error; if they are read again, the former keys hold).",
     },
     Setting {
         path: "identity.token.public_key_file",
@@ -244,7 +246,9 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         path: "identity.lookup.key",
         default: DefaultValue::Absent("\"app:session:{cookie}\""),
-        doc: "The key in Redis, with {cookie} where the cookie's value belongs.",
+        doc: "The key in Redis, with {cookie} where the cookie's value belongs. Its prefix must be the\n\
+              sessions' own: who brings a cookie chooses the key. Without cookie_hash a cookie is 16 to 256\n\
+              letters, digits, _, - or a comma; any other is refused (401).",
     },
     Setting {
         path: "identity.lookup.field",

@@ -35,6 +35,8 @@ const ED_25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
 pub(crate) enum InvalidKeys {
     #[error("the secret has {size} bytes, at least {MIN_SECRET_SIZE} are needed")]
     ShortSecret { size: usize },
+    #[error("it is PEM, which is no secret: a key for public_key_file?")]
+    PemSecret,
     #[error("there is no PUBLIC KEY in PEM, or something else than that")]
     Pem,
     #[error("the public key {index} is not RSA of 2048 to 8192 bits, P-256 or Ed25519")]
@@ -84,6 +86,10 @@ impl KeySet {
     ///
     /// [`InvalidKeys::ShortSecret`].
     pub(crate) fn add_secret(&mut self, secret: &[u8]) -> Result<(), InvalidKeys> {
+        // A public key would be a secret that everybody knows.
+        if secret.trim_ascii_start().starts_with(b"-----BEGIN") {
+            return Err(InvalidKeys::PemSecret);
+        }
         let secret = secret.strip_suffix(b"\n").unwrap_or(secret);
         let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
         let material = Material::secret(secret);

@@ -492,6 +492,9 @@ fn weak_and_foreign_keys_are_refused() {
         keys.add_secret(&[&[b'a'; 31][..], b"\r\n"].concat()),
         Err(InvalidKeys::ShortSecret { size: 31 })
     );
+    for pem in [RSA, &format!("\n{RSA}")] {
+        assert_eq!(keys.add_secret(pem.as_bytes()), Err(InvalidKeys::PemSecret));
+    }
     for (pem, expected) in [
         ("", InvalidKeys::Pem),
         ("no PEM", InvalidKeys::Pem),

@@ -66,8 +66,7 @@ pub(super) async fn read(body: RequestBody, api: &Api) -> Result<Vec<u8>, ApiErr
 
 async fn within<T>(patience: Duration, reading: impl Future<Output = T>) -> Result<T, ApiError> {
     let read = timeout(patience, reading).await;
-    let text = "the body was not complete in control.timeout";
-    read.map_err(|_| ApiError::new(StatusCode::REQUEST_TIMEOUT, text))
+    read.map_err(|_| ApiError::timeout("the body was not complete in control.timeout"))
 }
 
 /// How large a body may be, or a line of a stream.

@@ -34,7 +34,7 @@ pub(super) async fn deliver(
             Outcome::Ours(claim) => to_the_end(api, pushes, Claims::OfAll(claim)).await,
         },
         None if has_keys => deliver_keyed(api, pushes).await,
-        None => push_all(&api.server, &pushes)
+        None => push_all(&api.server, pushes)
             .await
             .map_err(|Stopped| ApiError::stopped()),
     }
@@ -90,7 +90,7 @@ enum Claims {
 async fn to_the_end(api: &Api, pushes: Vec<Push>, claims: Claims) -> Result<Receipts, ApiError> {
     let server = Arc::clone(&api.server);
     let task = tokio::spawn(async move {
-        let receipts = push_all(&server, &pushes).await?;
+        let receipts = push_all(&server, pushes).await?;
         match claims {
             Claims::OfAll(claim) => claim.finish(&receipts),
             Claims::OfEach(claims) => {
@@ -107,11 +107,13 @@ async fn to_the_end(api: &Api, pushes: Vec<Push>, claims: Claims) -> Result<Rece
     }
 }
 
-/// Sends messages in their order, several of them under way at once.
-async fn push_all(server: &Shared, pushes: &[Push]) -> Result<Receipts, Stopped> {
+/// Sends messages in their order, several of them under way at once. Each is forgotten as soon as the
+/// hub has it: to wait for what becomes of it can take minutes.
+async fn push_all(server: &Shared, pushes: Vec<Push>) -> Result<Receipts, Stopped> {
     let hub = &server.hub;
     let begun = Instant::now();
     let mut under_way: VecDeque<Pushing<'_>> = VecDeque::new();
+    let waits: Vec<_> = pushes.iter().map(|push| push.wait).collect();
     let mut handed_over: Vec<(Receipt, Option<Fates>)> = Vec::with_capacity(pushes.len());
     for push in pushes {
         let message = push.encode(&hub.counters.ledger);
@@ -133,9 +135,9 @@ async fn push_all(server: &Shared, pushes: &[Push]) -> Result<Receipts, Stopped>
     for pushing in under_way {
         handed_over.push(pushing.handed_over().await?);
     }
-    let mut receipts = Vec::with_capacity(pushes.len());
-    for ((mut receipt, fates), push) in handed_over.into_iter().zip(pushes) {
-        if let (Some(mut fates), Some(wait)) = (fates, push.wait) {
+    let mut receipts = Vec::with_capacity(waits.len());
+    for ((mut receipt, fates), wait) in handed_over.into_iter().zip(waits) {
+        if let (Some(mut fates), Some(wait)) = (fates, wait) {
             settle(&mut receipt, &mut fates, begun + wait).await;
         }
         receipts.push(receipt);

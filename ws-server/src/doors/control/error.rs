@@ -35,6 +35,10 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, text)
     }
 
+    pub(super) fn timeout(text: &str) -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, text)
+    }
+
     pub(super) fn stopped() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "the server is going down")
     }

@@ -15,7 +15,10 @@ use crate::core::repeats::{Claimed, MAX_KEY_SIZE, Repeats, key_of_header};
 /// The receipts of requests with a key, shared by the doors: whoever repeats a request may come by
 /// another one.
 #[derive(Clone, Debug)]
-pub(super) struct Keys(Arc<Mutex<Repeats<Receipts>>>);
+pub(super) struct Keys {
+    repeats: Arc<Mutex<Repeats<Receipts>>>,
+    capacity: usize,
+}
 
 /// The receipts of one request.
 pub(super) type Receipts = Arc<[Receipt]>;
@@ -40,10 +43,11 @@ pub(super) struct Claim {
 impl Keys {
     pub(super) fn new(config: &ControlConfig) -> Self {
         let capacity = config.idempotency_receipts.get();
-        Self(Arc::new(Mutex::new(Repeats::new(
-            config.idempotency_ttl,
+        let repeats = Repeats::new(config.idempotency_ttl, capacity);
+        Self {
+            repeats: Arc::new(Mutex::new(repeats)),
             capacity,
-        ))))
+        }
     }
 
     /// How many are known.
@@ -55,13 +59,15 @@ impl Keys {
     ///
     /// # Errors
     ///
-    /// 409 if the first request with it is being carried out, 422 if that was another one.
+    /// 409 if the first request with it is being carried out, 422 if that was another one, 503 if too
+    /// many are being carried out.
     pub(super) fn claim(&self, key: &str, pushes: &[Push]) -> Result<Outcome, ApiError> {
         let mut hash = Sha256::new();
         pushes.iter().for_each(|push| push.identify(&mut hash));
-        let claimed = self
-            .lock()
-            .claim(key, hash.finalize().into(), Instant::now());
+        // So many receipts will be kept for it.
+        let weight = pushes.len().max(1);
+        let fingerprint = hash.finalize().into();
+        let claimed = self.lock().claim(key, fingerprint, weight, Instant::now());
         match claimed {
             Claimed::Now => Ok(Outcome::Ours(Claim {
                 keys: self.clone(),
@@ -77,12 +83,19 @@ impl Keys {
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "key: another request had this key",
             )),
+            Claimed::Full => {
+                let capacity = self.capacity;
+                let text = format!(
+                    "key: control.idempotency_receipts is {capacity}, and so many messages with a key are under way"
+                );
+                Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, text))
+            }
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Repeats<Receipts>> {
         // It is consistent between its calls, so a panic elsewhere does not spoil it.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.repeats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -90,10 +103,8 @@ impl Claim {
     /// Keeps the receipts for whoever comes with the key again.
     pub(super) fn finish(mut self, receipts: &Receipts) {
         self.is_finished = true;
-        let (answer, weight) = (Arc::clone(receipts), receipts.len().max(1));
-        self.keys
-            .lock()
-            .finish(&self.key, answer, weight, Instant::now());
+        let answer = Arc::clone(receipts);
+        self.keys.lock().finish(&self.key, answer, Instant::now());
     }
 }
 

@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use hyper::body::Frame;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 
 use super::Api;
 use super::body::{self, BodyLimit, next_chunk};
@@ -23,7 +24,7 @@ use super::message::{Push, SendRequest};
 const ANSWERS_AHEAD: usize = 4;
 
 /// Sends each line as it comes. A line that is wrong is answered in its place, and the next ones
-/// are sent all the same.
+/// are sent all the same. Over TCP each has `control.timeout` to come.
 pub(super) fn send(api: Api, request: Request, key: Option<String>) -> Result<Response, ApiError> {
     if key.is_some() {
         let text = "Idempotency-Key: each line of a stream has a key of its own";
@@ -39,21 +40,16 @@ pub(super) fn send(api: Api, request: Request, key: Option<String>) -> Result<Re
 async fn serve(api: Api, mut body: Body, answers: mpsc::Sender<Bytes>) {
     let max = BodyLimit::of(&api.server.config);
     let mut lines = Lines::new(max.bytes);
+    let deadline = || api.door.timeout.map(|patience| Instant::now() + patience);
+    let mut next_by = deadline();
     loop {
-        let chunk = next_chunk(&mut body).await;
-        let is_last = !matches!(chunk, Ok(Some(_)));
-        let found = match chunk {
-            Ok(Some(chunk)) => lines.take(&chunk),
-            Ok(None) => lines.finish(),
-            // It has broken off, and a line that is not whole is not sent.
-            Err(_) => return,
+        let Some((mut found, end)) = next_lines(&mut body, &mut lines, max, next_by).await else {
+            return;
         };
-        let mut answer = Vec::new();
-        let (mut found, is_too_long) = match found {
-            Ok(found) => (found, None),
-            Err(TooLong(found)) => (found, Some(max.exceeded("the line is longer"))),
-        };
+        // Also an empty one: with these a client can keep the stream.
+        let has_come = !found.is_empty();
         found.retain(|line| !line.trim_ascii().is_empty());
+        let mut answer = Vec::new();
         // As many as a batch may have, in one go.
         for lines in found.chunks(api.server.config.control().max_batch.get()) {
             for one in answer_lines(&api, lines).await {
@@ -61,17 +57,57 @@ async fn serve(api: Api, mut body: Body, answers: mpsc::Sender<Bytes>) {
                 answer.push(b'\n');
             }
         }
-        if let Some(error) = &is_too_long {
+        if let Some(End::Error(error)) = &end {
             answer.extend_from_slice(error.to_json().to_string().as_bytes());
             answer.push(b'\n');
         }
         if !answer.is_empty() && answers.send(answer.into()).await.is_err() {
             return;
         }
-        if is_last || is_too_long.is_some() {
+        if end.is_some() {
             return;
         }
+        if has_come {
+            next_by = deadline();
+        }
     }
+}
+
+/// Why no more lines are taken.
+enum End {
+    /// There are no more.
+    Whole,
+    Error(ApiError),
+}
+
+/// The lines that the next bytes end, if any, and whether they are the last; `None` if the body has
+/// broken off.
+async fn next_lines(
+    body: &mut Body,
+    lines: &mut Lines,
+    max: BodyLimit,
+    deadline: Option<Instant>,
+) -> Option<(Vec<Bytes>, Option<End>)> {
+    let chunk = match deadline {
+        Some(deadline) => timeout_at(deadline, next_chunk(body)).await,
+        None => Ok(next_chunk(body).await),
+    };
+    Some(match chunk {
+        Ok(Ok(Some(chunk))) => match lines.take(&chunk) {
+            Ok(found) => (found, None),
+            Err(TooLong(found)) => {
+                let error = max.exceeded("the line is longer");
+                (found, Some(End::Error(error)))
+            }
+        },
+        Ok(Ok(None)) => (lines.finish(), Some(End::Whole)),
+        // A line that is not whole is not sent.
+        Ok(Err(_)) => return None,
+        Err(_) => {
+            let error = ApiError::timeout("no line came in control.timeout");
+            (Vec::new(), Some(End::Error(error)))
+        }
+    })
 }
 
 /// One answer for each line, in their order.
@@ -145,8 +181,8 @@ impl Lines {
     }
 
     /// The last line need not end with a newline.
-    fn finish(&mut self) -> Result<Vec<Bytes>, TooLong> {
-        Ok(vec![self.rest.split().freeze()])
+    fn finish(&mut self) -> Vec<Bytes> {
+        vec![self.rest.split().freeze()]
     }
 }
 
@@ -195,7 +231,7 @@ mod tests {
                     break;
                 }
             }
-            found.extend(lines.finish().unwrap());
+            found.extend(lines.finish());
             let expected: Vec<&str> = text.split('\n').collect();
             prop_assert_eq!(found, expected);
         }

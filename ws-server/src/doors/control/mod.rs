@@ -13,6 +13,7 @@ mod message;
 mod send;
 mod serve;
 mod sessions;
+mod stall;
 mod to;
 mod token;
 mod users;

@@ -16,6 +16,8 @@ use tokio::task::JoinSet;
 use tracing::{debug, warn};
 use ws_transport::{AcceptFailure, Accepted, Listener};
 
+use super::stall::Unstalled;
+
 /// Between two attempts to accept when descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What is read of a connection over TCP before it is looked at: the head of a request fits.
@@ -34,7 +36,7 @@ pub(super) async fn serve_unix(listener: Listener, router: Router) {
 }
 
 /// Answers whoever comes over TCP, until the task is dropped: so many at once, and no slower than
-/// `timeout` for the head of a request.
+/// `timeout` for the head of a request, or to take something of an answer.
 pub(super) async fn serve_tcp(
     listener: Listener,
     router: Router,
@@ -54,6 +56,7 @@ pub(super) async fn serve_tcp(
             TcpStream::from_std(socket.into())
         });
         let stream = stream.await;
+        let stream = Unstalled::new(stream, timeout);
         let answers = answer(stream, router.clone(), http.clone());
         connections.spawn(async move {
             answers.await;

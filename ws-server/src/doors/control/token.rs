@@ -47,7 +47,7 @@ type Stamp = (u64, u64, u64, i64, i64, i64, i64);
 pub(super) enum TokenError {
     #[error("{0}")]
     Unreadable(#[from] io::Error),
-    #[error("every user of the host may write to it (mode {0:04o})")]
+    #[error("others than its owner may write to it (mode {0:04o})")]
     Writable(u32),
     #[error("it has more than {MAX_FILE_SIZE} bytes")]
     TooLarge,
@@ -112,7 +112,7 @@ impl Tokens {
 
 fn read(path: &Path, file: &mut File) -> Result<Vec<[u8; 32]>, TokenError> {
     let mode = file.metadata()?.mode() & 0o7777;
-    if mode & 0o002 != 0 {
+    if mode & 0o022 != 0 {
         return Err(TokenError::Writable(mode));
     }
     if mode & 0o004 != 0 {
@@ -204,7 +204,7 @@ mod tests {
         write(&path, &format!("{NEW}\n"), 0o600);
         assert!(!tokens.contain(OLD.as_bytes()) && tokens.contain(NEW.as_bytes()));
         // T75: what cannot be used changes nothing.
-        for (text, mode) in [("", 0o600), ("short\n", 0o600), (OLD, 0o602)] {
+        for (text, mode) in [("", 0o600), ("short\n", 0o600), (OLD, 0o602), (OLD, 0o620)] {
             write(&path, text, mode);
             assert!(!tokens.contain(OLD.as_bytes()) && tokens.contain(NEW.as_bytes()));
         }
@@ -230,7 +230,9 @@ mod tests {
             "{error}"
         );
         assert!(refused("0123456789abcde f", 0o600).contains("line 1"));
-        assert!(refused(OLD, 0o606).contains("write"));
+        for mode in [0o606, 0o602, 0o660, 0o620] {
+            assert!(refused(OLD, mode).contains("write"), "{mode:04o}");
+        }
         assert!(refused(&OLD.repeat(5000), 0o600).contains("bytes"));
         write(&path, OLD, 0o644);
         assert!(Tokens::load(&path).is_ok(), "a warning");
