@@ -182,6 +182,8 @@ impl Shard {
             Ok(turn) => return turn,
             Err(_) => {
                 error!(conn.id = %connection.id(), "a connection is given up for a fault in the server");
+                // Whatever was to be written is nobody else's.
+                self.scratch.borrow_mut().write.clear();
                 connection.abandon(self);
             }
         }

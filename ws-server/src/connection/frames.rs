@@ -61,7 +61,7 @@ impl Frames {
         });
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.frames.clear();
         self.lent_len = 0;

@@ -45,6 +45,8 @@ impl Connection {
         let counters = &shard.server.hub.counters;
         let mut scratch = shard.scratch.borrow_mut();
         let out = &mut scratch.write;
+        // What a fault of ours left there is another connection's.
+        out.clear();
         let mut state = self.state.borrow_mut();
         let filled = fill(&mut |kind, payload| match state.is_open() {
             true => out.push(true, |out| state.encode(kind, payload, out, counters)),

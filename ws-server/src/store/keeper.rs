@@ -200,7 +200,9 @@ impl Keeper {
 
     /// Names the user of a session.
     pub(crate) fn set_user(&self, id: SessionId, user: &UserId) {
-        if self.table().set_user(id, user) {
+        // Held over the change, so that the store hears of two in the order of the table.
+        let mut table = self.table();
+        if table.set_user(id, user) {
             self.change(|pending| pending.set_user(id, Some(user.clone())));
         }
     }
@@ -217,13 +219,12 @@ impl Keeper {
     /// Sets what the application keeps in a session: what is empty is nothing.
     pub(crate) fn set_data(&self, id: SessionId, data: SessionData) {
         let data = Some(data).filter(|data| !data.as_str().is_empty());
+        // As above.
         let mut table = self.table();
-        if !table.set_data(id, data.clone()) {
-            return;
+        if table.set_data(id, data.clone()) {
+            self.note_data(&table);
+            self.change(|pending| pending.set_data(id, data));
         }
-        self.note_data(&table);
-        drop(table);
-        self.change(|pending| pending.set_data(id, data));
     }
 
     fn note_data(&self, table: &Sessions) {
