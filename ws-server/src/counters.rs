@@ -210,9 +210,10 @@ reasons! {
         Claim = "claim",
         /// The visitor brought nothing, and `identity.required` asks for something.
         Missing = "missing",
-        /// What is found is not what it should be, or may not be read.
+        /// What is found is not what it should be, or may not be read; or the question fails by
+        /// its content.
         Unreadable = "unreadable",
-        /// The database does not answer, or does not understand.
+        /// The database does not answer, or lets nobody in.
         Unreachable = "unreachable",
         Timeout = "timeout",
     }

@@ -282,6 +282,26 @@ fn t72_who_does_not_read_its_answers_does_not_keep_others_out() {
     server.finish();
 }
 
+#[test]
+fn t72_who_has_no_token_gets_one_answer() {
+    let server = setup().set("control.timeout", "300ms").start();
+    let door = door(&server);
+    let bearer = format!("Host: localhost\r\nAuthorization: Bearer {TOKEN}");
+    for (path, headers, is_closed) in [
+        ("/live", "Host: localhost", true),
+        ("/live", "Host: elsewhere", true),
+        ("/v1/status", "Host: localhost", true),
+        ("/v1/status", &*bearer, false),
+        ("/v1/nothing", &*bearer, false),
+    ] {
+        let get = format!("GET {path} HTTP/1.1\r\n{headers}\r\n\r\n");
+        let (_, head, rest) = raw(&door, &get.repeat(2));
+        assert_eq!(head.contains("connection: close"), is_closed, "{get}{head}");
+        assert_eq!(rest.contains("HTTP/1.1"), !is_closed, "{get}{rest}");
+    }
+    server.finish();
+}
+
 #[tokio::test]
 async fn t72_the_verbs_reach_the_door_with_a_token() {
     let server = setup().start();

@@ -59,13 +59,16 @@ impl fmt::Debug for Inner {
     }
 }
 
-/// Why a question has no answer. None of it is the credential.
+/// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
 enum Unanswered {
     #[error("{0}")]
     Database(#[from] ConnectError),
     #[error("no answer within identity.lookup.timeout")]
     Late,
+    /// The database answers that it does not do that. Its text may repeat the cookie.
+    #[error("cannot be used: {text}")]
+    Statement { code: String, text: String },
     #[error("the answer has several rows")]
     ManyRows,
     #[error("the answer has {0} columns, not one")]
@@ -77,21 +80,55 @@ enum Unanswered {
 }
 
 impl Unanswered {
-    /// Whether it is the database that does not answer, and not the answer that is wrong.
+    /// An error of the database, and its code if it is one that the database answered.
+    fn of(error: ConnectError, code: Option<&str>) -> Self {
+        match (error, code) {
+            (ConnectError::Other(text), Some(code)) => Self::Statement {
+                code: code.to_owned(),
+                text,
+            },
+            (error, _) => Self::Database(error),
+        }
+    }
+
+    /// Whether it is the database that does not answer, whatever it is asked. Else it may be the
+    /// cookie that makes a question fail.
     fn is_outage(&self) -> bool {
-        matches!(self, Self::Database(_) | Self::Late)
+        match self {
+            Self::Database(error) => !matches!(error, ConnectError::Other(_)),
+            error => matches!(error, Self::Late),
+        }
+    }
+
+    /// Whether a question that was asked for nobody shows that none will be answered.
+    fn is_hopeless(&self) -> bool {
+        match self {
+            // SQLSTATE, class 22: nobody's name is not of the type of the others. The codes of
+            // SQLite are shorter.
+            Self::Statement { code, .. } => code.len() != 5 || !code.starts_with("22"),
+            error => matches!(error, Self::Database(_) | Self::Late | Self::Columns(_)),
+        }
+    }
+
+    /// What may be logged of it: nothing of the credential.
+    fn cause(&self) -> String {
+        match self {
+            Self::Statement { code, .. } => format!("the statement fails with {code}"),
+            error => error.to_string(),
+        }
     }
 }
 
 impl From<sqlx::Error> for Unanswered {
     fn from(error: sqlx::Error) -> Self {
-        Self::Database(ConnectError::of_sql(&error))
+        let code = error.as_database_error().and_then(|told| told.code());
+        Self::of(ConnectError::of_sql(&error), code.as_deref())
     }
 }
 
 impl From<redis::RedisError> for Unanswered {
     fn from(error: redis::RedisError) -> Self {
-        Self::Database(ConnectError::of_redis(&error))
+        Self::of(ConnectError::of_redis(&error), error.code())
     }
 }
 
@@ -178,9 +215,7 @@ impl Inner {
         };
         // Whoever has misspelled a column hears it now.
         match inner.stored("").await {
-            Err(error) if error.is_outage() || matches!(error, Unanswered::Columns(_)) => {
-                Err(error)
-            }
+            Err(error) if error.is_hopeless() => Err(error),
             _ => Ok(inner),
         }
     }
@@ -204,10 +239,10 @@ impl Inner {
         user.map_err(|error| Unproved {
             refusal: match &error {
                 Unanswered::Late => IdentityRefusal::Timeout,
-                Unanswered::Database(_) => IdentityRefusal::Unreachable,
+                error if error.is_outage() => IdentityRefusal::Unreachable,
                 _ => IdentityRefusal::Unreadable,
             },
-            cause: format!("the session cannot be looked up: {error}"),
+            cause: format!("the session cannot be looked up: {}", error.cause()),
         })
     }
 

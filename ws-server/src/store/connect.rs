@@ -209,6 +209,8 @@ impl ConnectError {
                     (Some(1044 | 1045 | 1698), _) => Self::Credentials(text),
                     // ER_BAD_DB.
                     (Some(1049), _) => Self::NoDatabase(text),
+                    // Too many connections, going down, too many of this user.
+                    (Some(1040 | 1053 | 1203 | 1226), _) => Self::Unreachable(text),
                     (Some(_), _) => Self::Other(text),
                     // PostgreSQL: class 28, invalid authorization; a privilege that is missing.
                     (None, Some("28000" | "28P01" | "42501")) => Self::Credentials(text),

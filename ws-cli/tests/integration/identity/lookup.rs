@@ -167,6 +167,20 @@ async fn postgresql_says_whose_session_it_is() {
         assert_eq!(end.as_deref(), expected.as_ref().copied(), "{column}");
         server.finish();
     }
+    // A cookie that is of another type than the others is no outage, and not in the log.
+    let query = "SELECT user_id FROM app_sessions WHERE md5(session_id)::uuid = $1::uuid";
+    let server = asker(&database.url())
+        .set("identity.lookup.query", query)
+        .set("log.level", "debug")
+        .start();
+    let alice = who_in(&server, "12a2fa0fa6ac7aec200d88dec1612d05").await;
+    assert_eq!(alice.as_deref(), Ok("alice"));
+    assert_eq!(who_in(&server, "canary").await, Err(503));
+    assert_eq!(server.figure("identities.refused_by.unreadable"), 1);
+    let log = server.finish();
+    assert!(log.contains("22P02"), "the log does not say why:\n{log}");
+    assert!(!log.contains("canary"), "the log has the cookie:\n{log}");
+    assert!(!log.contains("sessions of the application"), "{log}");
 }
 
 #[tokio::test]

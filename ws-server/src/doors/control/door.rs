@@ -75,7 +75,7 @@ impl Door {
             return Err((ControlRefusal::Browser, error));
         }
         // Whoever looks whether the server lives is no caller, and is told nothing else.
-        if matches!(request.uri().path(), "/live" | "/ready") {
+        if is_probe(request) {
             return Ok(());
         }
         if let Some(lock) = &self.lock {
@@ -133,11 +133,24 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
 pub(super) async fn guard(State(api): State<Api>, request: Request, next: Next) -> Response {
     let counters = &api.server.hub.counters;
     counters.control_requests.increment();
-    match api.door.admit(&request, Instant::now()) {
-        Ok(()) => next.run(request).await,
+    let (response, has_token) = match api.door.admit(&request, Instant::now()) {
+        Ok(()) => {
+            let has_token = !is_probe(&request);
+            (next.run(request).await, has_token)
+        }
         Err((refusal, error)) => {
             counters.control_refused(refusal);
-            error.into_response()
+            (error.into_response(), refusal == ControlRefusal::Rate)
         }
+    };
+    if has_token || api.door.lock.is_none() {
+        return response;
     }
+    // Whoever shows no token gets one answer, and does not keep a place that others wait for.
+    ([(header::CONNECTION, "close")], response).into_response()
+}
+
+/// Whether a request only looks whether the server lives, which needs no token.
+fn is_probe(request: &Request) -> bool {
+    matches!(request.uri().path(), "/live" | "/ready")
 }
