@@ -14,6 +14,7 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use std::{fs::File, io};
 
@@ -42,6 +43,10 @@ pub(crate) struct Identifier {
     tokens: Option<Tokens>,
     php: Option<PhpSessions>,
     lookup: Option<Lookup>,
+    /// How many questions these have answered, so that whoever has no answer knows whether others
+    /// have.
+    php_answers: AtomicU64,
+    lookup_answers: AtomicU64,
 }
 
 /// Credentials that prove no identity.
@@ -70,6 +75,8 @@ impl Identifier {
             tokens: config.token.as_deref().map(Tokens::load).transpose()?,
             php: config.php.as_deref().map(PhpSessions::open).transpose()?,
             lookup,
+            php_answers: AtomicU64::new(0),
+            lookup_answers: AtomicU64::new(0),
         }))
     }
 
@@ -162,10 +169,24 @@ impl Identifier {
         source: Source,
         credential: &str,
     ) -> Result<Option<UserId>, Unproved> {
-        match (source, &self.php, &self.lookup) {
-            (Source::Php, Some(php), _) => php.ask(credential).await,
-            (Source::Lookup, _, Some(lookup)) => lookup.ask(credential).await,
-            _ => Ok(None),
+        let answer = match (source, &self.php, &self.lookup) {
+            (Source::Php, Some(php), _) => php.ask(credential).await?,
+            (Source::Lookup, _, Some(lookup)) => lookup.ask(credential).await?,
+            _ => None,
+        };
+        self.counted(source).fetch_add(1, Ordering::Relaxed);
+        Ok(answer)
+    }
+
+    /// How many questions a source has answered.
+    pub(crate) fn answers(&self, source: Source) -> u64 {
+        self.counted(source).load(Ordering::Relaxed)
+    }
+
+    fn counted(&self, source: Source) -> &AtomicU64 {
+        match source {
+            Source::Php => &self.php_answers,
+            Source::Lookup => &self.lookup_answers,
         }
     }
 
@@ -184,6 +205,16 @@ impl Unproved {
         Self {
             refusal: IdentityRefusal::Malformed,
             cause: cause.to_owned(),
+        }
+    }
+
+    /// Whether the session may be what cannot be read, and not its source: it is too large or
+    /// damaged, or PHP keeps it locked.
+    pub(crate) fn is_of_session(&self, source: Source) -> bool {
+        match self.refusal {
+            IdentityRefusal::Unreadable => true,
+            IdentityRefusal::Timeout => source == Source::Php,
+            _ => false,
         }
     }
 

@@ -30,6 +30,9 @@ impl End {
     }
 }
 
+/// How often in a row a session may be unreadable while others are read.
+const MAX_UNREAD: u32 = 3;
+
 const OVER: &str = "the session is over";
 const ANOTHER: &str = "the session is another user's now";
 
@@ -101,7 +104,8 @@ fn sooner(interval: Duration) -> Duration {
     }
 }
 
-/// A source that cannot say changes nothing: it is asked again when it is due the next time.
+/// A source that cannot say changes nothing: it is asked again when it is due the next time. Only a
+/// session that cannot be read itself, again and again, does not keep a connection for ever.
 async fn ask_witness(
     shard: &Shard,
     connection: &Connection,
@@ -111,18 +115,74 @@ async fn ask_witness(
     let identifier = shard.server.identifier.as_ref()?;
     let visitor = connection.visitor();
     let mut pause = sooner(interval);
+    let mut unread = UnreadSession::new(identifier.answers(witness.source));
     loop {
         tokio::time::sleep(pause).await;
         pause = interval;
         match identifier.ask(witness.source, &witness.credential).await {
-            Ok(Some(user)) if Some(&user) == visitor.user.as_ref() => {}
+            Ok(Some(user)) if Some(&user) == visitor.user.as_ref() => {
+                unread = UnreadSession::new(identifier.answers(witness.source));
+            }
             Ok(Some(_)) => return Some(End::of(ANOTHER, "another user has logged in")),
             Ok(None) => return Some(End::of(OVER, "nobody is logged in any more")),
             Err(unproved) => {
                 shard.server.hub.counters.rechecks_failed.increment();
+                let is_over = unproved.is_of_session(witness.source)
+                    && unread.is_over(identifier.answers(witness.source));
                 let cause = unproved.cause;
                 debug!(conn.id = %visitor.connection, cause, "the session cannot be read again");
+                if is_over {
+                    return Some(End {
+                        code: CloseCode::TRY_LATER,
+                        reason: "the session could not be read again",
+                        cause,
+                    });
+                }
             }
         }
+    }
+}
+
+/// A session that could not be read, while its source answered others.
+#[derive(Debug)]
+struct UnreadSession {
+    /// How often in a row.
+    attempts: u32,
+    /// How much the source had answered the last time.
+    answers: u64,
+}
+
+impl UnreadSession {
+    fn new(answers: u64) -> Self {
+        Self {
+            attempts: 0,
+            answers,
+        }
+    }
+
+    /// Notes another attempt, and whether it was the last: if the source has answered nobody since
+    /// the one before, it is the source that cannot say, and the attempt does not count.
+    fn is_over(&mut self, answers: u64) -> bool {
+        if answers != self.answers {
+            self.answers = answers;
+            self.attempts += 1;
+        }
+        self.attempts >= MAX_UNREAD
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_given_up_only_while_others_are_read() {
+        let mut unread = UnreadSession::new(5);
+        // The source answers nobody.
+        assert!((0..100).all(|_| !unread.is_over(5)));
+        assert!(!unread.is_over(6));
+        assert!((0..100).all(|_| !unread.is_over(6)));
+        assert!(!unread.is_over(9));
+        assert!(unread.is_over(10));
     }
 }

@@ -282,6 +282,29 @@ async fn t02_whoever_logs_out_is_closed_when_the_session_is_read_again() {
 }
 
 #[tokio::test]
+async fn t02_a_session_that_cannot_be_read_does_not_last_for_ever() {
+    let (setup, sessions) = reader();
+    let server = setup.set("identity.php.recheck", "1s").start();
+    let mut clients = Vec::new();
+    let other = ID.to_uppercase();
+    for (id, content) in [(ID, b"id|i:7;"), (&other, b"id|i:8;")] {
+        write(&sessions, content);
+        std::fs::rename(file(&sessions), sessions.join(format!("sess_{id}"))).unwrap();
+        let cookie = format!("PHPSESSID={id}");
+        let headers = [("Cookie", cookie.as_str())];
+        clients.push(server.connect_with("/", &headers).await.unwrap());
+    }
+    write(&sessions, b"id|i:");
+    assert_eq!(close_code(&mut clients[0]).await, 1013);
+    assert!(server.figure("identities.rechecks_failed") >= 3);
+    assert_eq!(ask(&mut clients[1], "who?").await, "8");
+    for client in clients {
+        bye(client).await;
+    }
+    server.finish();
+}
+
+#[tokio::test]
 async fn a_directory_that_vanishes_lets_nobody_in_and_closes_nobody() {
     let (setup, sessions) = reader();
     let server = setup.set("identity.php.recheck", "1s").start();

@@ -221,7 +221,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         path: "identity.php.recheck",
         default: DefaultValue::Text("5m"),
         doc: "How often the session of one who is connected is read again, 1s to 24h, or \"off\": whoever has\n\
-              logged out, or is another user now, is closed with 1008. Each costs the connection a timer.",
+              logged out, or is another user now, is closed with 1008; a session that cannot be read three\n\
+              times in a row, while others can, with 1013. Each costs the connection a timer.",
     },
     Setting {
         path: "identity.lookup.source",
@@ -286,6 +287,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         path: "identity.lookup.recheck",
         default: DefaultValue::Text("5m"),
         doc: "How often it is asked again about one who is connected, 1s to 24h, or \"off\": whoever has logged\n\
-              out, or is another user now, is closed with 1008. Each costs the connection a timer.",
+              out, or is another user now, is closed with 1008; one whose session cannot be read three times\n\
+              in a row, while others can, with 1013. Each costs the connection a timer.",
     },
 ];
