@@ -327,7 +327,7 @@ async fn t45_records_that_come_faster_than_the_rate_wait_and_are_all_taken() {
     const RATE: u32 = 20;
     let server = Setup::new()
         .arg("--echo")
-        .set("fifo.rate", &RATE.to_string())
+        .set("fifo.rate", RATE.to_string())
         .start();
     let mut client = server.connect().await;
     let records: String = (0..RATE * 2).map(|number| format!("{number}\n")).collect();
