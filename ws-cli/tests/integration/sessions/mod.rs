@@ -48,7 +48,9 @@ async fn a_restart_keeps_a_cookie_good() {
     let log = server.finish();
     let token = cookie.split_once('=').unwrap().1;
     assert!(!log.contains(token));
-    let stored = std::fs::read(dir.path().join("s.db")).unwrap();
+    // What SQLite has not moved yet is in the file beside it.
+    let mut stored = std::fs::read(dir.path().join("s.db")).unwrap();
+    stored.extend(std::fs::read(dir.path().join("s.db-wal")).unwrap_or_default());
     let is_in_file = |text: &str| {
         let text = text.as_bytes();
         stored.windows(text.len()).any(|part| part == text)
