@@ -27,8 +27,13 @@ impl Round {
         self.outstanding.store(deliveries, Ordering::Release);
     }
 
+    /// Whether deliveries of the burst under way are still to come.
+    pub(super) fn is_outstanding(&self) -> bool {
+        self.outstanding.load(Ordering::Acquire) > 0
+    }
+
     /// Counts deliveries; `true` if these were the last.
-    fn delivered(&self, count: i64) -> bool {
+    pub(super) fn delivered(&self, count: i64) -> bool {
         let before = self.outstanding.fetch_sub(count, Ordering::AcqRel);
         before > 0 && before <= count
     }

@@ -121,6 +121,9 @@ pub(super) fn run(
             Waited::Stopped => break,
         }
     }
+    if plan.rate.is_some() {
+        wait_for_the_last(signals, round, Instant::now() + plan.timeout);
+    }
     door.close()?;
     // Whoever conducts the run and is gone has no use for it.
     let _ = events.send(Event::Published);
@@ -147,6 +150,17 @@ fn wait(signals: &Receiver<Signal>, deadline: Instant, is_paced: bool) -> Waited
             Err(RecvTimeoutError::Timeout) if is_stopped => return Waited::Stopped,
             Err(RecvTimeoutError::Timeout) => return Waited::Late,
             Err(RecvTimeoutError::Disconnected) => return Waited::Stopped,
+        }
+    }
+}
+
+/// Waits until the last burst has reached everybody, though nobody waited for the others.
+fn wait_for_the_last(signals: &Receiver<Signal>, round: &Round, deadline: Instant) {
+    while round.is_outstanding() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // One may be told that an earlier burst is delivered.
+        if !matches!(signals.recv_timeout(left), Ok(Signal::Delivered)) {
+            return;
         }
     }
 }
@@ -407,6 +421,26 @@ mod tests {
         sender.send(Signal::Delivered).unwrap();
         sender.send(Signal::Stop).unwrap();
         assert!(matches!(wait(&receiver, later(), true), Waited::Stopped));
+    }
+
+    #[test]
+    fn the_last_burst_is_waited_for_whatever_came_before() {
+        let (sender, receiver) = mpsc::channel();
+        let round = Round::default();
+        round.begin(5, 1);
+        sender.send(Signal::Delivered).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                assert!(round.delivered(1));
+                sender.send(Signal::Delivered).unwrap();
+            });
+            let later = Instant::now() + Duration::from_secs(60);
+            wait_for_the_last(&receiver, &round, later);
+            assert!(!round.is_outstanding());
+        });
+        round.begin(6, 1);
+        wait_for_the_last(&receiver, &round, Instant::now());
+        assert!(round.is_outstanding(), "nobody waits longer than that");
     }
 
     #[test]
