@@ -109,6 +109,11 @@ impl Hub {
         self.keeper.table()
     }
 
+    /// How many worker threads there are.
+    pub(crate) fn worker_count(&self) -> usize {
+        self.shards.len()
+    }
+
     /// The places for connections, and who has taken them.
     pub(crate) fn places(&self) -> &Arc<Places> {
         &self.places

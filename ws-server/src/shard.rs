@@ -364,14 +364,18 @@ impl Shard {
                 }
             }
         }
-        self.relieve();
+        self.relieve(recipients);
         receipt
     }
 
-    /// Closes the connections with the longest queues if too much waits in the whole server.
-    fn relieve(&self) {
+    /// Closes the connections with the longest queues if too much waits in the whole server. Where
+    /// all workers see that at the same moment, each sees to its share.
+    fn relieve(&self, recipients: &Recipients) {
         let counters = &self.server.hub.counters;
         let mut excess = counters.ledger.excess();
+        if !matches!(recipients, Recipients::Some(_)) {
+            excess = excess.div_ceil(self.server.hub.worker_count());
+        }
         if excess == 0 {
             return;
         }
