@@ -218,6 +218,8 @@ impl Programs {
             .arg(format!("{scheme}://127.0.0.1:0"))
             .env("WS__SERVER__THREADS", "1")
             .env("WS__LOG__LEVEL", "warn")
+            // No peer keeps any; what it costs to keep them is measured by itself.
+            .env("WS__IDENTITY__STORE", "memory")
             .env("WS__FIFO__USER_FIFOS", has_fifos.to_string());
         if cell.has_tls() {
             let file = |name| self.certificate.path().join(name);
