@@ -211,20 +211,8 @@ impl Drop for Listener {
 mod tests {
     use std::task::Waker;
 
-    use ws_session::{ConnectionId, SessionId, UserId};
-
     use super::*;
-
-    fn change(generation: u64) -> Change {
-        Change {
-            generation,
-            user: UserId::new("alice").unwrap(),
-            session: SessionId::of_name("s"),
-            connection: ConnectionId::from(generation),
-            connections: 1,
-            end: None,
-        }
-    }
+    use crate::core::changes::change;
 
     fn hear(listener: &mut Listener) -> Poll<Option<Heard>> {
         listener.poll_next(&mut Context::from_waker(Waker::noop()))

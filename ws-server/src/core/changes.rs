@@ -132,23 +132,24 @@ impl Changes {
     }
 }
 
+/// A change of that generation, for tests.
+#[cfg(test)]
+pub(crate) fn change(generation: u64) -> Change {
+    Change {
+        generation,
+        user: UserId::new("alice").unwrap(),
+        session: SessionId::of_name("s"),
+        connection: ConnectionId::from(generation),
+        connections: 1,
+        end: None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use ws_session::SessionId;
 
     use super::*;
-
-    fn change(generation: u64) -> Change {
-        Change {
-            generation,
-            user: UserId::new("alice").unwrap(),
-            session: SessionId::of_name("s"),
-            connection: ConnectionId::from(generation),
-            connections: 1,
-            end: None,
-        }
-    }
 
     #[test]
     fn the_first_connection_makes_a_user_online_and_the_last_one_offline() {

@@ -104,14 +104,10 @@ impl<'a> Opening<'_, 'a> {
             Some(scheme) => scheme == "https",
             None => self.stream.is_tls(),
         };
-        let names: Vec<&str> = server
-            .identifier
-            .iter()
-            .flat_map(|it| it.protocols())
-            .collect();
-        let protocols = self
-            .protocol(upgrade)
-            .map(|_| credential::without_credentials(upgrade, &names));
+        let protocols = self.protocol(upgrade).map(|_| {
+            let names = server.identifier.iter().flat_map(|it| it.protocols());
+            credential::without_credentials(upgrade, &names.collect::<Vec<_>>())
+        });
         let arrival = Arrival {
             protocols: protocols.as_deref(),
             head,
