@@ -91,6 +91,17 @@ impl Connector {
         }
     }
 
+    /// Looks whether the server is there, by one attempt to connect to it.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect), at once.
+    pub(crate) async fn reach(&self, deadline: Instant) -> Result<(), Failure> {
+        let attempt = timeout_at(deadline, Stream::connect(&self.address)).await;
+        let attempt = attempt.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        attempt.map(drop).map_err(|error| self.failure(&error))
+    }
+
     /// Takes note that the server is missing; returns since when.
     fn missing_since(&self) -> Instant {
         let now = Instant::now();

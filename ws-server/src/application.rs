@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use tracing::info;
@@ -70,6 +71,7 @@ pub(crate) struct Callback {
     pub(crate) timeout: Duration,
     pub(crate) max_output: usize,
     /// Runs at once in the whole server.
+    pub(crate) at_once: usize,
     pub(crate) turns: Semaphore,
     /// How long a run may wait for its turn among these; `None` for what was accepted.
     pub(crate) queue_timeout: Option<Duration>,
@@ -77,9 +79,16 @@ pub(crate) struct Callback {
     pub(crate) common: Environment,
     /// Variables that the configuration adds or replaces.
     pub(crate) added: BTreeMap<String, String>,
+    /// How long runs took.
+    pub(crate) durations: Histogram,
 }
 
 impl Callback {
+    /// Runs at this moment.
+    pub(crate) fn running(&self) -> usize {
+        self.at_once.saturating_sub(self.turns.available_permits())
+    }
+
     /// Waits for a turn.
     async fn turn(&self) -> Result<SemaphorePermit<'_>, Failure> {
         let turn = self.turns.acquire();
@@ -107,6 +116,19 @@ impl Callback {
     ) -> Result<Vec<u8>, RunFailure> {
         self.add_to(&mut env)?;
         let _permit = self.turn().await?;
+        let begun = Instant::now();
+        let answer = self.run_now(env, payload, to, stderr).await;
+        self.durations.observe(begun.elapsed().as_secs_f64());
+        answer
+    }
+
+    async fn run_now(
+        &self,
+        env: Environment,
+        payload: Bytes,
+        to: Destination<'_>,
+        stderr: &mut (dyn FnMut(&str) + Send),
+    ) -> Result<Vec<u8>, RunFailure> {
         let (timeout, max_output) = (self.timeout, self.max_output);
         let answer = match &*self.backend {
             Backend::Exec(program) | Backend::Stream(program) => {

@@ -24,6 +24,7 @@ use crate::error::ServeError;
 use crate::helpers::Helpers;
 use crate::hub::Hub;
 use crate::identify::Identifier;
+use crate::metrics;
 use crate::page::Page;
 use crate::places::PlaceLimits;
 use crate::rates::Rates;
@@ -122,7 +123,8 @@ fn application(
     };
     Ok(Some(Application {
         callback: Callback {
-            turns: turns(&backend, app.concurrency),
+            at_once: at_once(&backend, app.concurrency),
+            turns: Semaphore::new(at_once(&backend, app.concurrency)),
             backend: Arc::new(backend),
             output,
             timeout: app.timeout,
@@ -130,6 +132,7 @@ fn application(
             queue_timeout: None,
             common: common.clone(),
             added: added(env, &app.params),
+            durations: metrics::durations(),
         },
         stream: StreamSettings {
             output: app.stream,
@@ -178,7 +181,8 @@ fn validation(
     };
     Ok(Some(Validation {
         callback: Callback {
-            turns: turns(&backend, validate.concurrency),
+            at_once: at_once(&backend, validate.concurrency),
+            turns: Semaphore::new(at_once(&backend, validate.concurrency)),
             backend,
             output,
             timeout: validate.timeout,
@@ -186,6 +190,7 @@ fn validation(
             queue_timeout: Some(validate.timeout),
             common: common.clone(),
             added,
+            durations: metrics::durations(),
         },
     }))
 }
@@ -237,12 +242,12 @@ fn program(
 }
 
 /// How many runs there are at once: no more than there are workers.
-fn turns(backend: &Backend, concurrency: NonZeroUsize) -> Semaphore {
-    let at_once = match backend {
+fn at_once(backend: &Backend, concurrency: NonZeroUsize) -> usize {
+    let capacity = match backend {
         Backend::Pool(pool) => pool.capacity().unwrap_or(usize::MAX),
         _ => usize::MAX,
     };
-    Semaphore::new(concurrency.get().min(at_once))
+    concurrency.get().min(capacity)
 }
 
 fn added(

@@ -41,13 +41,19 @@ impl<const N: usize> Tally<N> {
         self.0.iter().map(Counter::get).sum()
     }
 
+    /// The figure of each reason.
+    pub(crate) fn figures(
+        &self,
+        names: [&'static str; N],
+    ) -> impl Iterator<Item = (&'static str, u64)> {
+        names.into_iter().zip(self.0.iter().map(Counter::get))
+    }
+
     fn to_json(&self, names: [&'static str; N]) -> Value {
-        let figures = names
-            .into_iter()
-            .zip(self.0.iter().map(|counter| json!(counter.get())));
+        let figures = self.figures(names);
         Value::Object(
             figures
-                .map(|(name, figure)| (name.to_owned(), figure))
+                .map(|(name, figure)| (name.to_owned(), json!(figure)))
                 .collect(),
         )
     }
@@ -242,7 +248,7 @@ pub(crate) struct Deliveries {
     pub(crate) owed: Counter,
     /// Taken whole by the kernel.
     pub(crate) made: Counter,
-    drops: Tally<{ DropReason::NAMES.len() }>,
+    pub(crate) drops: Tally<{ DropReason::NAMES.len() }>,
 }
 
 impl Deliveries {
@@ -297,8 +303,8 @@ pub(crate) struct Counters {
     pub(crate) connections_opened: Counter,
     /// Of these, those that agreed to compression.
     pub(crate) connections_compressed: Counter,
-    refusals: Tally<{ Refusal::NAMES.len() }>,
-    closes: Tally<{ CloseCause::NAMES.len() }>,
+    pub(crate) refusals: Tally<{ Refusal::NAMES.len() }>,
+    pub(crate) closes: Tally<{ CloseCause::NAMES.len() }>,
 
     pub(crate) messages_received: Counter,
     pub(crate) bytes_received: Counter,
@@ -332,14 +338,14 @@ pub(crate) struct Counters {
     pub(crate) callbacks_finished: Counter,
     pub(crate) callbacks_cancelled: Counter,
     pub(crate) replies_dropped: Counter,
-    failures: Tally<{ CallbackFailure::NAMES.len() }>,
+    pub(crate) failures: Tally<{ CallbackFailure::NAMES.len() }>,
     /// Programs that run as long as a connection.
     pub(crate) programs_started: Counter,
     /// Of these, those that ended with 0, or because their connection did.
     pub(crate) programs_ended: Counter,
-    program_failures: Tally<{ CallbackFailure::NAMES.len() }>,
-    identified: Tally<{ IdentifiedBy::NAMES.len() }>,
-    identities_refused: Tally<{ IdentityRefusal::NAMES.len() }>,
+    pub(crate) program_failures: Tally<{ CallbackFailure::NAMES.len() }>,
+    pub(crate) identified: Tally<{ IdentifiedBy::NAMES.len() }>,
+    pub(crate) identities_refused: Tally<{ IdentityRefusal::NAMES.len() }>,
     /// Times that the sessions of those connected could not be looked up again.
     pub(crate) rechecks_failed: Counter,
     /// Times that the files of keys for tokens were read again.
@@ -354,11 +360,11 @@ pub(crate) struct Counters {
     pub(crate) push_targets: Counter,
     pub(crate) push_written: Counter,
     pub(crate) push_queued: Counter,
-    push_drops: Tally<{ DropReason::NAMES.len() }>,
+    pub(crate) push_drops: Tally<{ DropReason::NAMES.len() }>,
 
     /// Of the control API, on both of its doors.
     pub(crate) control_requests: Counter,
-    control_refusals: Tally<{ ControlRefusal::NAMES.len() }>,
+    pub(crate) control_refusals: Tally<{ ControlRefusal::NAMES.len() }>,
     pub(crate) deliveries: Deliveries,
 
     /// Times that the files of certificates were read again.
@@ -370,7 +376,7 @@ pub(crate) struct Counters {
     pub(crate) ledger: Arc<Ledger>,
 
     pub(crate) fifo_records: Counter,
-    record_refusals: Tally<{ RecordRefusal::NAMES.len() }>,
+    pub(crate) record_refusals: Tally<{ RecordRefusal::NAMES.len() }>,
 }
 
 impl Counters {

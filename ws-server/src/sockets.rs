@@ -9,6 +9,7 @@ use tracing::info;
 
 use crate::config::{AppBackend, CallbackBackend, Config, ValidateBackend};
 use crate::core::descriptors::{DescriptorDemand, DescriptorShares};
+use crate::doors::METRICS_CONNECTIONS;
 
 /// Pipes to and from one callback, with the ends that it gets.
 const PER_CALLBACK: usize = 6;
@@ -38,6 +39,8 @@ pub(crate) fn shares(config: &Config, workers: usize) -> DescriptorShares {
     };
     let control = config.control().tcp.as_ref();
     let control = control.map_or(0, |tcp| tcp.max_connections.get());
+    let metrics = config.metrics().listen.as_ref();
+    let metrics = metrics.map_or(0, |_| METRICS_CONNECTIONS);
     let fifo = config.fifo();
     // A user may have no more than one connection.
     let fifos = match fifo.enabled {
@@ -46,7 +49,7 @@ pub(crate) fn shares(config: &Config, workers: usize) -> DescriptorShares {
     };
     let shares = DescriptorShares::of(DescriptorDemand {
         allowed: usize::try_from(allowed).unwrap_or(usize::MAX),
-        open: open + workers * PER_WORKER + control,
+        open: open + workers * PER_WORKER + control + metrics,
         reserved: limits.reserved_descriptors,
         callbacks: (application + validations) * PER_CALLBACK,
         per_connection: 1 + fifos + program,

@@ -26,6 +26,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("npm", "npm"),
     ("perl", "perl"),
     ("php", "php-cli"),
+    ("promtool", "prometheus"),
     ("psql", "postgresql"),
     ("python3", "python3"),
     ("redis-server", "redis-server"),

@@ -27,6 +27,7 @@ mod handshake;
 mod helpers;
 mod identity;
 mod life;
+mod metrics;
 mod newcomers;
 mod places;
 mod presence;

@@ -38,6 +38,20 @@ impl ScgiServer {
         self.connector.address()
     }
 
+    /// Looks whether the server is there: connects to it, and asks it nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Unreachable`] if nobody listens at the address, or cannot be reached within
+    /// `timeout`; [`Failure::Overloaded`] if the queue of its listening socket is full.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection.
+    pub async fn reach(&self, timeout: Duration) -> Result<(), Failure> {
+        self.connector.reach(Instant::now() + timeout).await
+    }
+
     /// Asks one request and returns its answer, CGI headers included.
     ///
     /// The answer is whole with what its `Content-Length` announces, or, without one, when the

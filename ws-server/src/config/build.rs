@@ -22,8 +22,8 @@ use super::trusted::TrustedPeers;
 use super::typed::{
     AppBackend, AppConfig, CompressionConfig, Console, ControlConfig, ControlTcpConfig, Events,
     FifoConfig, FifoFraming, FifoNaming, FifoPer, IdentityConfig, LimitsConfig, LogConfig,
-    LogFormat, LogLevel, OnDisconnect, OriginConfig, ServerConfig, StreamOutput, Tls, Trim,
-    ValidateBackend, ValidateConfig,
+    LogFormat, LogLevel, MetricsConfig, OnDisconnect, OriginConfig, ServerConfig, StreamOutput,
+    Tls, Trim, ValidateBackend, ValidateConfig,
 };
 
 /// Smallest allowed timeout. Below it everything fails.
@@ -476,18 +476,7 @@ pub(super) fn control(reader: &mut Reader<'_>) -> ControlConfig {
 }
 
 fn control_tcp(reader: &mut Reader<'_>) -> Option<ControlTcpConfig> {
-    let listen = reader.read_optional("control.listen", |value| {
-        let text = reader::text(value)?;
-        let addr = listen_addr(&text, Path::new(""))?;
-        let is_tcp = matches!(addr.socket(), ListenSocket::Tcp { .. });
-        if is_tcp && !addr.is_tls() && !addr.is_proxied() {
-            return Ok(addr);
-        }
-        Err(Problem::Malformed {
-            given: text,
-            expected: "\"HOST:PORT\"".to_owned(),
-        })
-    });
+    let listen = reader.read_optional("control.listen", plain_tcp);
     let token_file = reader.optional_path("control.token_file");
     let allowed_hosts = hosts(reader, "control.allowed_hosts");
     let is_exposed = reader.flag("control.insecure_listen");
@@ -527,6 +516,20 @@ fn control_tcp(reader: &mut Reader<'_>) -> Option<ControlTcpConfig> {
     })
 }
 
+/// An address for HTTP in clear text.
+fn plain_tcp(value: &RawValue) -> Result<ListenAddr, Problem> {
+    let text = reader::text(value)?;
+    let addr = listen_addr(&text, Path::new(""))?;
+    let is_tcp = matches!(addr.socket(), ListenSocket::Tcp { .. });
+    if is_tcp && !addr.is_tls() && !addr.is_proxied() {
+        return Ok(addr);
+    }
+    Err(Problem::Malformed {
+        given: text,
+        expected: "\"HOST:PORT\"".to_owned(),
+    })
+}
+
 fn hosts(reader: &mut Reader<'_>, path: &'static str) -> Vec<HostRule> {
     reader.list(path, |text, _| {
         text.parse().map_err(|_| Problem::Malformed {
@@ -536,6 +539,12 @@ fn hosts(reader: &mut Reader<'_>, path: &'static str) -> Vec<HostRule> {
                 .to_owned(),
         })
     })
+}
+
+pub(super) fn metrics(reader: &mut Reader<'_>) -> MetricsConfig {
+    MetricsConfig {
+        listen: reader.read_optional("metrics.listen", plain_tcp),
+    }
 }
 
 pub(super) fn log(reader: &mut Reader<'_>) -> LogConfig {

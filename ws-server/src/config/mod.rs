@@ -44,8 +44,9 @@ pub use trusted::{InvalidTrustedPeer, TrustedPeer, TrustedPeers};
 pub use typed::{
     AppBackend, AppConfig, CallbackBackend, CompressionConfig, Console, ControlConfig,
     ControlTcpConfig, Events, ExecConfig, FifoConfig, FifoFraming, FifoNaming, FifoPer, ForkExit,
-    IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, OnDisconnect, OriginConfig,
-    Output, PoolConfig, ServerConfig, StreamOutput, Tls, Trim, ValidateBackend, ValidateConfig,
+    IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, MetricsConfig, OnDisconnect,
+    OriginConfig, Output, PoolConfig, ServerConfig, StreamOutput, Tls, Trim, ValidateBackend,
+    ValidateConfig,
 };
 pub use units::{parse_duration, parse_size};
 
@@ -65,6 +66,7 @@ pub struct Config {
     app: AppConfig,
     fifo: FifoConfig,
     control: ControlConfig,
+    metrics: MetricsConfig,
     log: LogConfig,
     development: bool,
 }
@@ -93,6 +95,7 @@ impl Config {
             validate: build::validate(&mut reader, &app.backend),
             app,
             control: build::control(&mut reader),
+            metrics: build::metrics(&mut reader),
             log: build::log(&mut reader),
             server,
             fifo,
@@ -169,9 +172,24 @@ impl Config {
         &self.control
     }
 
+    /// Returns `[metrics]`.
+    pub fn metrics(&self) -> &MetricsConfig {
+        &self.metrics
+    }
+
     /// Returns `[log]`.
     pub fn log(&self) -> &LogConfig {
         &self.log
+    }
+
+    /// Returns the name of what runs the validation callback, as written in the configuration: the
+    /// application's backend if that is asked.
+    pub(crate) fn validation_backend(&self) -> &'static str {
+        match &self.validate.backend {
+            ValidateBackend::None => "none",
+            ValidateBackend::Application => self.app.backend.name(),
+            ValidateBackend::Callback(backend) => backend.name(),
+        }
     }
 
     /// Returns the path of the control socket.

@@ -547,6 +547,14 @@ pub struct ControlTcpConfig {
     pub timeout: Duration,
 }
 
+/// `[metrics]`: figures for Prometheus.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct MetricsConfig {
+    /// Where they are besides the control API; `None` is nowhere.
+    pub listen: Option<ListenAddr>,
+}
+
 /// `[log]`: what is told, and how.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

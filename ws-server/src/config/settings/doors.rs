@@ -164,6 +164,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         doc: "Clients of GET /v1/events at once, 0 to 10000; another one is refused with 503.",
     },
     Setting {
+        path: "metrics.listen",
+        default: DefaultValue::Absent("\"127.0.0.1:9464\""),
+        doc: "Where figures for Prometheus are besides the control API: \"HOST:PORT\", for GET /metrics, /live\n\
+              and /ready, without a token and in clear text. They hold no names, addresses or contents, but\n\
+              everybody who reaches the address can read them. Default: nowhere.",
+    },
+    Setting {
         path: "log.format",
         default: DefaultValue::Text("auto"),
         doc: "\"text\", \"json\" (one object per line), or \"auto\": text on a terminal, else json. To stderr.",

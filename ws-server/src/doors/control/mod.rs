@@ -20,6 +20,7 @@ mod users;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -41,7 +42,13 @@ use crate::shared::Shared;
 pub(crate) struct ControlDoors {
     unix: Listener,
     tcp: Option<(Listener, Tokens)>,
+    metrics: Option<Listener>,
 }
+
+/// Connections at once to `metrics.listen`; further ones wait.
+pub(crate) const METRICS_CONNECTIONS: usize = 16;
+/// How long the head of a request to it may take, and how long its client may take nothing.
+const METRICS_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl ControlDoors {
     /// Binds them.
@@ -69,7 +76,13 @@ impl ControlDoors {
                 Some((listener, tokens))
             }
         };
-        Ok(Self { unix, tcp })
+        let metrics = config.metrics().listen.as_ref();
+        let metrics = metrics.map(|addr| Listener::bind(addr, &BindOptions::default()));
+        Ok(Self {
+            unix,
+            tcp,
+            metrics: metrics.transpose()?,
+        })
     }
 }
 
@@ -79,17 +92,30 @@ pub(crate) async fn serve_control(
     server: Arc<Shared>,
     ready: Arc<AtomicBool>,
 ) {
-    let url = |(listener, _): &(Listener, _)| listener.url().replacen("ws:", "http:", 1);
+    let url = |listener: &Listener| listener.url().replacen("ws:", "http:", 1);
+    let tcp_url = doors.tcp.as_ref().map(|(listener, _)| url(listener));
+    let metrics_url = doors.metrics.as_ref().map(url);
     let api = Api {
         keys: Keys::new(server.config.control()),
         door: Arc::new(Door::unix(&server.config)),
-        tcp_url: doors.tcp.as_ref().map(url).map(Into::into),
+        tcp_url: tcp_url.map(Into::into),
+        metrics_url: metrics_url.map(Into::into),
         server: Arc::clone(&server),
         ready,
     };
     let unix = serve::serve_unix(doors.unix, router(api.clone()));
-    match (doors.tcp, &server.config.control().tcp) {
-        (Some((listener, tokens)), Some(tcp)) => {
+    let metrics = async {
+        if let Some(listener) = doors.metrics {
+            info!(
+                listen.addr = api.metrics_url.as_deref(),
+                "metrics listening"
+            );
+            let router = metrics_router(api.clone());
+            serve::serve_tcp(listener, router, METRICS_TIMEOUT, METRICS_CONNECTIONS).await;
+        }
+    };
+    let tcp = async {
+        if let (Some((listener, tokens)), Some(tcp)) = (doors.tcp, &server.config.control().tcp) {
             info!(
                 listen.addr = api.tcp_url.as_deref(),
                 "control API listening"
@@ -97,13 +123,13 @@ pub(crate) async fn serve_control(
             let door = Door::tcp(&server.config, tcp, tokens);
             let router = router(Api {
                 door: Arc::new(door),
-                ..api
+                ..api.clone()
             });
             let most = tcp.max_connections.get();
-            tokio::join!(unix, serve::serve_tcp(listener, router, tcp.timeout, most));
+            serve::serve_tcp(listener, router, tcp.timeout, most).await;
         }
-        _ => unix.await,
-    }
+    };
+    tokio::join!(unix, tcp, metrics);
 }
 
 fn router(api: Api) -> Router {
@@ -121,14 +147,34 @@ fn router(api: Api) -> Router {
         )
         .route("/v1/sessions/{id}", delete(sessions::revoke))
         .route("/v1/status", get(look::status))
-        .route("/live", get(|| async { "live\n" }))
-        .route("/ready", get(look::is_ready))
-        .fallback(|| async { ApiError::new(StatusCode::NOT_FOUND, "no such resource") })
-        .method_not_allowed_fallback(|| async {
-            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "not with this method")
-        })
+        .merge(figures())
+        .fallback(no_such_resource)
+        .method_not_allowed_fallback(not_with_this_method)
         .layer(middleware::from_fn_with_state(api.clone(), guard))
         .with_state(api)
+}
+
+/// What is at `metrics.listen`, for everybody who reaches it.
+fn metrics_router(api: Api) -> Router {
+    figures()
+        .fallback(no_such_resource)
+        .method_not_allowed_fallback(not_with_this_method)
+        .with_state(api)
+}
+
+fn figures() -> Router<Api> {
+    Router::new()
+        .route("/metrics", get(look::metrics))
+        .route("/live", get(|| async { "live\n" }))
+        .route("/ready", get(look::is_ready))
+}
+
+async fn no_such_resource() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "no such resource")
+}
+
+async fn not_with_this_method() -> ApiError {
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "not with this method")
 }
 
 /// What a request finds behind its door.
@@ -140,4 +186,6 @@ struct Api {
     keys: Keys,
     /// Where the API listens on TCP.
     tcp_url: Option<Arc<str>>,
+    /// Where the figures are besides.
+    metrics_url: Option<Arc<str>>,
 }
