@@ -1,5 +1,6 @@
-//! Logs: text on a terminal, JSON lines otherwise, on stderr.
+//! Logs on stderr: text on a terminal, the journal's form for the journal, JSON lines otherwise.
 
+mod journald;
 mod writer;
 
 use std::env;
@@ -12,30 +13,34 @@ use ws_server::config::{LogConfig, LogFormat};
 
 use crate::failure::{Code, Failure};
 
+use self::journald::Journald;
 pub(crate) use writer::LogGuard;
 
 /// Installs the subscriber; `RUST_LOG` overrides the configured level. What is logged is written by
 /// a thread of its own, of which the guard waits for the rest.
 pub(crate) fn install(config: &LogConfig) -> Result<LogGuard, Failure> {
-    let terminal = io::stderr().is_terminal();
+    let format = match config.format {
+        LogFormat::Auto => fitting_format(),
+        chosen => chosen,
+    };
     let filter = filter(config, env::var("RUST_LOG").ok().as_deref())?;
     let (writer, guard) =
         writer::start(io::stderr()).context("cannot start the thread that writes the log")?;
     let builder = fmt()
         .with_env_filter(filter)
         .with_writer(move || writer.clone());
-    let installed = match config.format {
-        LogFormat::Json => builder
+    let installed = match format {
+        LogFormat::Auto | LogFormat::Json => builder
             .json()
             .flatten_event(true)
             .with_span_list(false)
             .try_init(),
-        LogFormat::Auto if !terminal => builder
-            .json()
-            .flatten_event(true)
-            .with_span_list(false)
+        LogFormat::Journald => builder
+            .with_ansi(false)
+            .event_format(Journald::default())
             .try_init(),
-        LogFormat::Auto | LogFormat::Text => {
+        LogFormat::Text => {
+            let terminal = io::stderr().is_terminal();
             // https://no-color.org: set to anything but nothing.
             let colour = terminal && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
             builder.with_ansi(colour).try_init()
@@ -45,6 +50,17 @@ pub(crate) fn install(config: &LogConfig) -> Result<LogGuard, Failure> {
         .map_err(anyhow::Error::from_boxed)
         .context("cannot start the log")?;
     Ok(guard)
+}
+
+/// The format for whatever reads stderr.
+fn fitting_format() -> LogFormat {
+    if io::stderr().is_terminal() {
+        LogFormat::Text
+    } else if journald::reads_stderr(env::var("JOURNAL_STREAM").ok().as_deref()) {
+        LogFormat::Journald
+    } else {
+        LogFormat::Json
+    }
 }
 
 fn filter(config: &LogConfig, rust_log: Option<&str>) -> Result<EnvFilter, Failure> {

@@ -190,7 +190,9 @@ impl Connection {
                 drain_turn: None,
                 cause: None,
                 close_code: None,
+                close_reason: None,
                 received: 0,
+                received_bytes: 0,
                 look_at: None,
                 farewell: None,
                 attendant: None,
@@ -808,9 +810,12 @@ impl Connection {
             path = self.visitor.path(),
             cause = cause.as_str(),
             close.code = code,
+            close.reason = state.close_reason.as_deref(),
             elapsed = ?self.opened.elapsed(),
             received = state.received,
+            received_bytes = state.received_bytes,
             sent = state.output.sent,
+            sent_bytes = state.output.sent_bytes,
             unsent,
             "connection closed"
         );

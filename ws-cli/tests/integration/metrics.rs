@@ -1,4 +1,5 @@
-//! What monitoring sees: figures for Prometheus, and whether the server is ready.
+//! What monitoring sees: figures for Prometheus, whether the server is ready, and the last line of
+//! each connection.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,6 +8,10 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
+
+use futures_util::StreamExt;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::fifo::{fifo_of, write};
 use crate::support::*;
@@ -319,4 +324,41 @@ fn a_server_whose_workers_do_not_run_is_not_ready() {
         status == 503 && text.contains("none of its processes runs")
     });
     server.finish();
+}
+
+#[tokio::test]
+async fn the_last_line_of_a_connection_tells_what_it_was() {
+    let server = Setup::new().arg("--echo").start();
+    let mut client = server.connect().await;
+    assert_eq!(ask(&mut client, "hello").await, "hello");
+    let frame = CloseFrame {
+        code: CloseCode::Library(4000),
+        reason: "done\n\u{1b}[31m\u{202e}".into(),
+    };
+    client.close(Some(frame)).await.unwrap();
+    while client.next().await.is_some_and(|message| message.is_ok()) {}
+    drop(client);
+    server.until("connections.closed", 1);
+    let log = server.finish();
+    let lines: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("connection closed"))
+        .collect();
+    let [line] = lines[..] else {
+        panic!("{lines:?}");
+    };
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    assert_eq!(line["cause"], "peer");
+    assert_eq!(line["close.code"], 4000);
+    assert_eq!(line["close.reason"], "done\n\u{1b}[31m\u{202e}");
+    assert_eq!(
+        (&line["received"], &line["received_bytes"]),
+        (&1.into(), &5.into())
+    );
+    // With its header of two bytes; and the close frame, which has the code alone.
+    let close = 2 + 2;
+    assert_eq!(
+        (&line["sent"], &line["sent_bytes"]),
+        (&1.into(), &(5 + 2 + close).into())
+    );
 }

@@ -555,6 +555,7 @@ pub(super) fn log(reader: &mut Reader<'_>) -> LogConfig {
                 ("auto", LogFormat::Auto),
                 ("text", LogFormat::Text),
                 ("json", LogFormat::Json),
+                ("journald", LogFormat::Journald),
             ],
         ),
         level: reader.choice(

@@ -570,12 +570,14 @@ pub struct LogConfig {
 /// Form of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// Text on a terminal, else JSON.
+    /// Text on a terminal, the journal's form if it reads, else JSON.
     Auto,
     /// For people.
     Text,
     /// One JSON object per line.
     Json,
+    /// For the journal of systemd: text with the severity before it, and without the time.
+    Journald,
 }
 
 /// Least severity that is logged.

@@ -37,6 +37,8 @@ pub(super) struct Output {
     pub(super) queue: Outbound,
     /// Messages that the kernel has taken.
     pub(super) sent: u64,
+    /// Bytes of frames that it has taken.
+    pub(super) sent_bytes: u64,
     /// The kernel has taken bytes since `stall` was noted.
     has_moved: bool,
     /// `None` while nothing waits.
@@ -51,6 +53,7 @@ impl Output {
             stream,
             queue,
             sent: 0,
+            sent_bytes: 0,
             has_moved: false,
             stall: None,
             awaited: None,
@@ -96,7 +99,7 @@ impl Output {
             },
             false => 0,
         };
-        self.has_moved |= written > 0;
+        self.note_written(written);
         let mut sent = 0;
         if written == frames.len_bytes() {
             sent = frames.len_messages() as u64;
@@ -131,7 +134,7 @@ impl Output {
             true => self.write_one(joined),
             false => 0,
         };
-        self.has_moved |= written > 0;
+        self.note_written(written);
         let mut pushed = Pushed::default();
         for frame in frames {
             if written >= frame.len() {
@@ -174,7 +177,7 @@ impl Output {
             };
             match taken {
                 Ok(written) => {
-                    self.has_moved |= written > 0;
+                    self.note_written(written);
                     self.advance(written, counters);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -248,7 +251,7 @@ impl Output {
             let count = self.queue.slices(&mut slices);
             match stream.try_write_unasked(&slices[..count]) {
                 Ok(written) if written > 0 => {
-                    self.has_moved = true;
+                    self.note_written(written);
                     self.advance(written, counters);
                 }
                 // An error comes again with the next write.
@@ -290,6 +293,11 @@ impl Output {
                 Ok(_) | Err(_) => return written,
             }
         }
+    }
+
+    fn note_written(&mut self, bytes: usize) {
+        self.has_moved |= bytes > 0;
+        self.sent_bytes += bytes as u64;
     }
 
     fn note_sent(&mut self, messages: u64, counters: &Counters) {

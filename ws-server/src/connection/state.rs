@@ -53,7 +53,11 @@ pub(super) struct Inner {
     pub(super) drain_turn: Option<Instant>,
     pub(super) cause: Option<CloseCause>,
     pub(super) close_code: Option<CloseCode>,
+    /// What either side gave as the reason, for the record; `None` is nothing.
+    pub(super) close_reason: Option<Box<str>>,
     pub(super) received: u64,
+    /// Bytes of the payloads of these.
+    pub(super) received_bytes: u64,
     /// When a connection that is not read is looked at: its end would not be seen otherwise.
     pub(super) look_at: Option<Instant>,
     /// What the application is to hear of when all else is done with.
@@ -226,6 +230,7 @@ impl Inner {
                         throttle.take(now);
                     }
                     self.received += 1;
+                    self.received_bytes += message.payload.len() as u64;
                     counters.messages_received.increment();
                     counters.bytes_received.add(message.payload.len() as u64);
                     if self.is_compressed {
@@ -284,7 +289,8 @@ impl Inner {
                 }
                 Some(Event::Pong(_)) => {}
                 Some(Event::Close(frame)) => {
-                    self.note_close(CloseCause::Peer, frame.map(|frame| frame.code))
+                    self.note_close(CloseCause::Peer, frame.as_ref().map(|frame| frame.code));
+                    self.note_reason(CloseCause::Peer, frame.as_ref());
                 }
                 Some(Event::Failed(error)) => {
                     self.note_close(CloseCause::Protocol, Some(error.close_code()))
@@ -356,6 +362,7 @@ impl Inner {
     /// Begins the closing handshake behind everything that is queued.
     pub(super) fn close(&mut self, cause: CloseCause, frame: CloseFrame) {
         self.note_close(cause, Some(frame.code));
+        self.note_reason(cause, Some(&frame));
         self.protocol.close(Some(frame), Instant::now());
     }
 
@@ -364,6 +371,13 @@ impl Inner {
         if self.cause.is_none() {
             self.cause = Some(cause);
             self.close_code = code;
+        }
+    }
+
+    fn note_reason(&mut self, cause: CloseCause, frame: Option<&CloseFrame>) {
+        let reason = frame.map_or("", |frame| &frame.reason);
+        if self.cause == Some(cause) && !reason.is_empty() {
+            self.close_reason = Some(reason.into());
         }
     }
 

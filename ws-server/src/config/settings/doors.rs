@@ -173,7 +173,9 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         path: "log.format",
         default: DefaultValue::Text("auto"),
-        doc: "\"text\", \"json\" (one object per line), or \"auto\": text on a terminal, else json. To stderr.",
+        doc: "\"text\", \"json\" (one object per line), \"journald\" (text with the severity before it as in\n\
+              sd-daemon(3), and without the time, which the journal has), or \"auto\": text on a terminal,\n\
+              journald where stderr is the journal ($JOURNAL_STREAM, systemd.exec(5)), else json. To stderr.",
     },
     Setting {
         path: "log.level",
