@@ -9,6 +9,7 @@ mod control;
 mod failure;
 mod logging;
 mod output;
+mod supervision;
 mod verb;
 
 use std::env;

@@ -45,6 +45,8 @@ pub(crate) enum Command {
         frame: CloseFrame,
         receipt: oneshot::Sender<Receipt>,
     },
+    /// Answer, to show that you still serve.
+    Answer(oneshot::Sender<()>),
     /// Accept nothing more, close each connection when its work is done, then end.
     Drain,
     /// End at once.

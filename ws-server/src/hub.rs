@@ -93,6 +93,25 @@ impl Hub {
         }
     }
 
+    /// A hub without anybody, whose workers are whoever reads these.
+    #[cfg(test)]
+    pub(crate) fn for_tests(shards: Box<[mpsc::UnboundedSender<Command>]>) -> Self {
+        use std::num::NonZeroUsize;
+        let sessions = Sessions::new(ws_session::SessionConfig::default());
+        let config = crate::config::Config::from_raw(&Default::default(), "/".as_ref());
+        let config = config.expect("the defaults are valid");
+        let store = Arc::new(ws_session::MemoryStore::default());
+        let limits = PlaceLimits {
+            total: NonZeroUsize::MAX,
+            by_descriptors: usize::MAX,
+            per_addr: NonZeroUsize::MAX,
+            counts_loopback: false,
+            per_user: None,
+        };
+        let keeper = Keeper::new(sessions, store, config.identity());
+        Self::new(shards, keeper, limits, Counters::default(), 0)
+    }
+
     pub(crate) fn next_id(&self) -> ConnectionId {
         self.ids
             .lock()

@@ -28,10 +28,12 @@ mod demo;
 mod doors;
 mod error;
 mod gate;
+mod heartbeat;
 mod helpers;
 mod hub;
 mod identify;
 mod metrics;
+mod observer;
 mod opening;
 mod page;
 mod places;
@@ -57,6 +59,7 @@ mod visitor;
 
 pub use error::{ServeError, ServeErrorKind};
 pub use helpers::{HELPERS, HelperProgram, helper_main};
+pub use observer::Observer;
 pub use server::run;
 pub use store::{ConnectError, StoreOpenError};
 /// Programs that run scripts as fork servers and workers.

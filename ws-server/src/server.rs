@@ -22,11 +22,12 @@ use crate::doors::{self, ControlDoors, GLOBAL_FIFO};
 use crate::error::ServeError;
 use crate::helpers::{HelperProgram, Helpers};
 use crate::identify::{self, Identifier};
+use crate::observer::Observer;
 use crate::reload::Watch;
 use crate::shard;
 use crate::shared::Shared;
 use crate::signals::{Signals, log_counters};
-use crate::{store, tending};
+use crate::{heartbeat, store, tending};
 
 const STATE_DIR_MODE: u32 = 0o750;
 /// How long a client may leave what was sent to it unacknowledged.
@@ -38,8 +39,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Serves until SIGTERM or SIGINT; a second one ends at once.
 ///
-/// When everything is bound and the backends are up, `announce` is called with the URL of each
-/// listener. The call blocks and builds its own threads and runtimes.
+/// The call blocks and builds its own threads and runtimes; `observer` is told how it goes.
 ///
 /// # Errors
 ///
@@ -47,7 +47,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 pub fn run(
     config: Config,
     helper: HelperProgram,
-    announce: impl FnMut(&str),
+    observer: Arc<dyn Observer>,
 ) -> Result<(), ServeError> {
     check_user(&config)?;
     make_state_dir(&config.server().state_dir)?;
@@ -56,7 +56,7 @@ pub fn run(
         .build();
     runtime
         .map_err(ServeError::System)?
-        .block_on(serve(config, helper, announce))
+        .block_on(serve(config, helper, observer))
 }
 
 fn check_user(config: &Config) -> Result<(), ServeError> {
@@ -89,7 +89,7 @@ fn make_state_dir(path: &Path) -> Result<(), ServeError> {
 async fn serve(
     config: Config,
     helper: HelperProgram,
-    mut announce: impl FnMut(&str),
+    observer: Arc<dyn Observer>,
 ) -> Result<(), ServeError> {
     let mut signals = Signals::new().map_err(ServeError::System)?;
     let tls = certificates::load(&config)?;
@@ -146,10 +146,14 @@ async fn serve(
     ready.store(true, Ordering::Relaxed);
     for url in &urls {
         info!(listen.addr = url, "listening");
-        announce(url);
+        observer.listening(url);
     }
+    observer.ready();
+    let heartbeat = heartbeat::run(Arc::clone(&server), Arc::clone(&observer));
+    let heartbeat = tokio::spawn(heartbeat);
 
-    signals.until_stop(&server, tls.as_ref()).await;
+    signals.until_stop(&server, tls.as_ref(), &*observer).await;
+    observer.stopping();
     ready.store(false, Ordering::Relaxed);
     info!(connections = server.hub.registry().count(), "drain begun");
     // Whoever accepts ends, and whoever reads a FIFO when the records already read are on their
@@ -198,6 +202,7 @@ async fn serve(
         certificates,
         reloads,
         Some(tending),
+        Some(heartbeat),
     ]
     .into_iter()
     .flatten()

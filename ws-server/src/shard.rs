@@ -300,6 +300,10 @@ impl Shard {
                 }) => {
                     let _ = receipt.send(self.close(&recipients, &frame));
                 }
+                Some(Command::Answer(answer)) => {
+                    // Who asked may not have waited.
+                    let _ = answer.send(());
+                }
                 Some(Command::Drain) => {
                     self.draining.set(true);
                     self.gate.drain();

@@ -7,6 +7,7 @@ use tokio::time::interval_at;
 use tracing::info;
 use ws_transport::TlsAcceptor;
 
+use crate::observer::Observer;
 use crate::shared::Shared;
 use crate::{certificates, identify, status};
 
@@ -30,7 +31,12 @@ impl Signals {
     }
 
     /// Serves the other signals, and logs the counters, until the server is to stop.
-    pub(crate) async fn until_stop(&mut self, server: &Shared, tls: Option<&TlsAcceptor>) {
+    pub(crate) async fn until_stop(
+        &mut self,
+        server: &Shared,
+        tls: Option<&TlsAcceptor>,
+        observer: &dyn Observer,
+    ) {
         let period = server.config.log().stats_interval;
         let mut ticks =
             period.map(|period| interval_at(tokio::time::Instant::now() + period, period));
@@ -45,6 +51,7 @@ impl Signals {
                 _ = self.terminate.recv() => return info!(signal = "TERM", "stopping"),
                 _ = self.interrupt.recv() => return info!(signal = "INT", "stopping"),
                 _ = self.hangup.recv() => {
+                    observer.reloading();
                     if let Some(tls) = tls {
                         certificates::reload(tls, &server.hub.counters);
                     }
@@ -54,6 +61,7 @@ impl Signals {
                         signal = "HUP",
                         "certificates, keys and the application's processes are renewed; restart to apply other changes"
                     );
+                    observer.ready();
                 }
                 _ = self.user1.recv() => {
                     let status = serde_json::Value::Object(status::status(server));

@@ -1,7 +1,7 @@
 //! `ws serve`: runs the server.
 
-use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use config::ValueKind;
 use ws_server::config::{AppBackend, Config, RawConfig, Source};
@@ -11,17 +11,14 @@ use crate::args::ServeArgs;
 use crate::config::{Layer, Surroundings, check, load, refuse};
 use crate::failure::{Code, Failure};
 use crate::logging;
+use crate::supervision::Supervision;
 
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let config = configure(args, &Surroundings::of_process()?)?;
     // What went wrong is said behind the last line of the log.
     let _log = logging::install(config.log())?;
-    let announce = |url: &str| {
-        // Who started the server may have closed the pipe; that must not end the server.
-        let mut stdout = io::stdout().lock();
-        let _ = writeln!(stdout, "{url}").and_then(|()| stdout.flush());
-    };
-    ws_server::run(config, HelperProgram::current(), announce).map_err(|error| {
+    let supervision = Arc::new(Supervision::of_process());
+    ws_server::run(config, HelperProgram::current(), supervision).map_err(|error| {
         let code = match error.kind() {
             ServeErrorKind::CannotCreate => Code::CannotCreate,
             ServeErrorKind::Configuration => Code::Configuration,

@@ -37,6 +37,7 @@ mod sessions;
 mod sockets;
 mod stalled;
 mod stream;
+mod supervised;
 mod throttled;
 mod tls;
 mod validation;
