@@ -17,7 +17,7 @@ use ws_transport::{BindOptions, Inherited, ListenAddr, ListenSocket, Listener, T
 use crate::assembly::share;
 use crate::certificates;
 use crate::command::Command;
-use crate::config::{AppBackend, Config};
+use crate::config::{AppBackend, Config, FifoNaming};
 use crate::doors::{self, ControlDoors, GLOBAL_FIFO};
 use crate::error::ServeError;
 use crate::helpers::{HelperProgram, Helpers};
@@ -267,6 +267,8 @@ fn open_fifos(config: &Config) -> Result<Option<FifoDirectory>, ServeError> {
     let options = FifoOptions {
         fifo_mode: fifo.mode,
         group: fifo.group,
+        // CarbonPHP makes it 0775, so that its group could put FIFOs of its own in the place of ours.
+        tighten_dir: fifo.naming == FifoNaming::CarbonPhp,
         ..FifoOptions::default()
     };
     Ok(Some(FifoDirectory::open(&fifo.dir, options)?))

@@ -32,6 +32,7 @@ use crate::bell::Bell;
 use crate::command::{Adoption, Command, Notices, Receipt, Recipient, Recipients};
 use crate::connection::{Connection, Frames, Publication, Turn};
 use crate::core::alarms::Alarms;
+use crate::core::answer::kind_of;
 use crate::core::question::{Occasion, Question, Source};
 use crate::counters::{CloseCause, DropReason};
 use crate::gate::Gate;
@@ -410,7 +411,7 @@ impl Shard {
         let question = Question {
             event: Occasion::Message,
             source,
-            kind: ws_proto::MessageKind::Text,
+            kind: kind_of(uri),
             payload: uri.clone(),
         };
         let connections = self.select(recipients);

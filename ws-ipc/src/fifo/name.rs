@@ -28,16 +28,19 @@ pub fn encode_name(id: &str) -> String {
 /// Encodes an id or a whole `user:ip:port` as CarbonPHP names its FIFOs: `/` becomes `:` and `.`
 /// becomes `_`.
 ///
-/// A colon stays; everything else is encoded as by [`encode_name`]. Different ids may have the
-/// same name: `a.b` and `a_b` have.
+/// A colon stays, and so do `@`, `+` and `,`, which mail addresses and names of sessions have:
+/// CarbonPHP's writers look for the name without encoding it. Everything else is encoded as by
+/// [`encode_name`]. Different ids may have the same name: `a.b` and `a_b` have.
 ///
 /// ```
 /// assert_eq!(ws_ipc::encode_name_carbonphp("7:127.0.0.1:4711"), "7:127_0_0_1:4711");
+/// assert_eq!(ws_ipc::encode_name_carbonphp("a.b@c.org"), "a_b@c_org");
 /// ```
 pub fn encode_name_carbonphp(id: &str) -> String {
     encode(id, |byte, name| match byte {
         b'/' | b':' => name.push(':'),
         b'.' => name.push('_'),
+        b'@' | b'+' | b',' => name.push(char::from(byte)),
         _ => {
             let _never_fails = write!(name, "%{byte:02X}");
         }

@@ -21,9 +21,9 @@ use super::tls::tls;
 use super::trusted::TrustedPeers;
 use super::typed::{
     AppBackend, AppConfig, CompressionConfig, Console, ControlConfig, ControlTcpConfig, Events,
-    FifoConfig, FifoFraming, FifoNaming, FifoPer, IdentityConfig, LimitsConfig, LogConfig,
-    LogFormat, LogLevel, MetricsConfig, OnDisconnect, OriginConfig, ServerConfig, StreamOutput,
-    Tls, Trim, ValidateBackend, ValidateConfig,
+    FifoConfig, FifoFraming, FifoNaming, FifoPer, FifoRecords, IdentityConfig, LimitsConfig,
+    LogConfig, LogFormat, LogLevel, MetricsConfig, OnDisconnect, OriginConfig, ServerConfig,
+    StreamOutput, Tls, Trim, ValidateBackend, ValidateConfig,
 };
 
 /// Smallest allowed timeout. Below it everything fails.
@@ -429,6 +429,10 @@ pub(super) fn fifo(reader: &mut Reader<'_>, state_dir: &Path) -> FifoConfig {
                 ("default", FifoNaming::Default),
                 ("carbonphp", FifoNaming::CarbonPhp),
             ],
+        ),
+        records: reader.choice(
+            "fifo.records",
+            &[("uri", FifoRecords::Uri), ("any", FifoRecords::Any)],
         ),
         framing: match (by_delimiter, delimiter) {
             (true, Some(delimiter)) => FifoFraming::Delimiter(delimiter),

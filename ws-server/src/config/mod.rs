@@ -43,10 +43,10 @@ pub(crate) use tls::ALPN;
 pub use trusted::{InvalidTrustedPeer, TrustedPeer, TrustedPeers};
 pub use typed::{
     AppBackend, AppConfig, CallbackBackend, CompressionConfig, Console, ControlConfig,
-    ControlTcpConfig, Events, ExecConfig, FifoConfig, FifoFraming, FifoNaming, FifoPer, ForkExit,
-    IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, MetricsConfig, OnDisconnect,
-    OriginConfig, Output, PoolConfig, ServerConfig, StreamOutput, Tls, Trim, ValidateBackend,
-    ValidateConfig,
+    ControlTcpConfig, Events, ExecConfig, FifoConfig, FifoFraming, FifoNaming, FifoPer,
+    FifoRecords, ForkExit, IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel,
+    MetricsConfig, OnDisconnect, OriginConfig, Output, PoolConfig, ServerConfig, StreamOutput, Tls,
+    Trim, ValidateBackend, ValidateConfig,
 };
 pub use units::{parse_duration, parse_size};
 

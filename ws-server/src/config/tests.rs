@@ -480,7 +480,7 @@ fn records_above_what_a_pipe_takes_whole_need_a_delimiter() {
         let none = check(none).unwrap();
         assert!(!none.fifo().has_connections() && !none.fifo().has_users());
     }
-    for key in ["per", "naming"] {
+    for key in ["per", "naming", "records"] {
         assert_eq!(faults(json!({ "fifo": { key: "session" } })).len(), 1);
     }
     let fifo =

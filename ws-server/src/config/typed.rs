@@ -452,6 +452,8 @@ pub struct FifoConfig {
     pub per: FifoPer,
     /// How they are named.
     pub naming: FifoNaming,
+    /// Which records are run.
+    pub records: FifoRecords,
     /// What ends a record.
     pub framing: FifoFraming,
     /// Bytes of a record with its end.
@@ -494,6 +496,15 @@ pub enum FifoNaming {
     Default,
     /// As CarbonPHP names them.
     CarbonPhp,
+}
+
+/// Which records of users' and connections' FIFOs are run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FifoRecords {
+    /// Those that are URIs.
+    Uri,
+    /// All: what is not a URI is a message as the client may send one.
+    Any,
 }
 
 /// What ends a record.

@@ -65,6 +65,29 @@ async fn t40_another_user_of_the_host_cannot_write() {
     server.finish();
 }
 
+/// CarbonPHP's server never removes its FIFOs, which all may write to, in a directory that its group
+/// may write to.
+#[tokio::test]
+async fn t40_what_carbonphp_has_left_is_cleared_away_and_its_directory_tightened() {
+    let setup = Setup::new().app(WHO).set("fifo.naming", "carbonphp");
+    let dir = setup.dir().join("tmp/fifo");
+    let left = ["global_pipe", "7:127_0_0_1:44038", "3:[::1]:52234"];
+    fs::create_dir_all(&dir).unwrap();
+    for name in left {
+        let path = dir.join(format!("{name}.fifo"));
+        mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+    }
+    fs::set_permissions(&dir, Permissions::from_mode(0o775)).unwrap();
+    let server = setup.start();
+    assert_eq!(mode(&dir), 0o750);
+    let names = names_in(&dir);
+    let fifos: Vec<_> = names.iter().filter(|name| !name.starts_with('.')).collect();
+    assert_eq!(fifos, ["global_pipe.fifo"]);
+    assert_eq!(mode(&server.state(GLOBAL)), 0o620);
+    server.finish();
+}
+
 #[tokio::test]
 async fn fifos_that_vanish_or_are_replaced_are_made_anew() {
     let server = Setup::new().app(WHO).validate("echo alice").start();

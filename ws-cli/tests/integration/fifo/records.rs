@@ -128,6 +128,35 @@ async fn t53_what_is_not_a_uri_is_refused_and_counted() {
 }
 
 #[tokio::test]
+async fn t53_records_of_any_kind_are_messages_where_that_is_configured() {
+    let reply =
+        r#"echo "$WS_MESSAGE_TYPE $REQUEST_METHOD $REQUEST_URI $(cat | od -An -c | tr -d ' ')""#;
+    for per in ["connection", "user"] {
+        let setup = Setup::new().app(reply).validate("echo alice");
+        let setup = setup.set("fifo.records", "any").set("fifo.per", per);
+        let server = setup.start();
+        let mut client = server.connect_with("/here", &[]).await.unwrap();
+        let fifo = match per {
+            "user" => server.state("fifo/alice.fifo"),
+            _ => fifo_of(&server, &client),
+        };
+        for (record, answer) in [
+            (&b"/a?b"[..], "text GET /a?b /a?b"),
+            (b"words", "text POST /here words"),
+            (b"{}", "text POST /here {}"),
+            (b"ping", "text POST /here ping"),
+            (b"a\xff", "binary POST /here a377"),
+        ] {
+            write(&fifo, [record, b"\n"].concat());
+            assert_eq!(hear(&mut client).await, answer, "{per}");
+        }
+        assert_eq!(server.figure("fifo.refused_by.not_uri"), 0);
+        bye(client).await;
+        server.finish();
+    }
+}
+
+#[tokio::test]
 async fn t43_a_record_that_is_too_long_is_dropped_whole_and_the_next_one_works() {
     let server = Setup::new().app(WHO).validate("echo alice").start();
     let mut client = server.connect().await;

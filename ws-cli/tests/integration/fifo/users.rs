@@ -151,6 +151,7 @@ async fn t42_carbonphp_s_names_are_inside_and_run_as_their_own_users() {
         ("a.b", "a_b"),
         ("a_b", "a_b"),
         ("a:b", "a:b"),
+        ("m.b@c.org", "m_b@c_org"),
         ("*", "%2A"),
     ] {
         let target: String = id.bytes().map(|byte| format!("%{byte:02X}")).collect();

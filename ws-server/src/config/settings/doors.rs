@@ -28,7 +28,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         path: "fifo.naming",
         default: DefaultValue::Text("default"),
         doc: "How ids become names: \"default\" (all but A-Z a-z 0-9 _ - is percent-encoded), or \"carbonphp\": the\n\
-              names of connections' FIFOs have : for / and _ for ., so that different ids may look alike.",
+              names of connections' FIFOs have : for / and _ for ., so that different ids may look alike. A\n\
+              directory that is there already is then tightened to 0750.",
+    },
+    Setting {
+        path: "fifo.records",
+        default: DefaultValue::Text("uri"),
+        doc: "What is run of the records of users' and connections' FIFOs: \"uri\" (others are refused) or \"any\":\n\
+              what is not a URI is then a message like one that the browser sends.",
     },
     Setting {
         path: "fifo.framing",
