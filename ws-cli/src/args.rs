@@ -390,31 +390,37 @@ pub(crate) enum ConfigVerb {
     Print(PrintArgs),
 }
 
-/// Says what is wrong with the configuration; nothing if it is right
-///
-/// File and environment are read as `ws serve` reads them. Exits with 78 if anything is wrong.
 #[derive(Debug, clap::Args)]
-#[command(before_help = "Example: ws config check")]
+#[command(
+    about = "Says what is wrong with the configuration; nothing if it is right",
+    long_about = "Says what is wrong with the configuration; nothing if it is right\n\n\
+                  File, credentials, environment and flags are read as `ws serve` reads them. Exits with 78 if\n\
+                  anything is wrong.",
+    before_help = "Example: ws config check"
+)]
 pub(crate) struct CheckArgs {
     #[command(flatten)]
-    pub(crate) config: ConfigFile,
+    pub(crate) serve: ServeArgs,
 
     /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// Prints the configuration as it holds
-///
-/// With --default, prints a file that explains every setting and states its default.
 #[derive(Debug, clap::Args)]
-#[command(before_help = "Example: ws config print --default")]
+#[command(
+    about = "Prints the configuration as it holds, and where each setting is from",
+    long_about = "Prints the configuration as it holds, and where each setting is from\n\n\
+                  With the flags of `ws serve`, what a server that is started with them has. Passwords are\n\
+                  left out. With --default, prints a file that explains every setting and states its default.",
+    before_help = "Example: ws config print --default"
+)]
 pub(crate) struct PrintArgs {
     #[command(flatten)]
-    pub(crate) config: ConfigFile,
+    pub(crate) serve: ServeArgs,
 
     /// Print the defaults, with comments, whatever the configuration says
-    #[arg(long, conflicts_with = "config")]
+    #[arg(long, conflicts_with_all = ["ServeArgs", "ConfigFile"])]
     pub(crate) default: bool,
 
     /// Print JSON

@@ -1,18 +1,23 @@
 //! Where settings come from: a file, above it the environment, above it the flags.
 
+mod environment;
+mod file;
+mod refusal;
+
 use std::collections::{BTreeMap, HashMap};
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use config::{FileFormat, Map, Source as _, Value, ValueKind};
-use ws_server::config::{Config, InvalidConfig, RawConfig, RawKind, RawValue, Source};
+use config::{Map, Value, ValueKind};
+use ws_server::config::{Config, RawConfig, RawKind, RawValue, Source, SourceKind};
 
-use crate::failure::{Code, Failure};
+use crate::failure::Failure;
+
+pub(crate) use self::environment::exposed;
+pub(crate) use self::refusal::Refusal;
 
 /// What the process was started with, apart from its arguments.
 #[derive(Clone, Debug)]
@@ -77,7 +82,10 @@ impl Surroundings {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Layer {
     values: Map<String, Value>,
+    /// By the origins of the values.
     sources: HashMap<String, Arc<Source>>,
+    /// By the origins of values that could not be had: why.
+    unavailable: HashMap<String, String>,
 }
 
 impl Layer {
@@ -104,6 +112,7 @@ impl Layer {
     fn overlay(&mut self, above: Self) {
         merge(&mut self.values, above.values);
         self.sources.extend(above.sources);
+        self.unavailable.extend(above.unavailable);
     }
 
     /// Has the file of sessions lie in that directory, unless another place is named.
@@ -119,115 +128,94 @@ impl Layer {
         };
         let first = directory.to_str().and_then(|list| list.split(':').next());
         if let Some(first) = first.filter(|_| is_open) {
-            let source = Source::new(STATE_DIRECTORY, &surroundings.directory);
+            let source = Source::new(STATE_DIRECTORY, &surroundings.directory)
+                .of_kind(SourceKind::Environment);
             let store = format!("sqlite:{first}/sessions.db");
             self.set(&["identity", "store"], store, source);
         }
     }
 
-    fn of_file(path: &Path) -> Result<Self, Failure> {
-        let name = path.display().to_string();
-        let source = Source::new(&name, path.parent().unwrap_or(path));
-        let text = read(path).with_context(|| format!("cannot read {name}"));
-        let text = text.map_err(|error| Failure::with_code(Code::Configuration, error))?;
-        let parsed = config::File::from_str(&text, FileFormat::Toml).collect();
-        let mut values = parsed.map_err(|error| {
-            Failure::new(
-                Code::Configuration,
-                format!("{name}: {}", error.to_string().trim_end()),
-            )
-        })?;
-        values.values_mut().for_each(|value| stamp(value, &name));
-        Ok(Self {
-            values,
-            sources: HashMap::from([(name, Arc::new(source))]),
-        })
+    /// Says why what was given for a setting cannot be used.
+    fn refuse(&mut self, path: &[&str], why: String, source: Source) {
+        self.unavailable.insert(source.name().to_owned(), why);
+        self.set(path, "", source);
     }
 
-    /// Takes `WS__SECTION__KEY` and `WS__SECTION__SECTION__KEY`; names inside a table
-    /// (`WS__APP__ENV__PATH`) keep their case.
-    fn of_environment(surroundings: &Surroundings) -> Result<Self, Failure> {
-        let mut layer = Self::default();
-        for (name, value) in &surroundings.variables {
-            let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else {
-                continue;
-            };
-            let value = value.to_str().ok_or_else(|| {
-                Failure::new(
-                    Code::Configuration,
-                    format!("{name}: the value is not UTF-8"),
-                )
-            })?;
-            let mut parts = name[PREFIX.len()..].splitn(3, "__");
-            let mut lower = || parts.next().map(str::to_lowercase);
-            let (section, key) = (lower().unwrap_or_default(), lower());
-            let mut path = vec![section.as_str()];
-            path.extend(key.as_deref());
-            // Inside a table names are the user's own; inside a section they are ours.
-            let rest = parts.next();
-            let in_table = key
-                .as_ref()
-                .is_some_and(|key| ws_server::config::is_setting(&format!("{section}.{key}")));
-            let rest = rest.map(|rest| match in_table {
-                true => rest.to_owned(),
-                false => rest.to_lowercase(),
-            });
-            path.extend(rest.as_deref());
-            layer.set(&path, value, Source::new(name, &surroundings.directory));
+    /// Turns it into what the server checks.
+    fn into_raw(self) -> RawConfig {
+        RawConfig::new(self.raw_table(self.values.clone()))
+    }
+
+    fn raw_table(&self, table: Map<String, Value>) -> BTreeMap<String, RawValue> {
+        let entries = table.into_iter();
+        entries
+            .filter_map(|(key, value)| Some((key, self.raw_value(value)?)))
+            .collect()
+    }
+
+    fn raw_value(&self, value: Value) -> Option<RawValue> {
+        let origin = value.origin();
+        let source = origin.and_then(|origin| self.sources.get(origin)).cloned();
+        // The tables that such a value lies in have its origin, too.
+        let is_text = matches!(value.kind, ValueKind::String(_));
+        let why = origin.and_then(|origin| self.unavailable.get(origin));
+        if let Some(why) = why.filter(|_| is_text) {
+            return Some(RawValue::new(RawKind::Unavailable(why.clone()), source));
         }
-        Ok(layer)
+        // What i64 cannot hold is out of every setting's range, and reported as such.
+        let kind = match value.kind {
+            ValueKind::Nil => return None,
+            ValueKind::Boolean(value) => RawKind::Boolean(value),
+            ValueKind::I64(value) => RawKind::Integer(value),
+            ValueKind::I128(value) => RawKind::Integer(i64::try_from(value).unwrap_or(i64::MAX)),
+            ValueKind::U64(value) => RawKind::Integer(i64::try_from(value).unwrap_or(i64::MAX)),
+            ValueKind::U128(value) => RawKind::Integer(i64::try_from(value).unwrap_or(i64::MAX)),
+            ValueKind::Float(value) => RawKind::Float(value),
+            ValueKind::String(value) => RawKind::Text(value),
+            ValueKind::Array(values) => {
+                let values = values.into_iter();
+                RawKind::List(values.filter_map(|value| self.raw_value(value)).collect())
+            }
+            ValueKind::Table(table) => RawKind::Table(self.raw_table(table)),
+        };
+        Some(RawValue::new(kind, source))
     }
 }
 
-/// Reads file, environment and flags, in rising order, without checking the settings.
+/// Reads file, credentials, environment and flags, in rising order, without checking the settings.
+///
+/// # Errors
+///
+/// [`Refusal`] if the file cannot be read, or is not TOML.
 pub(crate) fn load(
     file: Option<&Path>,
     surroundings: &Surroundings,
     flags: Layer,
-) -> Result<RawConfig, Failure> {
+) -> Result<RawConfig, Refusal> {
     let mut merged = Layer::default();
     if let Some(path) = surroundings.find_file(file) {
-        merged.overlay(Layer::of_file(&path)?);
+        merged.overlay(file::read(&path)?);
     }
-    merged.overlay(Layer::of_environment(surroundings)?);
+    merged.overlay(environment::read_credentials(surroundings)?);
+    merged.overlay(environment::read(surroundings));
     merged.overlay(flags);
     if let Some(directory) = surroundings.variable(STATE_DIRECTORY) {
         merged.keep_sessions_in(directory, surroundings);
     }
-    Ok(RawConfig::new(raw_table(merged.values, &merged.sources)))
+    Ok(merged.into_raw())
 }
 
 /// Checks what [`load`] has read.
-pub(crate) fn check(raw: &RawConfig, surroundings: &Surroundings) -> Result<Config, Failure> {
-    Config::from_raw(raw, &surroundings.directory).map_err(|invalid| refuse(&invalid))
+///
+/// # Errors
+///
+/// [`Refusal`] with everything that is wrong.
+pub(crate) fn check(raw: &RawConfig, surroundings: &Surroundings) -> Result<Config, Refusal> {
+    Config::from_raw(raw, &surroundings.directory).map_err(|invalid| Refusal::from(&invalid))
 }
 
-/// Turns the faults of a configuration into a failure that lists them.
-pub(crate) fn refuse(invalid: &InvalidConfig) -> Failure {
-    let faults = invalid.to_string().replace('\n', "\n  ");
-    Failure::new(
-        Code::Configuration,
-        format!("bad configuration\n  {faults}"),
-    )
-}
-
-const PREFIX: &str = "WS__";
 /// Where systemd has a service keep what must last; several are separated by colons.
 const STATE_DIRECTORY: &str = "STATE_DIRECTORY";
-/// Far more than every setting needs; a file beyond it is not ours.
-const MAX_FILE_SIZE: u64 = 1 << 20;
-
-fn read(path: &Path) -> anyhow::Result<String> {
-    let mut text = String::new();
-    File::open(path)?
-        .take(MAX_FILE_SIZE + 1)
-        .read_to_string(&mut text)?;
-    anyhow::ensure!(
-        text.len() as u64 <= MAX_FILE_SIZE,
-        "it is larger than {MAX_FILE_SIZE} bytes"
-    );
-    Ok(text)
-}
 
 /// Merges tables key by key; everything else is overwritten.
 fn merge(into: &mut Map<String, Value>, from: Map<String, Value>) {
@@ -245,48 +233,6 @@ fn merge(into: &mut Map<String, Value>, from: Map<String, Value>) {
             }
         }
     }
-}
-
-fn stamp(value: &mut Value, name: &String) {
-    match &mut value.kind {
-        ValueKind::Table(table) => table.values_mut().for_each(|value| stamp(value, name)),
-        ValueKind::Array(values) => values.iter_mut().for_each(|value| stamp(value, name)),
-        _ => {}
-    }
-    *value = Value::new(Some(name), std::mem::take(&mut value.kind));
-}
-
-fn raw_table(
-    table: Map<String, Value>,
-    sources: &HashMap<String, Arc<Source>>,
-) -> BTreeMap<String, RawValue> {
-    let entries = table.into_iter();
-    entries
-        .filter_map(|(key, value)| Some((key, raw_value(value, sources)?)))
-        .collect()
-}
-
-fn raw_value(value: Value, sources: &HashMap<String, Arc<Source>>) -> Option<RawValue> {
-    let source = value.origin().and_then(|name| sources.get(name)).cloned();
-    // What i64 cannot hold is out of every setting's range, and reported as such.
-    let kind = match value.kind {
-        ValueKind::Nil => return None,
-        ValueKind::Boolean(value) => RawKind::Boolean(value),
-        ValueKind::I64(value) => RawKind::Integer(value),
-        ValueKind::I128(value) => RawKind::Integer(i64::try_from(value).unwrap_or(i64::MAX)),
-        ValueKind::U64(value) => RawKind::Integer(i64::try_from(value).unwrap_or(i64::MAX)),
-        ValueKind::U128(value) => RawKind::Integer(i64::try_from(value).unwrap_or(i64::MAX)),
-        ValueKind::Float(value) => RawKind::Float(value),
-        ValueKind::String(value) => RawKind::Text(value),
-        ValueKind::Array(values) => RawKind::List(
-            values
-                .into_iter()
-                .filter_map(|value| raw_value(value, sources))
-                .collect(),
-        ),
-        ValueKind::Table(table) => RawKind::Table(raw_table(table, sources)),
-    };
-    Some(RawValue::new(kind, source))
 }
 
 #[cfg(test)]

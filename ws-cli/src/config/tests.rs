@@ -1,4 +1,6 @@
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -38,14 +40,13 @@ impl Place {
         self.directory.path().join(name)
     }
 
-    fn load(&self, flags: Layer) -> Result<Config, Failure> {
+    fn load(&self, flags: Layer) -> Result<Config, Refusal> {
         check(&load(None, &self.surroundings, flags)?, &self.surroundings)
     }
 
     fn faults(&self) -> String {
-        let failure = self.load(Layer::default()).unwrap_err();
-        assert_eq!(failure.code(), Code::Configuration);
-        failure
+        let refusal = self.load(Layer::default()).unwrap_err();
+        refusal
             .to_string()
             .replace(&format!("{}/", self.directory.path().display()), "")
     }
@@ -112,33 +113,265 @@ fn all_faults_of_file_and_environment_are_told_at_once() {
         "WS__LIMITS__PONG_TIMOUT: limits.pong_timout: unknown key, did you mean limits.pong_timeout?",
         "WS__NONSENSE: nonsense: unknown key",
         "bad configuration",
-        "ws.toml: limits.max_conections: unknown key, did you mean limits.max_connections?",
-        "ws.toml: limits.ping_interval: expected a duration like \"30s\", found an integer",
-        "ws.toml: max_connections: unknown key, did you mean limits.max_connections?",
-        "ws.toml: sever: unknown key, did you mean server?",
+        "ws.toml:1:1: max_connections: unknown key, did you mean limits.max_connections?",
+        "ws.toml:3:17: limits.ping_interval: expected a duration like \"30s\", found an integer",
+        "ws.toml:4:1: limits.max_conections: unknown key, did you mean limits.max_connections?",
+        "ws.toml:5:2: sever: unknown key, did you mean server?",
     ];
     assert_eq!(lines, expected);
 }
 
 #[test]
-fn broken_toml_is_told_with_its_place() {
+fn every_item_of_a_list_and_every_entry_of_a_table_is_told_with_its_place() {
+    let file = "[origin]\nallow = [\n  'same-origin', 'nowhere',\n  '*', 7]\n[app.env]\nÀ = 1\n";
+    let file = file.replace('À', "'9'") + "B = []\n[[server.tls.certificates]]\ncert = 1\n";
+    let faults = Place::new(Some(&file), &[]).faults();
+    for told in [
+        "ws.toml:3:18: origin.allow: \"nowhere\" is not",
+        "ws.toml:4:3: origin.allow: \"*\" is not",
+        "ws.toml:4:8: origin.allow: expected a string",
+        "ws.toml:6:7: app.env: \"9\" is not the name",
+        "ws.toml:7:5: app.env: expected a table of strings",
+        "ws.toml:9:8: server.tls.certificates[0].cert: expected a string",
+    ] {
+        assert!(faults.contains(told), "{told}\n{faults}");
+    }
+}
+
+#[test]
+fn broken_toml_is_told_line_by_line() {
     let faults = Place::new(Some("[server]\nlisten = [\n"), &[]).faults();
+    assert!(faults.contains("\n  ws.toml:2:"), "{faults}");
+    assert!(faults.contains("\n      2 | listen = ["), "{faults}");
+    let faults = Place::new(Some("a = \nb = 1\né = 2\nc = 'd\nb = 2\n"), &[]).faults();
+    for line in ["ws.toml:1:", "ws.toml:3:1: ", "ws.toml:4:", "ws.toml:5:"] {
+        assert!(faults.contains(line), "{line}\n{faults}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_says_why() {
+    let unreadable = |prepare: &dyn Fn(&Path)| {
+        let place = Place::new(None, &[("WS_CONFIG", "given.toml")]);
+        prepare(&place.path("given.toml"));
+        place.faults()
+    };
+    let missing = unreadable(&|_| {});
     assert!(
-        faults.starts_with("ws.toml: ") && faults.contains("line"),
+        missing.contains("cannot read given.toml: No such file"),
+        "{missing}"
+    );
+    let directory = unreadable(&|path| fs::create_dir(path).unwrap());
+    assert!(directory.contains("it is a directory"), "{directory}");
+    let mode = nix::sys::stat::Mode::S_IRUSR;
+    let fifo = unreadable(&|path| nix::unistd::mkfifo(path, mode).unwrap());
+    assert!(fifo.contains("it is a FIFO"), "{fifo}");
+    let socket = unreadable(&|path| {
+        std::os::unix::net::UnixListener::bind(path).unwrap();
+    });
+    assert!(socket.contains("cannot read given.toml: "), "{socket}");
+    let large = unreadable(&|path| fs::write(path, "#".repeat(1 << 20) + "\n").unwrap());
+    assert!(large.contains("larger than"), "{large}");
+    let latin = unreadable(&|path| fs::write(path, b"# 1\n# \xc3\xa9 \xe9\n").unwrap());
+    assert!(
+        latin.contains("given.toml:2:5: this is not UTF-8"),
+        "{latin}"
+    );
+    let null = Place::new(None, &[("WS_CONFIG", "/dev/null")]);
+    assert!(null.load(Layer::default()).is_ok());
+}
+
+#[test]
+fn variables_that_are_unknown_doubled_or_not_text_are_refused() {
+    let refused = |variables: &[(&[u8], &[u8])]| {
+        let mut place = Place::new(None, &[]);
+        let text = |bytes: &[u8]| OsStr::from_bytes(bytes).to_owned();
+        let variables = variables
+            .iter()
+            .map(|(name, value)| (text(name), text(value)));
+        place.surroundings.variables = variables.collect();
+        place.faults()
+    };
+    for (name, value, told) in [
+        (
+            &b"WS__SERVER__LISTN"[..],
+            &b"x"[..],
+            "did you mean server.listen?",
+        ),
+        (b"WS__SERVER__", b"x", "WS__SERVER__: server.: unknown key"),
+        (b"WS____LISTEN", b"x", "WS____LISTEN: : unknown key"),
+        (b"WS__SERVER", b"x", "server: expected a table"),
+        (b"WS__SERVER__LISTEN__X", b"x", "server.listen: expected"),
+        (b"WS__SERVER__LIST\xff", b"x", ": unknown key"),
+        (
+            b"WS__LOG__LEVEL",
+            b"\xff",
+            "log.level: the value is not UTF-8",
+        ),
+        (b"WS__LOG__LEVEL", b"", "log.level: \"\" is not one of"),
+        (
+            b"WS__APP__QUEUE",
+            b"1,2",
+            "app.queue: \"1,2\" is not an integer",
+        ),
+        (
+            b"WS__APP__QUEUE",
+            b"0x10",
+            "app.queue: \"0x10\" is not an integer",
+        ),
+        (
+            b"WS__APP__PING",
+            b"yes",
+            "app.ping: \"yes\" is not true or false",
+        ),
+        (
+            b"WS__SERVER__TLS__CERTIFICATES",
+            b"x",
+            "only a file can have",
+        ),
+        (b"WS__APP__QUEUE_FILE", b"x", "app.queue_file: unknown key"),
+    ] {
+        let faults = refused(&[(name, value)]);
+        assert!(faults.contains(told), "{told}: {faults}");
+    }
+    let faults = refused(&[(b"WS__log__level", b"info"), (b"WS__LOG__LEVEL", b"warn")]);
+    assert!(
+        faults.contains("WS__log__level: log.level: WS__LOG__LEVEL is given, too"),
         "{faults}"
     );
-    let place = Place::new(None, &[("WS_CONFIG", "missing.toml")]);
+    let faults = refused(&[(b"WS__LOG__LEVEL", b"info"), (b"WS__LOG", b"x")]);
     assert!(
-        place.faults().starts_with("cannot read missing.toml: "),
-        "{}",
-        place.faults()
+        faults.contains("WS__LOG__LEVEL: log.level: WS__LOG is given, too"),
+        "{faults}"
     );
-    let large = "#".repeat(1 << 20) + "\n";
+}
+
+#[test]
+fn lists_numbers_and_flags_stand_in_variables() {
+    let variables = [
+        ("WS__SERVER__LISTEN", "127.0.0.1:0, unix:a"),
+        ("WS__App__Queue", "3"),
+        ("WS__APP__PING", "false"),
+        ("WS__ORIGIN__ALLOW", ""),
+    ];
+    let config = Place::new(None, &variables).load(Layer::default()).unwrap();
+    assert_eq!(config.server().listen.len(), 2);
+    assert_eq!(config.app().queue.get(), 3);
+    assert!(!config.app().ping && config.origin().allow.is_empty());
+}
+
+#[test]
+fn a_secret_stands_in_a_file_that_a_variable_names() {
+    let place = |content: &[u8], mode: u32| {
+        let place = Place::new(
+            Some("identity.store = 'memory'"),
+            &[("WS__IDENTITY__STORE_FILE", "secret")],
+        );
+        fs::write(place.path("secret"), content).unwrap();
+        fs::set_permissions(place.path("secret"), Permissions::from_mode(mode)).unwrap();
+        place
+    };
+    let store = |place: &Place| {
+        place
+            .load(Layer::default())
+            .unwrap()
+            .identity()
+            .store
+            .to_string()
+    };
+    assert_eq!(
+        store(&place(b"redis://:canary@host\n", 0o600)),
+        "redis://:***@host"
+    );
+    assert_eq!(store(&place(b"redis://host\r\n", 0o600)), "redis://host");
+    assert_eq!(
+        exposed(&place(b"redis://host", 0o600).surroundings),
+        [] as [PathBuf; 0]
+    );
+    let open = place(b"redis://host", 0o644);
+    assert_eq!(exposed(&open.surroundings), [open.path("secret")]);
+    for (content, mode, told) in [
+        (
+            &b"redis://host"[..],
+            0o622,
+            "others than its owner may write to it (mode 0622)",
+        ),
+        (b"\n", 0o600, "it is empty"),
+        (b"redis://h\xff", 0o600, "it is not UTF-8"),
+        (&[b'x'; 65537], 0o600, "it is larger than 65536 bytes"),
+        // What is in it is not repeated.
+        (b"canary", 0o600, "secret file: expected"),
+    ] {
+        let told = told.replace("secret file", "WS__IDENTITY__STORE_FILE: identity.store");
+        let faults = place(content, mode).faults();
+        assert!(
+            faults.contains(&told) && !faults.contains("canary"),
+            "{told}: {faults}"
+        );
+    }
+    let missing = Place::new(None, &[("WS__IDENTITY__LOOKUP__SOURCE_FILE", "none")]);
+    let faults = missing.faults();
     assert!(
-        Place::new(Some(&large), &[])
+        faults.contains("identity.lookup.source: cannot use none: No such file"),
+        "{faults}"
+    );
+    let both = Place::new(
+        None,
+        &[
+            ("WS__IDENTITY__STORE", "memory"),
+            ("WS__IDENTITY__STORE_FILE", "x"),
+        ],
+    );
+    assert!(both.faults().contains("WS__IDENTITY__STORE is given, too"));
+}
+
+/// A credential stands above the file and below the environment.
+#[test]
+fn credentials_of_systemd_are_settings_named_like_them() {
+    let file = "[identity]\nstore = 'memory'\n[app]\ncommand = 'cat'\n";
+    let mut place = Place::new(Some(file), &[("CREDENTIALS_DIRECTORY", "unset")]);
+    let directory = place.path("credentials");
+    place.surroundings.variables[0].1 = directory.clone().into();
+    let load = |place: &Place| place.load(Layer::default()).unwrap();
+    assert_eq!(load(&place).identity().store.to_string(), "memory");
+    fs::create_dir(&directory).unwrap();
+    for (name, content) in [
+        ("identity.store", "redis://host\n"),
+        ("app.env.DATABASE.URL", "not a name"),
+        ("app.env.DATABASE_URL", "mysql://a:b@c/d"),
+        ("control.token_file", "0123456789abcdef0123456789abcdef"),
+        ("app.queue", "7"),
+        ("others", "x"),
+    ] {
+        fs::write(directory.join(name), content).unwrap();
+    }
+    assert!(
+        place
             .faults()
-            .contains("larger than")
+            .contains("app.env: \"DATABASE.URL\" is not the name")
     );
+    fs::remove_file(directory.join("app.env.DATABASE.URL")).unwrap();
+    let faults = place.faults();
+    assert!(
+        faults.contains("control.token_file: has no effect without"),
+        "{faults}"
+    );
+    place
+        .surroundings
+        .variables
+        .push(("WS__CONTROL__LISTEN".into(), "127.0.0.1:0".into()));
+    let config = load(&place);
+    assert_eq!(config.identity().store.to_string(), "redis://host");
+    let tcp = config.control().tcp.as_ref().unwrap();
+    assert_eq!(tcp.token_file, directory.join("control.token_file"));
+    assert_eq!(config.app().queue.get(), 16);
+    let shown = toml::to_string(&config.shown()).unwrap();
+    assert!(shown.contains("DATABASE_URL = \"***\""), "{shown}");
+    place
+        .surroundings
+        .variables
+        .push(("WS__IDENTITY__STORE".into(), "memory".into()));
+    assert_eq!(load(&place).identity().store.to_string(), "memory");
 }
 
 #[test]
@@ -255,8 +488,8 @@ proptest! {
     fn prop_any_text_as_a_file_is_read_without_panic(text in any::<String>(), toml in any_toml()) {
         for text in [&text, &toml] {
             let place = Place::new(Some(text), &[]);
-            if let Err(failure) = place.load(Layer::default()) {
-                prop_assert_eq!(failure.code(), Code::Configuration);
+            if let Err(refusal) = place.load(Layer::default()) {
+                prop_assert!(!refusal.told().is_empty());
             }
         }
     }
@@ -264,8 +497,8 @@ proptest! {
     #[test]
     fn prop_any_variable_is_read_without_panic(name in "[A-Za-z_]{0,20}", value in "[^\0]{0,20}") {
         let place = Place::new(None, &[(&format!("WS__{name}"), &value)]);
-        if let Err(failure) = place.load(Layer::default()) {
-            prop_assert_eq!(failure.code(), Code::Configuration);
+        if let Err(refusal) = place.load(Layer::default()) {
+            prop_assert!(!refusal.told().is_empty());
         }
     }
 }

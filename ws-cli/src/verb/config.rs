@@ -1,14 +1,15 @@
 //! `ws config`: checks and prints the configuration.
 
-use serde_json::json;
-use ws_server::config::{
-    Config, InvalidConfig, RawConfig, RawKind, RawValue, defaults, without_secrets,
-};
+use std::collections::BTreeMap;
 
-use crate::args::{CheckArgs, ConfigArgs, ConfigFile, ConfigVerb, PrintArgs};
-use crate::config::{self, Layer, Surroundings};
+use serde_json::json;
+use ws_server::config::{Config, Position, RawConfig, Source, SourceKind, defaults};
+
+use crate::args::{CheckArgs, ConfigArgs, ConfigVerb, PrintArgs};
+use crate::config::{Refusal, Surroundings};
 use crate::failure::Failure;
 use crate::output;
+use crate::verb::serve;
 
 pub(crate) fn run(args: &ConfigArgs) -> Result<(), Failure> {
     match &args.verb {
@@ -18,37 +19,17 @@ pub(crate) fn run(args: &ConfigArgs) -> Result<(), Failure> {
 }
 
 fn check(args: &CheckArgs) -> Result<(), Failure> {
-    let (raw, surroundings) = load(&args.config)?;
-    let checked = Config::from_raw(&raw, &surroundings.directory);
+    let refusal = serve::configure(&args.serve, &Surroundings::of_process()?).err();
     if args.json {
-        output::json(&report(checked.as_ref().err()))?;
+        output::json(&report(refusal.as_ref()))?;
     }
-    checked
-        .map(drop)
-        .map_err(|invalid| config::refuse(&invalid))
+    Ok(refusal.map_or(Ok(()), Err)?)
 }
 
-/// Reads what a server started here would read, apart from its flags.
-fn load(file: &ConfigFile) -> Result<(RawConfig, Surroundings), Failure> {
-    let surroundings = Surroundings::of_process()?;
-    let raw = config::load(file.config.as_deref(), &surroundings, Layer::default())?;
-    Ok((raw, surroundings))
+fn report(refusal: Option<&Refusal>) -> serde_json::Value {
+    let faults = refusal.map(Refusal::told).unwrap_or_default();
+    json!({ "valid": refusal.is_none(), "faults": faults })
 }
-
-fn report(invalid: Option<&InvalidConfig>) -> serde_json::Value {
-    let faults = invalid.map(InvalidConfig::faults).unwrap_or_default();
-    let faults: Vec<_> = faults
-        .iter()
-        .map(|fault| {
-            let problem = fault.problem().to_string();
-            json!({ "source": fault.source(), "path": fault.path(), "problem": problem })
-        })
-        .collect();
-    json!({ "valid": invalid.is_none(), "faults": faults })
-}
-
-/// The settings that may hold a password.
-const DATABASES: [&str; 2] = ["identity.store", "identity.lookup.source"];
 
 fn print(args: &PrintArgs) -> Result<(), Failure> {
     if args.default {
@@ -58,20 +39,70 @@ fn print(args: &PrintArgs) -> Result<(), Failure> {
             output::line(defaults().trim_end())
         };
     }
-    let (raw, surroundings) = load(&args.config)?;
-    config::check(&raw, &surroundings)?;
-    let mut whole = raw.with_defaults();
-    for path in DATABASES {
-        if let Some(RawKind::Text(database)) = whole.get(path).map(RawValue::kind) {
-            let shown = without_secrets(database);
-            whole.set(path, shown.as_str());
-        }
-    }
+    let surroundings = Surroundings::of_process()?;
+    let config = serve::configure(&args.serve, &surroundings)?;
     if args.json {
-        return output::json(&whole);
+        return output::json(&listed(&config));
     }
-    let text = toml::to_string(&whole).map_err(anyhow::Error::from)?;
-    output::line(text.trim_end())
+    output::line(rendered(&config)?.trim_end())
+}
+
+/// The settings as they hold, and where each is from.
+fn listed(config: &Config) -> serde_json::Value {
+    let sources: BTreeMap<_, _> = config
+        .effective()
+        .map(|(path, value)| {
+            let places: Vec<_> = value.sources().into_iter().map(place_of).collect();
+            (path, json!(places))
+        })
+        .collect();
+    json!({ "settings": config.shown(), "sources": sources })
+}
+
+fn place_of(source: Option<&Source>) -> serde_json::Value {
+    let Some(source) = source else {
+        return json!({ "kind": "default" });
+    };
+    let mut place = json!({ "kind": kind(source), "name": source.name() });
+    if let Some(Position { line, column }) = source.position() {
+        place["line"] = line.into();
+        place["column"] = column.into();
+    }
+    place
+}
+
+fn kind(source: &Source) -> &'static str {
+    match source.kind() {
+        SourceKind::File => "file",
+        SourceKind::Environment => "environment",
+        SourceKind::Credential => "credential",
+        SourceKind::CommandLine => "flag",
+    }
+}
+
+/// The same as a configuration file with comments.
+fn rendered(config: &Config) -> Result<String, Failure> {
+    let mut text = String::new();
+    let mut section = "";
+    for (path, value) in config.effective() {
+        let (name, key) = path.rsplit_once('.').unwrap_or(("", path));
+        if name != section {
+            let gap = if text.is_empty() { "" } else { "\n" };
+            text += &format!("{gap}[{name}]\n");
+            section = name;
+        }
+        let shown = toml::Value::try_from(&value).map_err(anyhow::Error::from)?;
+        let sources = value.sources().into_iter().map(|source| match source {
+            None => "default".to_owned(),
+            Some(source) => match source.position() {
+                Some(Position { line, .. }) => format!("{}:{line}", source.name()),
+                None => source.name().to_owned(),
+            },
+        });
+        let sources = output::printable(&sources.collect::<Vec<_>>().join(", "));
+        text += &format!("{key} = {shown}  # {sources}\n");
+    }
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -87,9 +118,15 @@ mod tests {
         let pairs: RawConfig = toml::from_str(text).unwrap();
         let pairs = pairs.get("server.tls.certificates").unwrap().clone();
         raw.set("server.tls.certificates", pairs);
-        let whole = raw.with_defaults();
-        let text = toml::to_string(&whole).unwrap();
-        assert_eq!(toml::from_str::<RawConfig>(&text).unwrap(), whole);
+        raw.set("server.tls.cert", "d");
+        raw.set("server.tls.key", "e");
+        let config = Config::from_raw(&raw, "/".as_ref()).unwrap();
+        let again: RawConfig = toml::from_str(&rendered(&config).unwrap()).unwrap();
+        assert_eq!(again, raw.with_defaults());
+        assert_eq!(
+            again,
+            toml::from_str(&toml::to_string(&raw.with_defaults()).unwrap()).unwrap()
+        );
     }
 
     #[test]
@@ -99,7 +136,7 @@ mod tests {
         raw.set("server.listn", "x");
         raw.set("log.level", "x");
         let invalid = Config::from_raw(&raw, "/".as_ref()).unwrap_err();
-        let report = report(Some(&invalid));
+        let report = report(Some(&Refusal::from(&invalid)));
         assert_eq!(report["valid"], false);
         assert_eq!(report["faults"].as_array().map(Vec::len), Some(2));
         assert_eq!(report["faults"][0]["path"], "server.listn");

@@ -4,19 +4,25 @@ use std::path::Path;
 use std::sync::Arc;
 
 use config::ValueKind;
-use ws_server::config::{AppBackend, Config, RawConfig, Source};
+use tracing::warn;
+use ws_server::config::{AppBackend, Config, RawConfig, RawKind, RawValue, Source};
 use ws_server::{HelperProgram, ServeErrorKind};
 
 use crate::args::ServeArgs;
-use crate::config::{Layer, Surroundings, check, load, refuse};
+use crate::config::{Layer, Refusal, Surroundings, check, exposed, load};
 use crate::failure::{Code, Failure};
 use crate::logging;
 use crate::supervision::Supervision;
 
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
-    let config = configure(args, &Surroundings::of_process()?)?;
+    let surroundings = Surroundings::of_process()?;
+    let config = configure(args, &surroundings)?;
     // What went wrong is said behind the last line of the log.
     let _log = logging::install(config.log())?;
+    for path in exposed(&surroundings) {
+        // Not an error: secrets that are mounted into containers often are.
+        warn!(path = %path.display(), "every user of the host may read a secret setting");
+    }
     let supervision = Arc::new(Supervision::of_process());
     ws_server::run(config, HelperProgram::current(), supervision).map_err(|error| {
         let code = match error.kind() {
@@ -29,7 +35,12 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     })
 }
 
-fn configure(args: &ServeArgs, surroundings: &Surroundings) -> Result<Config, Failure> {
+/// Reads what a server that is started like this has for its configuration.
+///
+/// # Errors
+///
+/// [`Refusal`] with everything that is wrong.
+pub(crate) fn configure(args: &ServeArgs, surroundings: &Surroundings) -> Result<Config, Refusal> {
     let file = args.config.config.as_deref();
     let mut raw = load(file, surroundings, flags(args, surroundings))?;
     if args.echo {
@@ -37,8 +48,8 @@ fn configure(args: &ServeArgs, surroundings: &Surroundings) -> Result<Config, Fa
         raw.remove("app.command");
     }
     if args.dev {
-        set_missing(&mut raw, "log.format", "text");
-        set_missing(&mut raw, "log.level", "debug");
+        set_missing(&mut raw, "log.format", "text", "--dev");
+        set_missing(&mut raw, "log.level", "debug", "--dev");
     }
     let mut config = check(&raw, surroundings)?;
     if args.watch && config.app().watch.is_empty() {
@@ -48,11 +59,13 @@ fn configure(args: &ServeArgs, surroundings: &Surroundings) -> Result<Config, Fa
     if !args.dev {
         return Ok(config);
     }
-    config.for_development().map_err(|invalid| refuse(&invalid))
+    config
+        .for_development()
+        .map_err(|invalid| Refusal::from(&invalid))
 }
 
 /// The directories of the files that the application's command names.
-fn beside_command(config: &Config) -> Result<Vec<String>, Failure> {
+fn beside_command(config: &Config) -> Result<Vec<String>, Refusal> {
     let exec = match &config.app().backend {
         AppBackend::Callback(backend) => backend.exec(),
         _ => None,
@@ -70,10 +83,8 @@ fn beside_command(config: &Config) -> Result<Vec<String>, Failure> {
         .collect();
     directories.dedup();
     if directories.is_empty() {
-        return Err(Failure::new(
-            Code::Configuration,
-            "--watch: the command names no file; name files or directories in app.watch",
-        ));
+        let told = "the command names no file; name files or directories in app.watch";
+        return Err(Refusal::of_flag("--watch", told));
     }
     Ok(directories)
 }
@@ -134,9 +145,11 @@ fn list(values: &[String]) -> ValueKind {
     ValueKind::Array(values.iter().map(|value| value.as_str().into()).collect())
 }
 
-fn set_missing(raw: &mut RawConfig, path: &str, value: &str) {
+fn set_missing(raw: &mut RawConfig, path: &str, value: &str, flag: &str) {
     if raw.get(path).is_none() {
-        raw.set(path, value);
+        let source = Arc::new(Source::new(flag, ""));
+        let kind = RawKind::Text(value.to_owned());
+        raw.set(path, RawValue::new(kind, Some(source)));
     }
 }
 
@@ -151,7 +164,7 @@ mod tests {
     use super::*;
     use crate::args::{Args, Verb};
 
-    fn configured(file: &str, line: &str) -> Result<Config, Failure> {
+    fn configured(file: &str, line: &str) -> Result<Config, Refusal> {
         let directory = TempDir::new().unwrap();
         fs::write(directory.path().join("ws.toml"), file).unwrap();
         let surroundings = Surroundings {
@@ -233,14 +246,12 @@ mod tests {
         );
         let config = configured("[log]\nlevel = 'warn'\n", "--dev").unwrap();
         assert_eq!(config.log().level, LogLevel::Warn);
-        let failure = configured("", "--dev --listen 0.0.0.0:0").unwrap_err();
-        assert_eq!(failure.code(), Code::Configuration);
+        configured("", "--dev --listen 0.0.0.0:0").unwrap_err();
     }
 
     #[test]
     fn faults_of_flags_name_the_flag() {
         let failure = configured("", "--listen nowhere").unwrap_err();
-        assert_eq!(failure.code(), Code::Configuration);
         assert!(
             failure
                 .to_string()

@@ -442,11 +442,74 @@ fn config_print_can_be_read_again() {
     )
     .unwrap();
     let own = print(&[]);
+    let file = dir.path().join("ws.toml").display().to_string();
+    for line in [
+        format!("max_message_size = \"7KiB\"  # {file}:2"),
+        "queue = 16  # default".to_owned(),
+    ] {
+        assert!(own.lines().any(|printed| printed == line), "{line}\n{own}");
+    }
     fs::write(dir.path().join("again.toml"), &own).unwrap();
-    assert_eq!(print(&["--config", "again.toml"]), own);
-    let json: Value = serde_json::from_str(&print(&["--json"])).unwrap();
-    assert_eq!(json["limits"]["max_message_size"], "7KiB");
-    assert_eq!(json["app"]["queue"], 16);
+    let json = |args: &[&str]| -> Value {
+        serde_json::from_str(&print(&[&["--json"], args].concat())).unwrap()
+    };
+    let settings = json(&[]);
+    assert_eq!(
+        json(&["--config", "again.toml"])["settings"],
+        settings["settings"]
+    );
+    assert_eq!(settings["settings"]["limits"]["max_message_size"], "7KiB");
+    let from = json!([{ "kind": "file", "name": file, "line": 2, "column": 20 }]);
+    assert_eq!(settings["sources"]["limits.max_message_size"], from);
+    assert_eq!(settings["settings"]["app"]["queue"], 16);
+    assert_eq!(
+        settings["sources"]["app.queue"],
+        json!([{ "kind": "default" }])
+    );
+}
+
+/// With the flags of `ws serve`: what a server that is started with them has.
+#[test]
+fn config_print_tells_each_source_and_no_secret() {
+    let dir = TempDir::new().unwrap();
+    let file = "[app.env]\nA = 'canary'\n[identity]\nstore = 'redis://:canary@host'\n";
+    fs::write(dir.path().join("ws.toml"), file).unwrap();
+    fs::write(dir.path().join("secret"), "mysql://u:canary@host/db\n").unwrap();
+    let env = [
+        ("WS__APP__QUEUE", "3"),
+        ("WS__APP__ENV__B", "canary"),
+        ("WS__IDENTITY__LOOKUP__SOURCE_FILE", "secret"),
+        ("WS__IDENTITY__LOOKUP__COOKIE", "c"),
+        ("WS__IDENTITY__LOOKUP__QUERY", "SELECT ?"),
+    ];
+    let print = |options: &[&str]| {
+        let args = [
+            &["config", "print"],
+            options,
+            &["--listen", "[::1]:0", "--", "tr", "a-z", "A-Z"],
+        ];
+        let args: Vec<_> = args.concat().into_iter().map(OsStr::new).collect();
+        printed(&ws_in(dir.path(), &args, b"", &env))
+    };
+    let text = print(&[]);
+    let place = dir.path().join("ws.toml").display().to_string();
+    for line in [
+        "listen = [\"[::1]:0\"]  # --listen".to_owned(),
+        "command = [\"tr\", \"a-z\", \"A-Z\"]  # the command line".to_owned(),
+        "queue = 3  # WS__APP__QUEUE".to_owned(),
+        format!("env = {{ A = \"***\", B = \"***\" }}  # {place}:2, WS__APP__ENV__B"),
+        format!("store = \"redis://:***@host\"  # {place}:4"),
+        "source = \"mysql://u:***@host/db\"  # WS__IDENTITY__LOOKUP__SOURCE_FILE".to_owned(),
+        "timeout = \"30s\"  # default".to_owned(),
+    ] {
+        assert!(
+            text.lines().any(|printed| printed == line),
+            "{line}\n{text}"
+        );
+    }
+    for said in [text, print(&["--json"]), print(&["--dev"])] {
+        assert!(!said.contains("canary"), "{said}");
+    }
 }
 
 #[test]

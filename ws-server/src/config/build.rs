@@ -243,7 +243,7 @@ pub(super) fn validate(reader: &mut Reader<'_>, app: &AppBackend) -> ValidateCon
             (_, Some(callback)) => ValidateBackend::Callback(callback),
             (_, None) => ValidateBackend::None,
         },
-        params: reader.read(keys.params, reader::environment),
+        params: reader.environment(keys.params),
         timeout: reader.duration("validate.timeout", SHORTEST, HOUR),
         concurrency: reader.count("validate.concurrency", 10_000),
     }
@@ -335,7 +335,7 @@ pub(super) fn app(reader: &mut Reader<'_>) -> AppConfig {
             ],
         ),
         stream_grace: reader.duration("app.stream_grace", SHORTEST, HOUR),
-        params: reader.read(keys.params, reader::environment),
+        params: reader.environment(keys.params),
         backend: match (backend, callback) {
             (Chosen::Echo, _) => AppBackend::Echo,
             (_, Some(callback)) => AppBackend::Callback(callback),

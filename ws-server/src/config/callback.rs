@@ -176,7 +176,7 @@ fn exec(reader: &mut Reader<'_>, keys: &Keys) -> ExecConfig {
     let group = reader.read_optional(keys.group, account::group);
     let exec = ExecConfig {
         command: command.unwrap_or_default(),
-        env: reader.read(keys.env, reader::environment),
+        env: reader.environment(keys.env),
         output: reader.choice(keys.output, keys.outputs),
         account: match (user, user.and_then(|(_, primary)| group.or(primary))) {
             (Some((uid, _)), Some(gid)) => Some(Account::new(uid, gid)),

@@ -5,7 +5,7 @@ use std::fmt;
 
 use ws_transport::InvalidListenAddr;
 
-use super::raw::RawValue;
+use super::raw::{Position, RawValue, Source};
 
 /// A configuration that cannot be used, with everything that is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,17 +43,21 @@ impl Error for InvalidConfig {}
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     source: Option<String>,
+    position: Option<Position>,
     path: String,
     problem: Problem,
 }
 
 impl Fault {
     pub(super) fn new(path: impl Into<String>, value: Option<&RawValue>, problem: Problem) -> Self {
-        let source = value
-            .and_then(RawValue::source)
-            .map(|source| source.name().to_owned());
+        let source = value.and_then(RawValue::source);
+        let position = match problem {
+            Problem::UnknownKey { .. } => source.and_then(Source::key_position),
+            _ => source.and_then(Source::position),
+        };
         Self {
-            source,
+            source: source.map(|source| source.name().to_owned()),
+            position,
             path: path.into(),
             problem,
         }
@@ -62,6 +66,11 @@ impl Fault {
     /// Returns the file, environment variable or flag that is at fault, if known.
     pub fn source(&self) -> Option<&str> {
         self.source.as_deref()
+    }
+
+    /// Returns where in that file it stands: an unknown key itself, else the value.
+    pub fn position(&self) -> Option<Position> {
+        self.position
     }
 
     /// Returns the path of the key: `limits.max_connections`.
@@ -78,7 +87,11 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(source) = &self.source {
-            write!(f, "{source}: ")?;
+            f.write_str(source)?;
+            if let Some(Position { line, column }) = self.position {
+                write!(f, ":{line}:{column}")?;
+            }
+            f.write_str(": ")?;
         }
         write!(f, "{}: {}", self.path, self.problem)
     }
@@ -134,6 +147,9 @@ pub enum Problem {
         /// The greatest allowed value.
         max: String,
     },
+    /// The value could not be had, or what it names cannot be used.
+    #[error("{0}")]
+    Unavailable(String),
     /// The value does not go with another setting.
     #[error("{0}")]
     Conflict(&'static str),

@@ -8,6 +8,7 @@
 mod account;
 mod build;
 mod callback;
+mod effective;
 mod fault;
 mod host;
 mod identity;
@@ -36,9 +37,9 @@ pub use identity::{
 };
 pub(crate) use origin::split_authority;
 pub use origin::{InvalidOrigin, OriginRule, WebOrigin};
-pub use raw::{RawConfig, RawKind, RawValue, Source};
+pub use raw::{Position, RawConfig, RawKind, RawValue, Source, SourceKind};
 pub use sandbox::{CgroupPlace, Sandbox};
-pub use settings::{defaults, is_setting};
+pub use settings::{defaults, is_secret, is_setting};
 pub(crate) use tls::ALPN;
 pub use trusted::{InvalidTrustedPeer, TrustedPeer, TrustedPeers};
 pub use typed::{
@@ -52,6 +53,7 @@ pub use units::{parse_duration, parse_size};
 
 pub use crate::store::{DatabaseKind, DatabaseUrl, StoreAddress, without_secrets};
 
+use effective::Written;
 use reader::Reader;
 
 /// A checked configuration of the whole server.
@@ -69,6 +71,7 @@ pub struct Config {
     metrics: MetricsConfig,
     log: LogConfig,
     development: bool,
+    written: Written,
 }
 
 impl Config {
@@ -100,6 +103,7 @@ impl Config {
             server,
             fifo,
             development: false,
+            written: Written::new(raw),
         };
         reader.finish(config)
     }

@@ -10,20 +10,66 @@ use serde::ser::{Serialize, Serializer};
 
 use super::settings;
 
+/// What settings were read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceKind {
+    /// A file.
+    File,
+    /// An environment variable, or the file that it names.
+    Environment,
+    /// A credential of the service manager.
+    Credential,
+    /// The command line.
+    CommandLine,
+}
+
+/// A line and a column of a text, both counted from 1, columns in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// The line.
+    pub line: usize,
+    /// The column.
+    pub column: usize,
+}
+
 /// A place that settings were read from: a file, an environment variable, the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
+    kind: SourceKind,
     name: String,
     base: PathBuf,
+    /// Where the key stands, and where the value.
+    positions: Option<(Position, Position)>,
 }
 
 impl Source {
-    /// Names a place; relative paths written there are relative to `base`.
+    /// Names a place on the command line; relative paths written there are relative to `base`.
     pub fn new(name: impl Into<String>, base: impl Into<PathBuf>) -> Self {
         Self {
+            kind: SourceKind::CommandLine,
             name: name.into(),
             base: base.into(),
+            positions: None,
         }
+    }
+
+    /// The same for a place of another kind.
+    #[must_use]
+    pub fn of_kind(mut self, kind: SourceKind) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    /// Says where in a file the key and the value stand.
+    #[must_use]
+    pub fn at(mut self, key: Position, value: Position) -> Self {
+        self.positions = Some((key, value));
+        self
+    }
+
+    /// Returns what it is.
+    pub fn kind(&self) -> SourceKind {
+        self.kind
     }
 
     /// Returns the name that faults begin with.
@@ -34,6 +80,16 @@ impl Source {
     /// Returns the directory that relative paths from here are relative to.
     pub fn base(&self) -> &Path {
         &self.base
+    }
+
+    /// Returns where the key stands, if that is known.
+    pub fn key_position(&self) -> Option<Position> {
+        self.positions.map(|(key, _)| key)
+    }
+
+    /// Returns where the value stands, if that is known.
+    pub fn position(&self) -> Option<Position> {
+        self.positions.map(|(_, value)| value)
     }
 }
 
@@ -52,6 +108,9 @@ pub enum RawKind {
     List(Vec<RawValue>),
     /// A table.
     Table(BTreeMap<String, RawValue>),
+    /// A value that could not be had, and why: whoever read the settings could not open the file
+    /// that holds it, say. Takes part in everything and is reported as what is wrong there.
+    Unavailable(String),
 }
 
 impl RawKind {
@@ -64,6 +123,7 @@ impl RawKind {
             Self::Text(_) => "a string",
             Self::List(_) => "a list",
             Self::Table(_) => "a table",
+            Self::Unavailable(_) => "nothing",
         }
     }
 }
@@ -89,6 +149,31 @@ impl RawValue {
     /// Returns where the value was written, if known.
     pub fn source(&self) -> Option<&Source> {
         self.source.as_deref()
+    }
+
+    /// Returns where the value was written, `None` if that is not known; of a table where its
+    /// entries were, which may be several places.
+    pub fn sources(&self) -> Vec<Option<&Source>> {
+        let mut sources = Vec::new();
+        match &self.kind {
+            RawKind::Table(entries) if !entries.is_empty() => {
+                for source in entries.values().flat_map(Self::sources) {
+                    if !sources.contains(&source) {
+                        sources.push(source);
+                    }
+                }
+            }
+            _ => sources.push(self.source()),
+        }
+        sources
+    }
+
+    /// Returns a value from the same place.
+    pub(super) fn with_kind(&self, kind: RawKind) -> Self {
+        Self {
+            kind,
+            source: self.source.clone(),
+        }
     }
 }
 
@@ -304,6 +389,7 @@ impl Serialize for RawValue {
             RawKind::Text(value) => value.serialize(serializer),
             RawKind::List(values) => values.serialize(serializer),
             RawKind::Table(keys) => keys.serialize(serializer),
+            RawKind::Unavailable(_) => serializer.serialize_none(),
         }
     }
 }

@@ -77,11 +77,7 @@ impl<'a> Reader<'a> {
         if let Some(value) = self.read_optional(path, &parse) {
             return value;
         }
-        let setting = settings::find(path).expect("only settings of the table are read");
-        let default = setting
-            .default_value()
-            .expect("a setting read like this has a default");
-        parse(&default).expect("every default is valid")
+        default(path, parse)
     }
 
     /// Reads a setting that may be absent.
@@ -92,7 +88,11 @@ impl<'a> Reader<'a> {
     ) -> Option<T> {
         debug_assert!(settings::find(path).is_some(), "{path} is not in the table");
         let value = self.raw.get(path)?;
-        match parse(value) {
+        let parsed = match value.kind() {
+            RawKind::Unavailable(why) => Err(Problem::Unavailable(why.clone())),
+            _ => parse(value),
+        };
+        match parsed {
             Ok(parsed) => Some(parsed),
             Err(problem) => {
                 self.faults.push(Fault::new(path, Some(value), problem));
@@ -152,13 +152,31 @@ impl<'a> Reader<'a> {
         parse: impl Fn(&str, &Path) -> Result<T, Problem>,
     ) -> Vec<T> {
         let base = self.base;
-        self.read(path, |value| {
+        let read = |value: &RawValue| {
             let base = base_of(value, base);
-            texts(value)?
-                .into_iter()
-                .map(|item| parse(item, base))
-                .collect()
-        })
+            let texts = texts(value)?.into_iter();
+            texts.map(|item| parse(item, base)).collect()
+        };
+        // Each item that is wrong is told, with the place where it stands.
+        if let Some(list) = self.raw.get(path)
+            && let RawKind::List(items) = list.kind()
+        {
+            let faults = items.iter().filter_map(|item| {
+                let base = base_of(item, base_of(list, base));
+                let parsed = match item.kind() {
+                    RawKind::Text(text) => parse(text, base).map(drop),
+                    _ => Err(wrong_type("a string in this list", item)),
+                };
+                let place = item.source().map_or(list, |_| item);
+                Some(Fault::new(path, Some(place), parsed.err()?))
+            });
+            let faults: Vec<_> = faults.collect();
+            if !faults.is_empty() {
+                self.faults.extend(faults);
+                return default(path, read);
+            }
+        }
+        self.read(path, read)
     }
 
     pub(super) fn path(&mut self, path: &'static str) -> PathBuf {
@@ -266,6 +284,24 @@ impl<'a> Reader<'a> {
         self.read_optional(path, |value| command(value, base))
     }
 
+    /// Reads a table of environment variables, none by default.
+    pub(super) fn environment(&mut self, path: &'static str) -> BTreeMap<String, String> {
+        let table = self.read_optional(path, |value| match value.kind() {
+            RawKind::Table(table) => Ok(table.clone()),
+            _ => Err(wrong_type("a table", value)),
+        });
+        let mut environment = BTreeMap::new();
+        for (name, value) in table.unwrap_or_default() {
+            match variable(&name, &value) {
+                Ok(text) => {
+                    environment.insert(name, text);
+                }
+                Err(problem) => self.faults.push(Fault::new(path, Some(&value), problem)),
+            }
+        }
+        environment
+    }
+
     fn find_unknown(&mut self) {
         for (name, value) in self.raw.sections() {
             self.find_unknown_in(name.to_owned(), value);
@@ -281,7 +317,10 @@ impl<'a> Reader<'a> {
             return;
         }
         let RawKind::Table(entries) = value.kind() else {
-            let problem = wrong_type("a table", value);
+            let problem = match value.kind() {
+                RawKind::Unavailable(why) => Problem::Unavailable(why.clone()),
+                _ => wrong_type("a table", value),
+            };
             self.faults.push(Fault::new(&path, Some(value), problem));
             return;
         };
@@ -289,6 +328,15 @@ impl<'a> Reader<'a> {
             self.find_unknown_in(format!("{path}.{name}"), value);
         }
     }
+}
+
+/// Reads what holds if a setting is not written.
+fn default<T>(path: &'static str, parse: impl Fn(&RawValue) -> Result<T, Problem>) -> T {
+    let setting = settings::find(path).expect("only settings of the table are read");
+    let default = setting
+        .default_value()
+        .expect("a setting read like this has a default");
+    parse(&default).expect("every default is valid")
 }
 
 /// Whether two values are the same, wherever they were written.
@@ -525,34 +573,25 @@ pub(super) fn mode(value: &RawValue) -> Result<u32, Problem> {
         .ok_or_else(|| malformed(&text, "a file mode in octal like \"0620\""))
 }
 
-/// Reads a table of environment variables.
-pub(super) fn environment(value: &RawValue) -> Result<BTreeMap<String, String>, Problem> {
-    let RawKind::Table(table) = value.kind() else {
-        return Err(wrong_type("a table", value));
-    };
-    let mut environment = BTreeMap::new();
-    for (name, value) in table {
-        let first = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
-        if !name.bytes().next().is_some_and(first)
-            || !name
-                .bytes()
-                .all(|byte| first(byte) || byte.is_ascii_digit())
-        {
-            return Err(malformed(name, "the name of an environment variable"));
-        }
-        let text = match value.kind() {
-            RawKind::Text(text) => text.clone(),
-            RawKind::Integer(number) => number.to_string(),
-            RawKind::Boolean(flag) => flag.to_string(),
-            _ => return Err(wrong_type("a table of strings", value)),
-        };
-        if text.contains('\0') {
-            return Err(malformed(
-                name,
-                "an environment variable (its value contains NUL)",
-            ));
-        }
-        environment.insert(name.clone(), text);
+/// Reads a variable and its value.
+fn variable(name: &str, value: &RawValue) -> Result<String, Problem> {
+    let first = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
+    let other = |byte: u8| first(byte) || byte.is_ascii_digit();
+    if !name.bytes().next().is_some_and(first) || !name.bytes().all(other) {
+        return Err(malformed(name, "the name of an environment variable"));
     }
-    Ok(environment)
+    let text = match value.kind() {
+        RawKind::Text(text) => text.clone(),
+        RawKind::Integer(number) => number.to_string(),
+        RawKind::Boolean(flag) => flag.to_string(),
+        RawKind::Unavailable(why) => return Err(Problem::Unavailable(why.clone())),
+        _ => return Err(wrong_type("a table of strings", value)),
+    };
+    match text.contains('\0') {
+        true => Err(malformed(
+            name,
+            "an environment variable (its value contains NUL)",
+        )),
+        false => Ok(text),
+    }
 }

@@ -75,6 +75,24 @@ pub fn is_setting(path: &str) -> bool {
     find(path).is_some()
 }
 
+/// Whether what a setting says, or a variable in it (`app.env.PASSWORD`), may be a secret: it is
+/// neither printed nor logged.
+pub fn is_secret(path: &str) -> bool {
+    let inside = |table| {
+        path.strip_prefix(table)
+            .and_then(|rest: &str| rest.strip_prefix('.'))
+    };
+    SECRETS.contains(&path)
+        || SECRET_TABLES
+            .into_iter()
+            .any(|table| inside(table).is_some())
+}
+
+/// Settings that may hold a password.
+const SECRETS: [&str; 2] = ["identity.store", "identity.lookup.source"];
+/// Tables of variables, any of which may be one.
+const SECRET_TABLES: [&str; 2] = ["app.env", "validate.env"];
+
 /// Returns where the first setting of that kind stands in the table; behind all if there is none.
 pub(super) fn position(is_wanted: impl Fn(&Setting) -> bool) -> usize {
     SETTINGS
