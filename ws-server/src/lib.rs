@@ -60,6 +60,7 @@ mod visitor;
 pub use error::{ServeError, ServeErrorKind};
 pub use helpers::{HELPERS, HelperProgram, helper_main};
 pub use observer::Observer;
+pub use page::BROWSER_LIBRARY;
 pub use server::run;
 pub use store::{ConnectError, StoreOpenError};
 /// Programs that run scripts as fork servers and workers.

@@ -7,6 +7,12 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
     connect-src 'self' ws: wss:; img-src 'self' data:; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'";
 
+/// The browser library, one module without dependencies, for programs that serve their pages
+/// themselves: a WebSocket that reconnects, queues, and notices connections that have died.
+///
+/// Its types are in `web/client/ws.d.ts` of this crate, which documents it.
+pub const BROWSER_LIBRARY: &str = include_str!("../web/client/ws.js");
+
 const HTML: &str = include_str!("../web/console.html");
 
 /// Path, media type and content of what does not change.
@@ -26,11 +32,7 @@ const FILES: [(&str, &str, &str); 4] = [
         "text/javascript; charset=utf-8",
         include_str!("../web/log.js"),
     ),
-    (
-        "/socket.js",
-        "text/javascript; charset=utf-8",
-        include_str!("../web/socket.js"),
-    ),
+    ("/ws.js", "text/javascript; charset=utf-8", BROWSER_LIBRARY),
 ];
 
 /// The console's page and its files, ready to be served.
@@ -40,10 +42,12 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    /// The page for a server with the named backend.
-    pub(crate) fn new(backend: &str) -> Self {
+    /// The page for a server with the named backend, which answers the message `ping` itself or
+    /// does not.
+    pub(crate) fn new(backend: &str, answers_ping: bool) -> Self {
+        let html = HTML.replace("{{backend}}", backend);
         Self {
-            html: HTML.replace("{{backend}}", backend),
+            html: html.replace("{{ping}}", &answers_ping.to_string()),
         }
     }
 
@@ -89,7 +93,7 @@ mod tests {
             .read(request.as_bytes())
             .unwrap()
             .unwrap();
-        Page::new("demo")
+        Page::new("demo", true)
             .answer(&head)
             .map(|response| String::from_utf8(response).unwrap())
     }
@@ -99,6 +103,7 @@ mod tests {
         let page = answer("GET /").unwrap();
         assert!(page.contains("WebSocket") && page.contains("content=\"demo\""));
         assert!(page.contains("Content-Security-Policy: default-src 'none'"));
+        assert!(page.contains("name=\"ws-ping\" content=\"true\""));
         assert!(!page.contains("{{"));
     }
 

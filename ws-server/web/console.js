@@ -1,11 +1,11 @@
 // The console: wires the socket, the log and the panel of who one is to the page.
 
 import { Log, element } from "./log.js";
-import { ReconnectingSocket } from "./socket.js";
+import { ReconnectingSocket } from "./ws.js";
 
 const $ = (id) => document.getElementById(id);
-const backend = document.querySelector('meta[name="ws-backend"]').content;
-const isDemo = backend === "demo";
+const told = (name) => document.querySelector(`meta[name="ws-${name}"]`).content;
+const isDemo = told("backend") === "demo";
 const CHIPS = isDemo ? ["/echo/hello", "/time", "/whoami", "/broadcast/hello"] : ["hello", "/", "ping"];
 
 const STATES = { connecting: "Connecting", open: "Connected", waiting: "Reconnecting", closed: "Disconnected" };
@@ -104,7 +104,13 @@ function showIdentity(me) {
 // The connection
 
 const url = new URL(location.pathname + location.search, location.href.replace(/^http/, "ws"));
-const socket = new ReconnectingSocket(url);
+const socket = new ReconnectingSocket(url, {
+  firstDelay: 500,
+  maxDelay: 10_000,
+  // Whoever types a message wants to know that it did not leave.
+  queueSize: 0,
+  pingInterval: told("ping") === "true" ? 25_000 : Infinity,
+});
 const log = new Log($("log"), $("scroller"));
 
 /** Whether the page's own `/whoami`, which is not shown, is still unanswered. */
@@ -140,37 +146,61 @@ function send(message) {
   return sent;
 }
 
+/** Why there is no connection: { code, reason, opened }. Attempts that fail after a loss do not replace the loss. */
+let ended = null;
+/** Whether the page itself ended it. */
+let disconnecting = false;
+/** Whether there has been a connection since the last loss. */
+let opened = false;
+/** While waiting: when the next attempt begins, in the time of performance.now(). */
+let retryAt = 0;
+
 function showCountdown() {
   const waiting = socket.state === "waiting";
-  const seconds = Math.max(0, (socket.retryAt - performance.now()) / 1000).toFixed(1);
-  $("countdown").textContent = waiting ? `Next attempt in ${seconds} s` : "Trying now";
+  const seconds = Math.max(0, (retryAt - performance.now()) / 1000).toFixed(1);
+  $("countdown").textContent = waiting ? `Next attempt in ${seconds} s` : socket.state === "closed" ? "" : "Trying now";
   if (waiting) setTimeout(showCountdown, 100);
 }
 
-let toldOf = null;
-
 function stateChanged() {
-  const { state, ended } = socket;
+  const { state } = socket;
   document.documentElement.dataset.state = state;
-  $("state-text").textContent = STATES[ended ? "waiting" : state];
+  $("state-text").textContent = STATES[ended && state !== "closed" ? "waiting" : state];
   $("connect").textContent = { waiting: "Connect now", closed: "Connect" }[state] ?? "Disconnect";
   $("trouble").hidden = !ended;
   if (ended) showCountdown();
-  if (ended && ended !== toldOf) {
+}
+
+socket.addEventListener("state", () => {
+  if (socket.state === "open") ended = null;
+  stateChanged();
+});
+socket.addEventListener("open", () => {
+  opened = true;
+  log.add("note", `Connected to ${url.href}`);
+  unanswered = [];
+  asking = isDemo && socket.send("/whoami");
+});
+socket.addEventListener("close", ({ code, reason, delay }) => {
+  if (disconnecting) {
+    log.add("note", "You disconnected.");
+    ended = null;
+  } else if (!ended || delay === null) {
+    ended = { code, reason, opened };
     $("why").textContent = inWords(ended);
     log.add("note", inWords(ended));
   }
-  toldOf = ended;
-  if (state === "closed") log.add("note", "You disconnected.");
-  if (state === "open") {
-    log.add("note", `Connected to ${url.href}`);
-    unanswered = [];
-    asking = isDemo && socket.send("/whoami");
-  }
-}
+  opened = disconnecting = false;
+  retryAt = performance.now() + delay;
+  stateChanged();
+});
+socket.addEventListener("message", ({ data }) => received(data));
 
-socket.addEventListener("message", (event) => received(event.detail));
-socket.addEventListener("state", stateChanged);
+function connectOrNot() {
+  disconnecting = /^(open|connecting)$/.test(socket.state);
+  if (disconnecting) socket.close();
+  else socket.connect();
+}
 
 // The controls
 
@@ -228,11 +258,11 @@ log.onchange = () => {
 $("to-end").onclick = () => log.toEnd();
 $("clear").onclick = () => log.clear();
 $("pause").onclick = () => log.pause(!log.paused);
-$("connect").onclick = () => (/^(open|connecting)$/.test(socket.state) ? socket.close() : socket.connect());
+$("connect").onclick = connectOrNot;
 $("toggle").onclick = () => {
   $("toggle").ariaExpanded = String($("side").classList.toggle("open"));
 };
 
 $("host").textContent = location.host;
 showIdentity({});
-socket.connect();
+stateChanged();

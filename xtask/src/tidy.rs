@@ -12,7 +12,7 @@ use crate::workspace;
 /// The files that people write, by extension; `run` is `.ci/run`.
 const WRITTEN: &[&str] = &[
     "css", "html", "js", "json", "md", "mjs", "php", "pl", "py", "rb", "rs", "run", "sh", "t",
-    "toml", "txt", "yml",
+    "toml", "ts", "txt", "yml",
 ];
 
 /// Hash functions without a secret: whoever knows them can make a map as slow as a list. The maps of

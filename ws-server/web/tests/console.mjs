@@ -2,167 +2,17 @@
 //
 //   WS_BIN=target/debug/ws NODE_PATH=.../node_modules node console.mjs
 //
-// WS_BIN          the binary `ws`
-// WS_NODE_MODULES or NODE_PATH: where playwright-core is installed
-// WS_CHROMIUM     the browser, /usr/bin/chromium if not set
-// WS_SHOTS        a directory for screenshots; none are taken if not set
+// support/harness.mjs says what else the environment may set.
 
 import assert from "node:assert/strict";
-import { spawn, execFile } from "node:child_process";
-import { once } from "node:events";
-import { mkdir, mkdtemp, rm, symlink } from "node:fs/promises";
-import { createRequire } from "node:module";
-import { tmpdir } from "node:os";
-import path from "node:path";
-import { createInterface } from "node:readline";
-import { promisify } from "node:util";
 
-const TIME_LIMIT = 60_000;
-const STEP_LIMIT = 10_000;
-const STOP_LIMIT = 5_000;
-const BROWSER_FLAGS = [
-  "--headless",
-  "--no-sandbox",
-  "--disable-gpu",
-  "--disable-quic",
-  "--no-first-run",
-  "--disable-background-networking",
-  "--disable-component-update",
-  "--disable-sync",
-];
+import { Page, Server, check, launch, main, prepare, shell, ws } from "./support/harness.mjs";
+
 const CSP =
   "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; " +
   "base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/** Undone in reverse order at the end, whatever happened. */
-const cleanups = [];
-
-function findPlaywright() {
-  const places = [process.env.WS_NODE_MODULES, ...(process.env.NODE_PATH ?? "").split(path.delimiter)].filter(Boolean);
-  for (const place of [...places, import.meta.dirname]) {
-    const require = createRequire(path.join(path.resolve(place), "resolve.js"));
-    try {
-      return require("playwright-core");
-    } catch {
-      try {
-        return require(path.join(path.resolve(place), "playwright-core"));
-      } catch {
-        continue;
-      }
-    }
-  }
-  throw new Error("playwright-core not found: npm install playwright-core, and name its node_modules in WS_NODE_MODULES");
-}
-
-async function check(what, action) {
-  const start = performance.now();
-  try {
-    const result = await action();
-    console.log(`ok   ${what} (${Math.round(performance.now() - start)} ms)`);
-    return result;
-  } catch (error) {
-    throw new Error(`${what}: ${error.message}`, { cause: error });
-  }
-}
-
-// --- The server and the shell ---------------------------------------------------------------------------------------
-
-/** The surroundings of a newcomer's shell: no `ws` variables, and `ws` on the path. */
-function environment(bin) {
-  const kept = Object.entries(process.env).filter(([name]) => !/^WS_/.test(name));
-  return { ...Object.fromEntries(kept), XDG_CONFIG_HOME: "/nonexistent", PATH: `${bin}:${process.env.PATH}` };
-}
-
-class Server {
-  static async start(place, listen, variables = {}) {
-    const server = new Server();
-    server.process = spawn("ws", ["serve", "--listen", listen], {
-      cwd: place.work,
-      env: { ...environment(place.bin), ...variables },
-      stdio: ["ignore", "pipe", "pipe"],
-      detached: true, // a process group of its own, so that nothing of it can be left
-    });
-    cleanups.push(() => server.kill());
-    server.stderr = "";
-    server.process.stderr.setEncoding("utf8").on("data", (text) => (server.stderr += text));
-    server.ended = new Promise((resolve, reject) => {
-      server.process.once("error", reject);
-      server.process.once("exit", (code, signal) => resolve({ code, signal }));
-    });
-    const lines = createInterface(server.process.stdout);
-    const ready = once(lines, "line").then(([line]) => line);
-    const early = server.ended.then(({ code, signal }) => {
-      throw new Error(`the server ended with ${code ?? signal} before it was ready\n${server.stderr}`);
-    });
-    server.url = new URL(await Promise.race([ready, early]));
-    early.catch(() => {});
-    assert.equal(server.url.protocol, "ws:");
-    return server;
-  }
-
-  /** As an operator stops it. */
-  async stop() {
-    this.process.kill("SIGTERM");
-    const end = await within(STOP_LIMIT, this.ended, "the server did not stop after SIGTERM");
-    assert.deepEqual(end, { code: 0, signal: null }, this.stderr);
-  }
-
-  kill() {
-    try {
-      process.kill(-this.process.pid, "SIGKILL");
-    } catch {
-      // It has ended, as it should.
-    }
-  }
-}
-
-async function within(milliseconds, promise, complaint) {
-  let timer;
-  const late = new Promise((_, reject) => (timer = setTimeout(() => reject(new Error(complaint)), milliseconds)));
-  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
-}
-
-/** Runs a line as a person would who pasted it, in a directory that is not the server's. */
-async function shell(place, line) {
-  const options = { cwd: place.elsewhere, env: environment(place.bin), timeout: STEP_LIMIT };
-  const { stdout } = await promisify(execFile)("sh", ["-c", line], options);
-  return stdout;
-}
-
-// --- The page -------------------------------------------------------------------------------------------------------
-
-class Console {
-  /** Violations of the policy, errors on the console, failed or foreign requests. */
-  faults = [];
-  /** While the server is down the browser reports that it cannot connect, as it must. */
-  serverIsDown = false;
-
-  static async open(browser, address, options = {}) {
-    const console = new Console();
-    const context = await browser.newContext({ viewport: { width: 1180, height: 760 }, ...options });
-    await context.grantPermissions(["clipboard-read", "clipboard-write"]);
-    const page = (console.page = await context.newPage());
-    page.setDefaultTimeout(STEP_LIMIT);
-    page.on("pageerror", (error) => console.faults.push(`error: ${error.message}`));
-    page.on("console", (message) => {
-      const refused = console.serverIsDown && /WebSocket connection .* failed/.test(message.text());
-      if (/error|warning/.test(message.type()) && !refused) console.faults.push(message.text());
-    });
-    page.on("request", (request) => {
-      const { host, protocol } = new URL(request.url());
-      if (host !== new URL(address).host && protocol !== "data:") console.faults.push(`foreign: ${request.url()}`);
-    });
-    page.on("response", (response) => {
-      if (response.status() >= 400) console.faults.push(`${response.status()} for ${response.url()}`);
-    });
-    console.response = await page.goto(address);
-    return console;
-  }
-
-  async state(name) {
-    await this.page.locator(`html[data-state="${name}"]`).waitFor({ state: "attached" });
-  }
-
+class Console extends Page {
   field(name) {
     return this.page.locator(`#identity [data-field="${name}"]`);
   }
@@ -192,40 +42,13 @@ class Console {
   async command(part) {
     return (await this.page.locator("#snippets code", { hasText: part }).first().textContent()) ?? "";
   }
-
-  async screenshot(name) {
-    if (process.env.WS_SHOTS) await this.page.screenshot({ path: path.join(process.env.WS_SHOTS, `${name}.png`) });
-  }
-
-  assertFaultless() {
-    assert.deepEqual(this.faults, []);
-  }
-}
-
-// --- The story ------------------------------------------------------------------------------------------------------
-
-async function prepare() {
-  assert.ok(process.env.WS_BIN, "WS_BIN must name the binary of ws");
-  const root = await mkdtemp(path.join(tmpdir(), "ws-console-"));
-  cleanups.push(() => rm(root, { recursive: true, force: true }));
-  const place = { bin: path.join(root, "bin"), work: path.join(root, "it's here"), elsewhere: path.join(root, "elsewhere") };
-  for (const directory of Object.values(place)) await mkdir(directory, { mode: 0o755 });
-  await symlink(path.resolve(process.env.WS_BIN), path.join(place.bin, "ws"));
-  if (process.env.WS_SHOTS) await mkdir(process.env.WS_SHOTS, { recursive: true });
-  return place;
 }
 
 async function run() {
-  const { chromium } = findPlaywright();
   const place = await prepare();
   let server = await check("the server starts and prints its URL", () => Server.start(place, "127.0.0.1:0"));
   const address = `http://${server.url.host}/`;
-  const browser = await chromium.launch({
-    executablePath: process.env.WS_CHROMIUM ?? "/usr/bin/chromium",
-    args: BROWSER_FLAGS,
-    timeout: 20_000,
-  });
-  cleanups.push(() => browser.close());
+  const browser = await launch();
 
   const light = await check("the page opens under its policy and says what it is", async () => {
     const opened = await Console.open(browser, address, { colorScheme: "light" });
@@ -296,15 +119,14 @@ async function run() {
   await check("`ws send --all` reaches every page", async () => {
     const dark = await Console.open(browser, address, { colorScheme: "dark" });
     await dark.state("open");
-    const options = { cwd: place.work, env: environment(place.bin), timeout: STEP_LIMIT };
-    await promisify(execFile)("ws", ["send", "--all", "hi"], options);
+    await ws(place, "send", "--all", "hi");
     await light.arrives("hi");
     await dark.arrives("hi");
     dark.assertFaultless();
     await dark.page.context().close();
   });
   await check("binary is shown as hex", async () => {
-    const control = path.join(place.work, "tmp", "control.sock");
+    const control = `${place.work}/tmp/control.sock`;
     const quoted = `'${control.replaceAll("'", "'\\''")}'`;
     await shell(place, `printf '\\000\\377ws' | ws send --control ${quoted} --all --binary -`);
     await page.locator("#log .received pre.hex", { hasText: /^000000 {2}00 ff 77 73 +\.\.ws$/ }).waitFor();
@@ -408,9 +230,7 @@ async function run() {
     }, "long ".repeat(5000));
     assert.match(extensions, /^permessage-deflate; server_no_context_takeover; client_no_context_takeover\b/);
     assert.equal(reply, "long ".repeat(5000));
-    const options = { cwd: place.work, env: environment(place.bin), timeout: STEP_LIMIT };
-    const { stdout } = await promisify(execFile)("ws", ["status", "--json"], options);
-    const { connections, payload_bytes, frame_bytes } = JSON.parse(stdout).compression;
+    const { connections, payload_bytes, frame_bytes } = JSON.parse(await ws(place, "status", "--json")).compression;
     assert.equal(connections, 2);
     assert.ok(payload_bytes > 25_000 && frame_bytes < payload_bytes / 2, `${payload_bytes} as ${frame_bytes}`);
     compressed.assertFaultless();
@@ -419,23 +239,4 @@ async function run() {
   await check("this server ends with 0, too", () => server.stop());
 }
 
-let cleaned;
-function cleanUp() {
-  cleaned ??= (async () => {
-    for (const undo of cleanups.reverse()) await within(STOP_LIMIT, Promise.resolve(undo()), "slow").catch(() => {});
-  })();
-  return cleaned;
-}
-
-for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => cleanUp().then(() => process.exit(1)));
-try {
-  await within(TIME_LIMIT, run(), `not done after ${TIME_LIMIT / 1000} s`);
-  await cleanUp();
-  console.log("all is well");
-  process.exit(0);
-} catch (error) {
-  console.error(`FAIL ${error.message}`);
-  if (process.env.WS_VERBOSE) console.error(error);
-  await cleanUp();
-  process.exit(1);
-}
+await main(run);
