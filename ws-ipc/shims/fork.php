@@ -22,9 +22,10 @@
  * to a database stands: open those in the function.
  *
  * Environment:
- *     WS_FORK_EXIT=kill             Processes end by SIGKILL once they have answered, several times
- *                                   faster: registered shutdown functions and destructors do not
- *                                   run. Sessions are closed before. "normal" without it.
+ *     WS_FORK_EXIT=kill             Processes end by SIGKILL once they have answered and their
+ *                                   registered shutdown functions have run, several times faster:
+ *                                   destructors do not run. Sessions are closed before the answer.
+ *                                   "normal" without it.
  *     USE_ZEND_ALLOC_HUGE_PAGES=1   Read by PHP itself: its memory is on pages of 2 MiB, which
  *                                   makes it cheaper to fork a large application. With both,
  *                                   one of 50 MiB answers at least four times as many requests.
@@ -48,6 +49,22 @@ function header(string $name, string $value): void
         throw new \InvalidArgumentException("not a header: $name");
     }
     Answer::$headers[] = "$name: $value";
+}
+
+/** Where what has to be said goes. */
+final class Log
+{
+    public static string $name = 'fork.php';
+    /** @var ?resource standard error, unless the application may close that */
+    public static $stream = null;
+}
+
+function say(string $text): void
+{
+    $stream = Log::$stream ?? (is_resource(STDERR) ? STDERR : null);
+    if ($stream) {
+        fwrite($stream, "$text\n");
+    }
 }
 
 /** The answer that is being made. */
@@ -112,25 +129,34 @@ function run(callable $application, array $variables, string $body): string
     Answer::$isDue = true;
     Stdin::set($body);
     fill_superglobals($variables);
+    try {
+        $output = capture(fn () => $application($variables, $body));
+        return build_answer(Answer::$headers, $output);
+    } catch (\Throwable $error) {
+        say((string) $error);
+        return build_answer(['Status: 500'], '');
+    } finally {
+        Answer::$isDue = false;
+    }
+}
+
+/** Returns what is printed meanwhile, also what is flushed, and behind it what is returned. */
+function capture(callable $act): string
+{
     $output = '';
     $level = ob_get_level();
-    // Also what the application flushes is part of the answer.
     ob_start(function (string $printed, int $phase) use (&$output) {
         $output .= $phase & PHP_OUTPUT_HANDLER_CLEAN ? '' : $printed;
         return '';
     });
     try {
-        $returned = $application($variables, $body);
+        $returned = $act();
         while (ob_get_level() > $level) {
             ob_end_flush();
         }
-        return build_answer(Answer::$headers, $output . $returned);
-    } catch (\Throwable $error) {
-        fwrite(STDERR, "$error\n");
-        return build_answer(['Status: 500'], '');
+        return $output . $returned;
     } finally {
         discard_output($level);
-        Answer::$isDue = false;
     }
 }
 
@@ -172,7 +198,7 @@ final class Stdin
         $listener = $stream ? @socket_import_stream($stream) : false;
         // Fails unless it is such a socket; the kernel allows as many to wait as it ever does.
         if (!$listener || !@socket_listen($listener, 4096)) {
-            fwrite(STDERR, "fork.php: descriptor 0 is no listening socket\n");
+            say(Log::$name . ': descriptor 0 is no listening socket');
             exit(1);
         }
         socket_set_nonblock($listener);
@@ -224,6 +250,8 @@ final class ForkServer
         pcntl_signal(SIGTERM, fn () => $this->isEnding = true);
         // Interrupts the waiting.
         pcntl_signal(SIGCHLD, fn () => null);
+        // A handler of the application may throw for what is silenced here. A child has it again.
+        set_error_handler(fn () => false);
         while (!$this->isEnding || $this->arriving || $this->children) {
             $this->step();
         }
@@ -283,7 +311,7 @@ final class ForkServer
                 return;
             }
         } catch (\UnexpectedValueException $error) {
-            fwrite(STDERR, "fork.php: {$error->getMessage()}\n");
+            say(Log::$name . ": {$error->getMessage()}");
         }
         unset($this->arriving[$key]);
         if (isset($request)) {
@@ -305,7 +333,7 @@ final class ForkServer
             $this->children[$pid] = $connection;
         } else {
             $reason = pcntl_strerror(pcntl_get_last_error());
-            fwrite(STDERR, "fork.php: cannot fork: $reason\n");
+            say(Log::$name . ": cannot fork: $reason");
         }
     }
 
@@ -316,6 +344,7 @@ final class ForkServer
         pcntl_signal(SIGCHLD, SIG_DFL);
         $this->arriving = $this->children = [];
         socket_close($this->listener);
+        restore_error_handler();
         mt_srand();
     }
 
@@ -326,8 +355,8 @@ final class ForkServer
             if (session_status() === PHP_SESSION_ACTIVE) {
                 session_write_close();
             }
-            send($connection, $answer);
-            posix_kill(posix_getpid(), SIGKILL);
+            // It is the last of them. To release all memory would cost more than the answer did.
+            register_shutdown_function(fn () => posix_kill(posix_getpid(), SIGKILL));
         }
         // Who has the answer hangs up, for which the group is killed. Out of it, this process
         // lives to run its shutdown functions.
@@ -351,7 +380,7 @@ final class ForkServer
             }
             $signal = pcntl_wifsignaled($status) ? pcntl_wtermsig($status) : 0;
             if ($signal > 0 && $connection && !($signal === SIGKILL && $this->killsItself)) {
-                fwrite(STDERR, "fork.php: process $pid was killed by signal $signal\n");
+                say(Log::$name . ": process $pid was killed by signal $signal");
             }
         }
     }
@@ -374,7 +403,7 @@ function serve_as_worker(\Socket $listener, \Closure $application): void
                     send($connection, run($application, ...$request));
                 }
             } catch (\UnexpectedValueException $error) {
-                fwrite(STDERR, "fork.php: {$error->getMessage()}\n");
+                say(Log::$name . ": {$error->getMessage()}");
             }
             unset($connection);
         }
@@ -413,18 +442,28 @@ function serve(bool $isWorker, \Socket $listener, mixed $application): void
         fwrite(STDERR, "fork.php: the application does not return a function\n");
         exit(1);
     }
-    register_shutdown_function(function () {
-        if (Answer::$isDue) {
-            fwrite(STDERR, "fork.php: the application exited instead of returning\n");
-            discard_output(0);
-        }
-    });
+    drop_answers_of_exits();
     if ($isWorker) {
         serve_as_worker($listener, $application(...));
     } else {
-        $killsItself = getenv('WS_FORK_EXIT') === 'kill';
-        (new ForkServer($listener, $application(...), $killsItself))->run();
+        serve_by_forks($listener, $application(...));
     }
+}
+
+function drop_answers_of_exits(): void
+{
+    register_shutdown_function(function () {
+        if (Answer::$isDue) {
+            say(Log::$name . ': the application exited instead of returning');
+            discard_output(0);
+        }
+    });
+}
+
+function serve_by_forks(\Socket $listener, \Closure $application): void
+{
+    $killsItself = getenv('WS_FORK_EXIT') === 'kill';
+    (new ForkServer($listener, $application, $killsItself))->run();
 }
 
 if (get_included_files()[0] === __FILE__) {

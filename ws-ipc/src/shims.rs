@@ -122,6 +122,41 @@ pub const NODE: Shim = Shim {
     source: include_str!("../shims/worker.js"),
 };
 
+/// The source of the bridge for CarbonPHP, without what it has in common with [`PHP`].
+const CARBONPHP: &str = include_str!("../shims/carbonphp.php");
+
+/// How that asks for what they have in common.
+const REQUIRES_PHP: &str = "namespace ws;\n\nrequire __DIR__ . '/fork.php';\n";
+
+/// Where what makes a program of [`PHP`] begins; all before is for both.
+const PHP_PROGRAM: &str = "\nif (get_included_files()[0] === __FILE__) {\n";
+
+/// Returns the bridge for CarbonPHP, one file, which runs an application of it unedited.
+///
+/// It is named to PHP by `auto_prepend_file`, and tells at its beginning what an application finds
+/// in it: `php -d auto_prepend_file=bridge.php index.php websocket`, with a listening Unix socket as
+/// descriptor 0. It forks for each message and takes the environment of [`PHP`].
+///
+/// ```
+/// let bridge = ws_ipc::shims::carbonphp_bridge();
+/// assert!(bridge.starts_with("<?php\n"));
+/// assert!(bridge.contains("namespace CarbonPHP\\Programs;"));
+/// ```
+#[must_use]
+pub fn carbonphp_bridge() -> String {
+    let (library, _) = PHP
+        .source
+        .split_once(PHP_PROGRAM)
+        .expect("fork.php ends with its program");
+    let start = library
+        .find("namespace ws;\n")
+        .expect("fork.php has a namespace");
+    let (before, after) = CARBONPHP
+        .split_once(REQUIRES_PHP)
+        .expect("the bridge requires fork.php");
+    [before, &library[start..], after].concat()
+}
+
 /// All of them.
 pub const ALL: &[Shim] = &[PHP, PYTHON, RUBY, PERL, NODE];
 

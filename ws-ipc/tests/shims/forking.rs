@@ -314,7 +314,11 @@ mod php {
         assert_eq!(setup.ask("/slow-end").await, "answered");
         let (file, pid) = (setup.file(), setup.pid());
         eventually("no child", || children_of(pid).is_empty()).await;
-        assert!(!file.exists());
+        assert!(file.exists(), "its shutdown functions have run");
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(setup.ask("/destructor").await, "answered");
+        eventually("no child", || children_of(pid).is_empty()).await;
+        assert!(!file.exists(), "its destructors have not");
         for count in ["1", "2", "3"] {
             let request = setup.request("/session");
             assert_eq!(request.text().await, count);

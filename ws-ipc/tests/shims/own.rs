@@ -1,5 +1,6 @@
 //! The shims' own tests, each in its language.
 
+use std::path::Path;
 use std::process::Command;
 
 use ws_ipc::shims::{self, Shim};
@@ -12,6 +13,17 @@ fn php_tests_pass() {
         shims::PHP,
         &["-d", "zend.assertions=1", "tests/test_fork.php"],
     );
+}
+
+/// As it is printed, on the stand-in for CarbonPHP or what `WS_CARBONPHP_ROOT` names.
+#[test]
+fn carbonphp_tests_pass() {
+    let dir = tempfile::tempdir().unwrap();
+    let bridge = dir.path().join("bridge.php");
+    std::fs::write(&bridge, shims::carbonphp_bridge()).unwrap();
+    let arguments = ["-d", "zend.assertions=1", "tests/test_carbonphp.php"];
+    let variables = [("WS_BRIDGE", bridge.as_path())];
+    run_with(shims::PHP, &arguments, &variables);
 }
 
 #[test]
@@ -35,12 +47,17 @@ fn node_tests_pass() {
 }
 
 fn run(shim: Shim, args: &[&str]) {
+    run_with(shim, args, &[]);
+}
+
+fn run_with(shim: Shim, args: &[&str], variables: &[(&str, &Path)]) {
     if !is_installed(shim) {
         return;
     }
     let mut command = Command::new(shim.interpreter());
     let output = command
         .args(args)
+        .envs(variables.iter().copied())
         .current_dir(shims_dir())
         .output()
         .unwrap();

@@ -15,6 +15,17 @@ function slow_end(): void
     });
 }
 
+/** Lives until the process ends. */
+final class Lasting
+{
+    public static ?self $instance = null;
+
+    public function __destruct()
+    {
+        touch(getenv('FILE'));
+    }
+}
+
 return function (array $server, string $body): ?string {
     global $count;
 
@@ -86,6 +97,9 @@ return function (array $server, string $body): ?string {
             return 'waited';
         case '/slow-end':
             slow_end();
+            return 'answered';
+        case '/destructor':
+            Lasting::$instance = new Lasting();
             return 'answered';
         case '/session':
             session_id('test');

@@ -1,0 +1,8 @@
+<?php
+
+namespace CarbonPHP;
+
+abstract class Application extends Route
+{
+    abstract public function startApplication(string $uri): bool;
+}

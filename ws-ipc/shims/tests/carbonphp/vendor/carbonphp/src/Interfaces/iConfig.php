@@ -1,0 +1,8 @@
+<?php
+
+namespace CarbonPHP\Interfaces;
+
+interface iConfig
+{
+    public static function configuration(): array;
+}
