@@ -70,6 +70,8 @@ enum Step {
     Clients,
     /// nginx, HAProxy and Apache in front
     Proxies,
+    /// The Debian package, installed for a moment, and what is in it
+    Dist,
     /// The console page in Chromium
     Browser,
 }
@@ -149,7 +151,7 @@ fn selected(only: &[Step], skip: &[Step]) -> Vec<Step> {
 fn uses_server(step: Step) -> bool {
     matches!(
         step,
-        Step::Conformance | Step::Clients | Step::Proxies | Step::Browser
+        Step::Conformance | Step::Clients | Step::Proxies | Step::Dist | Step::Browser
     )
 }
 
@@ -232,6 +234,12 @@ fn commands(step: Step, xtask: &Path, ws: Option<&Path>) -> Vec<Command> {
             conformance.arg("--short");
             vec![conformance]
         }
+        Step::Dist => {
+            // What is looked at is the package; a debug build does for that.
+            let mut dist = verb("dist");
+            dist.arg("--check");
+            vec![dist]
+        }
         Step::Layers
         | Step::Tidy
         | Step::Deny
@@ -247,7 +255,7 @@ fn commands(step: Step, xtask: &Path, ws: Option<&Path>) -> Vec<Command> {
 fn limit(step: Step) -> Duration {
     Duration::from_secs(match step {
         Step::Fmt | Step::Layers | Step::Tidy => 120,
-        Step::Deny | Step::Clients | Step::Proxies | Step::Browser => 600,
+        Step::Deny | Step::Clients | Step::Proxies | Step::Dist | Step::Browser => 600,
         Step::Clippy | Step::Crates | Step::Doc | Step::Build => 1200,
         Step::Test | Step::Fuzz | Step::Conformance => 1500,
         Step::Miri => 3600,

@@ -16,6 +16,7 @@ mod ci;
 mod clients;
 mod conformance;
 mod deny;
+mod dist;
 mod fuzz;
 mod install;
 mod layers;
@@ -64,6 +65,8 @@ enum Verb {
     Proxies(proxies::Arguments),
     /// Measures the server beside its peers: CPU time for a unit of work, memory, latency
     Bench(bench::Arguments),
+    /// Builds the Debian package, and looks whether it is one
+    Dist(dist::Arguments),
     /// Drives the console page in Chromium
     Browser(browser::Arguments),
     /// Makes system calls, networks and clients fail, and measures what others notice of it
@@ -106,6 +109,7 @@ fn main() -> ExitCode {
         Verb::Clients(arguments) => clients::run(&arguments),
         Verb::Proxies(arguments) => proxies::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
+        Verb::Dist(arguments) => dist::run(&arguments),
         Verb::Browser(arguments) => browser::run(&arguments),
         Verb::Chaos(arguments) => chaos::run(&arguments),
     };
