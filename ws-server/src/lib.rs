@@ -31,6 +31,7 @@ mod gate;
 mod helpers;
 mod hub;
 mod identify;
+mod log_tail;
 mod opening;
 mod page;
 mod places;
@@ -55,6 +56,7 @@ mod visitor;
 
 pub use error::{ServeError, ServeErrorKind};
 pub use helpers::{HELPERS, HelperProgram, helper_main};
+pub use log_tail::LogTail;
 pub use page::BROWSER_LIBRARY;
 pub use server::run;
 pub use store::{ConnectError, StoreOpenError};

@@ -70,7 +70,7 @@ enum Step {
     Clients,
     /// nginx, HAProxy and Apache in front
     Proxies,
-    /// The console page in Chromium
+    /// The pages and the browser library in Chromium and node
     Browser,
 }
 

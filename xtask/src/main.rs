@@ -64,7 +64,7 @@ enum Verb {
     Proxies(proxies::Arguments),
     /// Measures the server beside its peers: CPU time for a unit of work, memory, latency
     Bench(bench::Arguments),
-    /// Drives the console page in Chromium
+    /// Drives the console and the operator's page in Chromium, and the browser library there and in node
     Browser(browser::Arguments),
     /// Makes system calls, networks and clients fail, and measures what others notice of it
     Chaos(chaos::Arguments),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use config::ValueKind;
 use ws_server::config::{AppBackend, Config, RawConfig, Source};
-use ws_server::{HelperProgram, ServeErrorKind};
+use ws_server::{HelperProgram, LogTail, ServeErrorKind};
 
 use crate::args::ServeArgs;
 use crate::config::{Layer, Surroundings, check, load, refuse};
@@ -15,13 +15,14 @@ use crate::logging;
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let config = configure(args, &Surroundings::of_process()?)?;
     // What went wrong is said behind the last line of the log.
-    let _log = logging::install(config.log())?;
+    let tail = LogTail::default();
+    let _log = logging::install(config.log(), tail.clone())?;
     let announce = |url: &str| {
         // Who started the server may have closed the pipe; that must not end the server.
         let mut stdout = io::stdout().lock();
         let _ = writeln!(stdout, "{url}").and_then(|()| stdout.flush());
     };
-    ws_server::run(config, HelperProgram::current(), announce).map_err(|error| {
+    ws_server::run(config, HelperProgram::current(), tail, announce).map_err(|error| {
         let code = match error.kind() {
             ServeErrorKind::CannotCreate => Code::CannotCreate,
             ServeErrorKind::Configuration => Code::Configuration,

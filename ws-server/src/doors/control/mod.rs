@@ -8,8 +8,10 @@ mod error;
 mod events;
 mod keys;
 mod lines;
+mod log;
 mod look;
 mod message;
+mod page;
 mod send;
 mod serve;
 mod sessions;
@@ -25,6 +27,7 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::middleware;
 use axum::routing::{delete, get, post};
+use tokio::sync::Semaphore;
 use tracing::info;
 use ws_transport::{BindOptions, ListenAddr, Listener};
 
@@ -34,6 +37,7 @@ use self::keys::Keys;
 use self::token::Tokens;
 use crate::config::Config;
 use crate::error::ServeError;
+use crate::log_tail::LogTail;
 use crate::shared::Shared;
 
 /// The sockets of the control API, and what is needed to get in.
@@ -78,16 +82,19 @@ pub(crate) async fn serve_control(
     doors: ControlDoors,
     server: Arc<Shared>,
     ready: Arc<AtomicBool>,
+    log: LogTail,
 ) {
     let url = |(listener, _): &(Listener, _)| listener.url().replacen("ws:", "http:", 1);
     let api = Api {
         keys: Keys::new(server.config.control()),
         door: Arc::new(Door::unix(&server.config)),
         tcp_url: doors.tcp.as_ref().map(url).map(Into::into),
+        log_readers: Arc::new(Semaphore::new(server.config.control().max_listeners)),
         server: Arc::clone(&server),
         ready,
+        log,
     };
-    let unix = serve::serve_unix(doors.unix, router(api.clone()));
+    let unix = serve::serve_unix(doors.unix, guarded(router(), &api));
     match (doors.tcp, &server.config.control().tcp) {
         (Some((listener, tokens)), Some(tcp)) => {
             info!(
@@ -95,10 +102,13 @@ pub(crate) async fn serve_control(
                 "control API listening"
             );
             let door = Door::tcp(&server.config, tcp, tokens);
-            let router = router(Api {
+            let api = Api {
                 door: Arc::new(door),
                 ..api
-            });
+            };
+            let router =
+                page::paths().fold(router(), |router, path| router.route(path, get(page::page)));
+            let router = guarded(router, &api);
             let most = tcp.max_connections.get();
             tokio::join!(unix, serve::serve_tcp(listener, router, tcp.timeout, most));
         }
@@ -106,7 +116,7 @@ pub(crate) async fn serve_control(
     }
 }
 
-fn router(api: Api) -> Router {
+fn router() -> Router<Api> {
     Router::new()
         .route("/v1/send", post(send::send))
         .route("/v1/run", post(send::run))
@@ -121,14 +131,20 @@ fn router(api: Api) -> Router {
         )
         .route("/v1/sessions/{id}", delete(sessions::revoke))
         .route("/v1/status", get(look::status))
+        .route("/v1/log", get(log::log))
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(look::is_ready))
+}
+
+/// A router behind a door.
+fn guarded(router: Router<Api>, api: &Api) -> Router {
+    router
         .fallback(|| async { ApiError::new(StatusCode::NOT_FOUND, "no such resource") })
         .method_not_allowed_fallback(|| async {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "not with this method")
         })
         .layer(middleware::from_fn_with_state(api.clone(), guard))
-        .with_state(api)
+        .with_state(api.clone())
 }
 
 /// What a request finds behind its door.
@@ -137,6 +153,9 @@ struct Api {
     server: Arc<Shared>,
     ready: Arc<AtomicBool>,
     door: Arc<Door>,
+    log: LogTail,
+    /// How many more may follow the log.
+    log_readers: Arc<Semaphore>,
     keys: Keys,
     /// Where the API listens on TCP.
     tcp_url: Option<Arc<str>>,
