@@ -10,6 +10,7 @@
 )]
 
 mod bench;
+mod book;
 mod browser;
 mod chaos;
 mod ci;
@@ -50,6 +51,8 @@ enum Verb {
     Layers,
     /// Checks white space, line ends and the length of files
     Tidy,
+    /// Checks the links of the documentation, and builds the book where mdbook is
+    Book(book::Arguments),
     /// Checks licences, sources, duplicates and advisories of the dependencies with cargo-deny
     Deny,
     /// Runs the fuzz targets of ws-proto, each for a while
@@ -99,6 +102,7 @@ fn main() -> ExitCode {
         Verb::Ci(arguments) => ci::run(&arguments),
         Verb::Layers => layers::run(),
         Verb::Tidy => tidy::run(),
+        Verb::Book(arguments) => book::run(&arguments),
         Verb::Deny => deny::run(),
         Verb::Fuzz(arguments) => fuzz::run(&arguments),
         Verb::Miri => miri::run(),
