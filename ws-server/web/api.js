@@ -33,7 +33,7 @@ export class Api {
 
   /**
    * Hears the server-sent events of a path for as long as the signal lets it, and goes on where it was when it was
-   * cut off. (An `EventSource` could not show a token.)
+   * cut off. (An `EventSource` could not show a token.) A refusal is heard as an event of that name.
    */
   async follow(path, signal, heard) {
     let lastId = "";
@@ -48,6 +48,7 @@ export class Api {
         }
       } catch (error) {
         if (error.status === 401) throw error;
+        if (error.status) heard({ event: "refused", data: error.message });
       }
       await pause(Math.random() * Math.min(LONGEST_DELAY, 1000 * 2 ** failures), signal);
     }

@@ -280,8 +280,15 @@ function lineElement(line) {
   return row;
 }
 
+/** What is said of the log, and not in it. */
+const ASIDES = {
+  lagged: (data) => `${JSON.parse(data).missed} lines were missed`,
+  refused: (data) => `The log cannot be followed: ${data}`,
+};
+
 function logged({ event, data }) {
-  const row = event === "lagged" ? element("li", "plain", `${JSON.parse(data).missed} lines were missed`) : lineElement(data);
+  const aside = ASIDES[event];
+  const row = aside ? element("li", "plain", aside(data)) : lineElement(data);
   if (isPaused) {
     held = [...held, row].slice(-LOG_LINES);
     $("pause").textContent = `Resume (${held.length} new)`;
@@ -338,6 +345,24 @@ function failed(error) {
   else if (api) showState("waiting", error.status ? error.message : "The server does not answer");
 }
 
+/** Remembers the token for this tab, or forgets it. */
+function keep(token) {
+  try {
+    if (token) sessionStorage.setItem(TOKEN, token);
+    else sessionStorage.removeItem(TOKEN);
+  } catch {
+    // The browser keeps nothing for pages: then it is asked for again after a reload.
+  }
+}
+
+function kept() {
+  try {
+    return sessionStorage.getItem(TOKEN);
+  } catch {
+    return null;
+  }
+}
+
 async function signIn(token) {
   const candidate = new Api(token);
   try {
@@ -348,7 +373,7 @@ async function signIn(token) {
     return;
   }
   api = candidate;
-  sessionStorage.setItem(TOKEN, token);
+  keep(token);
   signedIn = new AbortController();
   const { signal } = signedIn;
   $("token").value = "";
@@ -371,7 +396,7 @@ async function pollStatus() {
 function signOut(why = "") {
   signedIn?.abort();
   api = signedIn = former = null;
-  sessionStorage.removeItem(TOKEN);
+  keep(null);
   for (const list of ["connections", "users", "log"]) $(list).replaceChildren();
   for (const { plot } of FIGURES) plot.clear();
   $("close").close();
@@ -389,5 +414,5 @@ $("sign-in").onsubmit = (event) => {
 $("sign-out").onclick = () => signOut();
 
 $("host").textContent = location.host;
-const kept = sessionStorage.getItem(TOKEN);
-if (kept) signIn(kept);
+const token = kept();
+if (token) signIn(token);

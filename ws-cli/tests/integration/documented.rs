@@ -8,7 +8,7 @@
 //! | `run` | commands that succeed |
 //! | `fails` | commands that do not |
 //! | `serve` | the server from here on; the one before is stopped with Ctrl-C, and ends with 0 |
-//! | `connect=NAME` | a client in a terminal of its own |
+//! | `connect=NAME` | a client of the server in a terminal of its own |
 //! | `typed=NAME` | what is typed there |
 //! | `shown=NAME` | what is shown there next; `shown` alone is what the last `run` printed |
 //!
@@ -41,6 +41,11 @@ fn the_tutorial_works_as_it_is_printed() {
 #[test]
 fn commands_to_push_work_as_they_are_printed() {
     Story::tell("push.md");
+}
+
+#[test]
+fn commands_to_see_who_is_there_work_as_they_are_printed() {
+    Story::tell("presence.md");
 }
 
 #[test]
