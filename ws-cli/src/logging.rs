@@ -9,6 +9,7 @@ use std::io::{self, IsTerminal};
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
+use ws_server::LogTail;
 use ws_server::config::{LogConfig, LogFormat};
 
 use crate::failure::{Code, Failure};
@@ -17,15 +18,15 @@ use self::journald::Journald;
 pub(crate) use writer::LogGuard;
 
 /// Installs the subscriber; `RUST_LOG` overrides the configured level. What is logged is written by
-/// a thread of its own, of which the guard waits for the rest.
-pub(crate) fn install(config: &LogConfig) -> Result<LogGuard, Failure> {
+/// a thread of its own, of which the guard waits for the rest; `tail` keeps the last of it.
+pub(crate) fn install(config: &LogConfig, tail: LogTail) -> Result<LogGuard, Failure> {
     let format = match config.format {
         LogFormat::Auto => fitting_format(),
         chosen => chosen,
     };
     let filter = filter(config, env::var("RUST_LOG").ok().as_deref())?;
     let (writer, guard) =
-        writer::start(io::stderr()).context("cannot start the thread that writes the log")?;
+        writer::start(io::stderr(), tail).context("cannot start the thread that writes the log")?;
     let builder = fmt()
         .with_env_filter(filter)
         .with_writer(move || writer.clone());

@@ -32,6 +32,7 @@ mod heartbeat;
 mod helpers;
 mod hub;
 mod identify;
+mod log_tail;
 mod metrics;
 mod observer;
 mod opening;
@@ -59,6 +60,7 @@ mod visitor;
 
 pub use error::{ServeError, ServeErrorKind};
 pub use helpers::{HELPERS, HelperProgram, helper_main};
+pub use log_tail::LogTail;
 pub use observer::Observer;
 pub use page::BROWSER_LIBRARY;
 pub use server::run;

@@ -22,6 +22,7 @@ use crate::doors::{self, ControlDoors, GLOBAL_FIFO};
 use crate::error::ServeError;
 use crate::helpers::{HelperProgram, Helpers};
 use crate::identify::{self, Identifier};
+use crate::log_tail::LogTail;
 use crate::observer::Observer;
 use crate::reload::Watch;
 use crate::shard;
@@ -39,7 +40,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Serves until SIGTERM or SIGINT; a second one ends at once.
 ///
-/// The call blocks and builds its own threads and runtimes; `observer` is told how it goes.
+/// The call blocks and builds its own threads and runtimes; `observer` is told how it goes. What
+/// `log` is given, the control API shows; nothing need be.
 ///
 /// # Errors
 ///
@@ -47,6 +49,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 pub fn run(
     config: Config,
     helper: HelperProgram,
+    log: LogTail,
     observer: Arc<dyn Observer>,
 ) -> Result<(), ServeError> {
     check_user(&config)?;
@@ -56,7 +59,7 @@ pub fn run(
         .build();
     runtime
         .map_err(ServeError::System)?
-        .block_on(serve(config, helper, observer))
+        .block_on(serve(config, helper, log, observer))
 }
 
 fn check_user(config: &Config) -> Result<(), ServeError> {
@@ -89,6 +92,7 @@ fn make_state_dir(path: &Path) -> Result<(), ServeError> {
 async fn serve(
     config: Config,
     helper: HelperProgram,
+    log: LogTail,
     observer: Arc<dyn Observer>,
 ) -> Result<(), ServeError> {
     let mut signals = Signals::new().map_err(ServeError::System)?;
@@ -139,6 +143,7 @@ async fn serve(
         control,
         Arc::clone(&server),
         Arc::clone(&ready),
+        log,
     ));
     let tending = tokio::spawn(tending::run(Arc::clone(&server)));
     let urls: Vec<String> = listeners.iter().map(Listener::url).collect();

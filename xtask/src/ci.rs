@@ -48,6 +48,8 @@ enum Step {
     Layers,
     /// White space and line ends
     Tidy,
+    /// Links of the documentation, and the book where mdbook is
+    Book,
     /// Lints, warnings denied
     Clippy,
     /// Lints of each library crate alone
@@ -72,7 +74,7 @@ enum Step {
     Proxies,
     /// The Debian package, installed for a moment, and what is in it
     Dist,
-    /// The console page in Chromium
+    /// The pages and the browser library in Chromium and node
     Browser,
 }
 
@@ -242,6 +244,7 @@ fn commands(step: Step, xtask: &Path, ws: Option<&Path>) -> Vec<Command> {
         }
         Step::Layers
         | Step::Tidy
+        | Step::Book
         | Step::Deny
         | Step::Miri
         | Step::Fuzz
@@ -254,7 +257,7 @@ fn commands(step: Step, xtask: &Path, ws: Option<&Path>) -> Vec<Command> {
 /// Generous: these only keep a hanging step from hiding what the others have to say.
 fn limit(step: Step) -> Duration {
     Duration::from_secs(match step {
-        Step::Fmt | Step::Layers | Step::Tidy => 120,
+        Step::Fmt | Step::Layers | Step::Tidy | Step::Book => 120,
         Step::Deny | Step::Clients | Step::Proxies | Step::Dist | Step::Browser => 600,
         Step::Clippy | Step::Crates | Step::Doc | Step::Build => 1200,
         Step::Test | Step::Fuzz | Step::Conformance => 1500,

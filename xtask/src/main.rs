@@ -10,6 +10,7 @@
 )]
 
 mod bench;
+mod book;
 mod browser;
 mod chaos;
 mod ci;
@@ -51,6 +52,8 @@ enum Verb {
     Layers,
     /// Checks white space, line ends and the length of files
     Tidy,
+    /// Checks the links of the documentation, and builds the book where mdbook is
+    Book(book::Arguments),
     /// Checks licences, sources, duplicates and advisories of the dependencies with cargo-deny
     Deny,
     /// Runs the fuzz targets of ws-proto, each for a while
@@ -67,7 +70,7 @@ enum Verb {
     Bench(bench::Arguments),
     /// Builds the Debian package, and looks whether it is one
     Dist(dist::Arguments),
-    /// Drives the console page in Chromium
+    /// Drives the console and the operator's page in Chromium, and the browser library there and in node
     Browser(browser::Arguments),
     /// Makes system calls, networks and clients fail, and measures what others notice of it
     Chaos(chaos::Arguments),
@@ -102,6 +105,7 @@ fn main() -> ExitCode {
         Verb::Ci(arguments) => ci::run(&arguments),
         Verb::Layers => layers::run(),
         Verb::Tidy => tidy::run(),
+        Verb::Book(arguments) => book::run(&arguments),
         Verb::Deny => deny::run(),
         Verb::Fuzz(arguments) => fuzz::run(&arguments),
         Verb::Miri => miri::run(),

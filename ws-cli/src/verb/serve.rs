@@ -6,7 +6,7 @@ use std::sync::Arc;
 use config::ValueKind;
 use tracing::warn;
 use ws_server::config::{AppBackend, Config, RawConfig, RawKind, RawValue, Source};
-use ws_server::{HelperProgram, ServeErrorKind};
+use ws_server::{HelperProgram, LogTail, ServeErrorKind};
 
 use crate::args::ServeArgs;
 use crate::config::{Layer, Refusal, Surroundings, check, exposed, load};
@@ -18,13 +18,14 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let surroundings = Surroundings::of_process()?;
     let config = configure(args, &surroundings)?;
     // What went wrong is said behind the last line of the log.
-    let _log = logging::install(config.log())?;
+    let tail = LogTail::default();
+    let _log = logging::install(config.log(), tail.clone())?;
     for path in exposed(&surroundings) {
         // Not an error: secrets that are mounted into containers often are.
         warn!(path = %path.display(), "every user of the host may read a secret setting");
     }
     let supervision = Arc::new(Supervision::of_process());
-    ws_server::run(config, HelperProgram::current(), supervision).map_err(|error| {
+    ws_server::run(config, HelperProgram::current(), tail, supervision).map_err(|error| {
         let code = match error.kind() {
             ServeErrorKind::CannotCreate => Code::CannotCreate,
             ServeErrorKind::Configuration => Code::Configuration,

@@ -168,7 +168,8 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         path: "control.max_listeners",
         default: DefaultValue::Number(64),
-        doc: "Clients of GET /v1/events at once, 0 to 10000; another one is refused with 503.",
+        doc: "Clients of GET /v1/events at once, and as many of GET /v1/log, 0 to 10000; another one is\n\
+              refused with 503.",
     },
     Setting {
         path: "metrics.listen",

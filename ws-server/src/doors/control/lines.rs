@@ -34,7 +34,7 @@ pub(super) fn send(api: Api, request: Request, key: Option<String>) -> Result<Re
     // It ends with the request's body, or when nobody takes the answers any more.
     tokio::spawn(serve(api, request.into_body(), answers));
     let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
-    Ok((kind, Body::new(Answers(stream))).into_response())
+    Ok((kind, Body::new(Answers::new(stream))).into_response())
 }
 
 async fn serve(api: Api, mut body: Body, answers: mpsc::Sender<Bytes>) {
@@ -187,7 +187,13 @@ impl Lines {
 }
 
 /// The answers as the body of a response.
-struct Answers(mpsc::Receiver<Bytes>);
+pub(super) struct Answers(mpsc::Receiver<Bytes>);
+
+impl Answers {
+    pub(super) fn new(answers: mpsc::Receiver<Bytes>) -> Self {
+        Self(answers)
+    }
+}
 
 impl HttpBody for Answers {
     type Data = Bytes;
