@@ -7,8 +7,11 @@ mod args;
 mod config;
 mod control;
 mod failure;
+mod figures;
+mod human;
 mod logging;
 mod output;
+mod paint;
 mod supervision;
 mod verb;
 

@@ -31,7 +31,7 @@ use ws_transport::Stream;
 
 use crate::application::Application;
 use crate::bell::Bell;
-use crate::command::Receipt;
+use crate::command::{Receipt, Traffic};
 use crate::config::OnDisconnect;
 use crate::core::answer::Answer;
 use crate::core::changes::End;
@@ -435,6 +435,18 @@ impl Connection {
         match state.is_open() {
             true => state.output.queue.len_bytes(),
             false => 0,
+        }
+    }
+
+    /// What went over it so far.
+    pub(crate) fn traffic(&self) -> Traffic {
+        let state = self.state.borrow();
+        Traffic {
+            received: state.received,
+            received_bytes: state.received_bytes,
+            sent: state.output.sent,
+            sent_bytes: state.output.sent_bytes,
+            waiting_bytes: state.output.queue.len_bytes(),
         }
     }
 

@@ -43,12 +43,20 @@ pub(crate) fn status(server: &Shared) -> Map<String, Value> {
 /// What is kept running for callbacks.
 fn processes(server: &Shared) -> Value {
     let mut sum = PoolStats::default();
+    let mut commands = 0_usize;
     for stats in server.pools().map(Pool::stats) {
+        commands += 1;
         sum.running += stats.running;
         sum.restarts += stats.restarts;
         sum.replaced += stats.replaced;
     }
-    json!({ "running": sum.running, "restarts": sum.restarts, "replaced": sum.replaced })
+    json!({
+        // Commands of which processes are kept running.
+        "commands": commands,
+        "running": sum.running,
+        "restarts": sum.restarts,
+        "replaced": sum.replaced,
+    })
 }
 
 /// Resident memory in bytes (proc(5), statm), if the system says.
