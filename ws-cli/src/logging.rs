@@ -1,58 +1,96 @@
 //! Logs: text on a terminal, JSON lines otherwise, on stderr.
 
+mod gate;
 mod writer;
 
 use std::env;
 use std::io::{self, IsTerminal};
 
 use anyhow::Context;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt;
+use tracing::Subscriber;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{EnvFilter, fmt, registry};
 use ws_server::config::{LogConfig, LogFormat};
 
 use crate::failure::{Code, Failure};
 
-pub(crate) use writer::LogGuard;
+pub(crate) use self::gate::Gate;
+use self::writer::LogGuard;
 
-/// Installs the subscriber; `RUST_LOG` overrides the configured level. What is logged is written by
-/// a thread of its own, of which the guard waits for the rest.
-pub(crate) fn install(config: &LogConfig) -> Result<LogGuard, Failure> {
-    let terminal = io::stderr().is_terminal();
-    let filter = filter(config, env::var("RUST_LOG").ok().as_deref())?;
-    let (writer, guard) =
-        writer::start(io::stderr()).context("cannot start the thread that writes the log")?;
-    let builder = fmt()
-        .with_env_filter(filter)
-        .with_writer(move || writer.clone());
-    let installed = match config.format {
-        LogFormat::Json => builder
-            .json()
-            .flatten_event(true)
-            .with_span_list(false)
-            .try_init(),
-        LogFormat::Auto if !terminal => builder
-            .json()
-            .flatten_event(true)
-            .with_span_list(false)
-            .try_init(),
-        LogFormat::Auto | LogFormat::Text => {
-            // https://no-color.org: set to anything but nothing.
-            let colour = terminal && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-            builder.with_ansi(colour).try_init()
-        }
-    };
-    installed
-        .map_err(anyhow::Error::from_boxed)
-        .context("cannot start the log")?;
-    Ok(guard)
+/// The log, whose rest is written when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Log {
+    /// `None` if `RUST_LOG` says what is logged.
+    gate: Option<Gate>,
+    _guard: LogGuard,
 }
 
-fn filter(config: &LogConfig, rust_log: Option<&str>) -> Result<EnvFilter, Failure> {
+impl Log {
+    /// Returns what sets the level from now on, unless `RUST_LOG` says what is logged.
+    pub(crate) fn level(&self) -> Option<Gate> {
+        self.gate.clone()
+    }
+}
+
+/// Installs the subscriber; `RUST_LOG` overrides the configured level. What is logged is written by
+/// a thread of its own.
+pub(crate) fn install(config: &LogConfig) -> Result<Log, Failure> {
+    let terminal = io::stderr().is_terminal();
+    let filter = filter(config, env::var("RUST_LOG").ok().as_deref())?;
+    let gate = match &filter {
+        Filter::Level(gate) => Some(gate.clone()),
+        Filter::Directives(_) => None,
+    };
+    let (writer, guard) =
+        writer::start(io::stderr()).context("cannot start the thread that writes the log")?;
+    let layer = fmt::layer().with_writer(move || writer.clone());
+    let is_json = match config.format {
+        LogFormat::Json => true,
+        LogFormat::Auto => !terminal,
+        LogFormat::Text => false,
+    };
+    let installed = if is_json {
+        let json = layer.json().flatten_event(true).with_span_list(false);
+        start(registry().with(json), filter)
+    } else {
+        // https://no-color.org: set to anything but nothing.
+        let colour = terminal && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        start(registry().with(layer.with_ansi(colour)), filter)
+    };
+    installed.context("cannot start the log")?;
+    Ok(Log {
+        gate,
+        _guard: guard,
+    })
+}
+
+/// What is logged.
+enum Filter {
+    /// Whatever is important enough.
+    Level(Gate),
+    /// What `RUST_LOG` says.
+    Directives(Box<EnvFilter>),
+}
+
+fn start<S>(subscriber: S, filter: Filter) -> Result<(), TryInitError>
+where
+    S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync + 'static,
+{
+    match filter {
+        Filter::Level(gate) => subscriber.with(gate).try_init(),
+        Filter::Directives(directives) => subscriber.with(*directives).try_init(),
+    }
+}
+
+fn filter(config: &LogConfig, rust_log: Option<&str>) -> Result<Filter, Failure> {
     let Some(directives) = rust_log.filter(|directives| !directives.is_empty()) else {
-        return Ok(EnvFilter::new(config.level.as_str()));
+        return Ok(Filter::Level(Gate::new(config.level)));
     };
     EnvFilter::try_new(directives)
         .context("RUST_LOG")
+        .map(|directives| Filter::Directives(Box::new(directives)))
         .map_err(|error| Failure::with_code(Code::Configuration, error))
 }
 
@@ -67,13 +105,15 @@ mod tests {
         let mut raw = RawConfig::default();
         raw.set("log.level", "warn");
         let config = Config::from_raw(&raw, "/".as_ref()).unwrap();
-        let level = |rust_log| filter(config.log(), rust_log).unwrap().to_string();
-        assert_eq!(level(None), "warn");
-        assert_eq!(level(Some("")), "warn");
+        let level = |rust_log| match filter(config.log(), rust_log) {
+            Ok(Filter::Level(gate)) => format!("{gate:?}"),
+            Ok(Filter::Directives(directives)) => directives.to_string(),
+            Err(failure) => failure.to_string(),
+        };
+        assert_eq!(level(None), "Gate(warn)");
+        assert_eq!(level(Some("")), "Gate(warn)");
         assert_eq!(level(Some("ws_server=trace")), "ws_server=trace");
-        assert_eq!(
-            filter(config.log(), Some("=x=")).unwrap_err().code(),
-            Code::Configuration
-        );
+        let wrong = filter(config.log(), Some("=x=")).err().unwrap();
+        assert_eq!(wrong.code(), Code::Configuration);
     }
 }

@@ -37,6 +37,7 @@ mod places;
 mod presence;
 mod randomness;
 mod rates;
+mod reconfigure;
 mod reload;
 mod revalidation;
 mod rota;
@@ -55,6 +56,7 @@ mod visitor;
 
 pub use error::{ServeError, ServeErrorKind};
 pub use helpers::{HELPERS, HelperProgram, helper_main};
+pub use reconfigure::ConfigSource;
 pub use server::run;
 pub use store::{ConnectError, StoreOpenError};
 /// Programs that run scripts as fork servers and workers.

@@ -22,6 +22,7 @@ use crate::doors::{self, ControlDoors, GLOBAL_FIFO};
 use crate::error::ServeError;
 use crate::helpers::{HelperProgram, Helpers};
 use crate::identify::{self, Identifier};
+use crate::reconfigure::ConfigSource;
 use crate::reload::Watch;
 use crate::shard;
 use crate::shared::Shared;
@@ -39,7 +40,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// Serves until SIGTERM or SIGINT; a second one ends at once.
 ///
 /// When everything is bound and the backends are up, `announce` is called with the URL of each
-/// listener. The call blocks and builds its own threads and runtimes.
+/// listener. On SIGHUP the configuration is read again from `source`; without one only what it
+/// names is. The call blocks and builds its own threads and runtimes.
 ///
 /// # Errors
 ///
@@ -47,6 +49,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 pub fn run(
     config: Config,
     helper: HelperProgram,
+    source: Option<Arc<dyn ConfigSource>>,
     announce: impl FnMut(&str),
 ) -> Result<(), ServeError> {
     check_user(&config)?;
@@ -56,7 +59,7 @@ pub fn run(
         .build();
     runtime
         .map_err(ServeError::System)?
-        .block_on(serve(config, helper, announce))
+        .block_on(serve(config, helper, source, announce))
 }
 
 fn check_user(config: &Config) -> Result<(), ServeError> {
@@ -89,6 +92,7 @@ fn make_state_dir(path: &Path) -> Result<(), ServeError> {
 async fn serve(
     config: Config,
     helper: HelperProgram,
+    source: Option<Arc<dyn ConfigSource>>,
     mut announce: impl FnMut(&str),
 ) -> Result<(), ServeError> {
     let mut signals = Signals::new().map_err(ServeError::System)?;
@@ -149,7 +153,9 @@ async fn serve(
         announce(url);
     }
 
-    signals.until_stop(&server, tls.as_ref()).await;
+    signals
+        .until_stop(&server, tls.as_ref(), source.as_ref())
+        .await;
     ready.store(false, Ordering::Relaxed);
     info!(connections = server.hub.registry().count(), "drain begun");
     // Whoever accepts ends, and whoever reads a FIFO when the records already read are on their
@@ -163,7 +169,7 @@ async fn serve(
     if let Some(global_fifo) = global_fifo {
         let _ = global_fifo.await;
     }
-    let drain_timeout = server.config.limits().drain_timeout;
+    let drain_timeout = server.current().config.limits().drain_timeout;
     let drained = async {
         // Records of users' FIFOs that were read find their connections still there. But one user's
         // do not hold up everybody for long.

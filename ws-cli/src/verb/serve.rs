@@ -7,18 +7,18 @@ use std::sync::Arc;
 use config::ValueKind;
 use tracing::warn;
 use ws_server::config::{AppBackend, Config, RawConfig, RawKind, RawValue, Source};
-use ws_server::{HelperProgram, ServeErrorKind};
+use ws_server::{ConfigSource, HelperProgram, ServeErrorKind};
 
 use crate::args::ServeArgs;
 use crate::config::{Layer, Refusal, Surroundings, check, exposed, load};
 use crate::failure::{Code, Failure};
-use crate::logging;
+use crate::logging::{self, Gate};
 
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let surroundings = Surroundings::of_process()?;
     let config = configure(args, &surroundings)?;
     // What went wrong is said behind the last line of the log.
-    let _log = logging::install(config.log())?;
+    let log = logging::install(config.log())?;
     for path in exposed(&surroundings) {
         // Not an error: secrets that are mounted into containers often are.
         warn!(path = %path.display(), "every user of the host may read a secret setting");
@@ -28,7 +28,12 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
         let _ = writeln!(stdout, "{url}").and_then(|()| stdout.flush());
     };
-    ws_server::run(config, HelperProgram::current(), announce).map_err(|error| {
+    let source = Arc::new(Again {
+        args: args.clone(),
+        surroundings,
+        level: log.level(),
+    });
+    ws_server::run(config, HelperProgram::current(), Some(source), announce).map_err(|error| {
         let code = match error.kind() {
             ServeErrorKind::CannotCreate => Code::CannotCreate,
             ServeErrorKind::Configuration => Code::Configuration,
@@ -37,6 +42,28 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         };
         Failure::with_code(code, error)
     })
+}
+
+/// Reads the configuration once more, as it was read at the start.
+struct Again {
+    args: ServeArgs,
+    surroundings: Surroundings,
+    level: Option<Gate>,
+}
+
+impl ConfigSource for Again {
+    fn read(&self) -> Result<Config, Vec<String>> {
+        configure(&self.args, &self.surroundings).map_err(|refusal| {
+            let told = refusal.told().iter();
+            told.map(ToString::to_string).collect()
+        })
+    }
+
+    fn applied(&self, config: &Config) {
+        if let Some(level) = &self.level {
+            level.set(config.log().level);
+        }
+    }
 }
 
 /// Reads what a server that is started like this has for its configuration.

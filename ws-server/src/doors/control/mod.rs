@@ -81,20 +81,21 @@ pub(crate) async fn serve_control(
 ) {
     let url = |(listener, _): &(Listener, _)| listener.url().replacen("ws:", "http:", 1);
     let api = Api {
-        keys: Keys::new(server.config.control()),
-        door: Arc::new(Door::unix(&server.config)),
+        keys: Keys::new(server.current().config.control()),
+        door: Arc::new(Door::unix(&server.current().config)),
         tcp_url: doors.tcp.as_ref().map(url).map(Into::into),
         server: Arc::clone(&server),
         ready,
     };
     let unix = serve::serve_unix(doors.unix, router(api.clone()));
-    match (doors.tcp, &server.config.control().tcp) {
+    let current = Arc::clone(&server.current());
+    match (doors.tcp, &current.config.control().tcp) {
         (Some((listener, tokens)), Some(tcp)) => {
             info!(
                 listen.addr = api.tcp_url.as_deref(),
                 "control API listening"
             );
-            let door = Door::tcp(&server.config, tcp, tokens);
+            let door = Door::tcp(&server.current().config, tcp, tokens);
             let router = router(Api {
                 door: Arc::new(door),
                 ..api
