@@ -56,7 +56,7 @@ impl Default for Verb {
 /// The configuration file is the first of --config, $WS_CONFIG, ./ws.toml,
 /// $XDG_CONFIG_HOME/ws/ws.toml and /etc/ws/ws.toml. Above it stand environment variables
 /// (WS__SERVER__LISTEN for server.listen), above these the flags.
-#[derive(Debug, Default, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 #[command(before_help = "Example: ws serve --listen 127.0.0.1:0 -- tr a-z A-Z")]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
@@ -435,7 +435,7 @@ pub(crate) struct PrintArgs {
     pub(crate) json: bool,
 }
 
-#[derive(Debug, Default, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct ConfigFile {
     /// Read this configuration file
     #[arg(long, value_name = "FILE")]

@@ -24,6 +24,7 @@ use crate::helpers::{HelperProgram, Helpers};
 use crate::identify::{self, Identifier};
 use crate::log_tail::LogTail;
 use crate::observer::Observer;
+use crate::reconfigure::ConfigSource;
 use crate::reload::Watch;
 use crate::shard;
 use crate::shared::Shared;
@@ -38,20 +39,26 @@ const LISTENERS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long workers may take to end when told to end at once.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// The program that runs the server, as the server sees it.
+#[expect(missing_debug_implementations, reason = "nothing of it can be shown")]
+pub struct Host {
+    /// Is told how the server does.
+    pub observer: Arc<dyn Observer>,
+    /// Where the configuration is read again on SIGHUP; without it only the files that the
+    /// configuration names are.
+    pub source: Option<Arc<dyn ConfigSource>>,
+    /// What the log says, for those who ask the control API; nothing need be in it.
+    pub log: LogTail,
+}
+
 /// Serves until SIGTERM or SIGINT; a second one ends at once.
 ///
-/// The call blocks and builds its own threads and runtimes; `observer` is told how it goes. What
-/// `log` is given, the control API shows; nothing need be.
+/// The call blocks and builds its own threads and runtimes.
 ///
 /// # Errors
 ///
 /// [`ServeError`] if the server cannot start.
-pub fn run(
-    config: Config,
-    helper: HelperProgram,
-    log: LogTail,
-    observer: Arc<dyn Observer>,
-) -> Result<(), ServeError> {
+pub fn run(config: Config, helper: HelperProgram, host: Host) -> Result<(), ServeError> {
     check_user(&config)?;
     make_state_dir(&config.server().state_dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -59,7 +66,7 @@ pub fn run(
         .build();
     runtime
         .map_err(ServeError::System)?
-        .block_on(serve(config, helper, log, observer))
+        .block_on(serve(config, helper, host))
 }
 
 fn check_user(config: &Config) -> Result<(), ServeError> {
@@ -89,12 +96,12 @@ fn make_state_dir(path: &Path) -> Result<(), ServeError> {
         })
 }
 
-async fn serve(
-    config: Config,
-    helper: HelperProgram,
-    log: LogTail,
-    observer: Arc<dyn Observer>,
-) -> Result<(), ServeError> {
+async fn serve(config: Config, helper: HelperProgram, host: Host) -> Result<(), ServeError> {
+    let Host {
+        observer,
+        source,
+        log,
+    } = host;
     let mut signals = Signals::new().map_err(ServeError::System)?;
     let tls = certificates::load(&config)?;
     let listeners = bind(&config, tls.clone())?;
@@ -157,7 +164,9 @@ async fn serve(
     let heartbeat = heartbeat::run(Arc::clone(&server), Arc::clone(&observer));
     let heartbeat = tokio::spawn(heartbeat);
 
-    signals.until_stop(&server, tls.as_ref(), &*observer).await;
+    signals
+        .until_stop(&server, tls.as_ref(), source.as_ref(), &*observer)
+        .await;
     observer.stopping();
     ready.store(false, Ordering::Relaxed);
     info!(connections = server.hub.registry().count(), "drain begun");
@@ -172,7 +181,7 @@ async fn serve(
     if let Some(global_fifo) = global_fifo {
         let _ = global_fifo.await;
     }
-    let drain_timeout = server.config.limits().drain_timeout;
+    let drain_timeout = server.current().config.limits().drain_timeout;
     let drained = async {
         // Records of users' FIFOs that were read find their connections still there. But one user's
         // do not hold up everybody for long.

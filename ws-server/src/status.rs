@@ -1,7 +1,7 @@
 //! The server's figures at one moment.
 
 use serde_json::{Map, Value, json};
-use ws_ipc::{Pool, PoolStats};
+use ws_ipc::PoolStats;
 
 use crate::shared::Shared;
 
@@ -21,7 +21,7 @@ pub(crate) fn status(server: &Shared) -> Map<String, Value> {
         let (waiting, dropped) = keeper.waiting();
         let known = keeper.table().len();
         identity.insert("known".to_owned(), json!(known));
-        let store = server.config.identity().store.to_string();
+        let store = server.current().config.identity().store.to_string();
         identity.insert("store".to_owned(), json!(store));
         identity.insert("store_answers".to_owned(), json!(!keeper.is_down()));
         identity.insert("changes_waiting".to_owned(), json!(waiting));
@@ -44,7 +44,7 @@ pub(crate) fn status(server: &Shared) -> Map<String, Value> {
 fn processes(server: &Shared) -> Value {
     let mut sum = PoolStats::default();
     let mut commands = 0_usize;
-    for stats in server.pools().map(Pool::stats) {
+    for stats in server.pools().map(|pool| pool.stats()) {
         commands += 1;
         sum.running += stats.running;
         sum.restarts += stats.restarts;

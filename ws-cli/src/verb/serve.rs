@@ -6,12 +6,12 @@ use std::sync::Arc;
 use config::ValueKind;
 use tracing::warn;
 use ws_server::config::{AppBackend, Config, RawConfig, RawKind, RawValue, Source};
-use ws_server::{HelperProgram, LogTail, ServeErrorKind};
+use ws_server::{ConfigSource, HelperProgram, Host, LogTail, ServeErrorKind};
 
 use crate::args::ServeArgs;
 use crate::config::{Layer, Refusal, Surroundings, check, exposed, load};
 use crate::failure::{Code, Failure};
-use crate::logging;
+use crate::logging::{self, Gate};
 use crate::supervision::Supervision;
 
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
@@ -19,13 +19,21 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let config = configure(args, &surroundings)?;
     // What went wrong is said behind the last line of the log.
     let tail = LogTail::default();
-    let _log = logging::install(config.log(), tail.clone())?;
+    let log = logging::install(config.log(), tail.clone())?;
     for path in exposed(&surroundings) {
         // Not an error: secrets that are mounted into containers often are.
         warn!(path = %path.display(), "every user of the host may read a secret setting");
     }
-    let supervision = Arc::new(Supervision::of_process());
-    ws_server::run(config, HelperProgram::current(), tail, supervision).map_err(|error| {
+    let host = Host {
+        observer: Arc::new(Supervision::of_process()),
+        source: Some(Arc::new(Again {
+            args: args.clone(),
+            surroundings,
+            level: log.level(),
+        })),
+        log: tail,
+    };
+    ws_server::run(config, HelperProgram::current(), host).map_err(|error| {
         let code = match error.kind() {
             ServeErrorKind::CannotCreate => Code::CannotCreate,
             ServeErrorKind::Configuration => Code::Configuration,
@@ -34,6 +42,28 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         };
         Failure::with_code(code, error)
     })
+}
+
+/// Reads the configuration once more, as it was read at the start.
+struct Again {
+    args: ServeArgs,
+    surroundings: Surroundings,
+    level: Option<Gate>,
+}
+
+impl ConfigSource for Again {
+    fn read(&self) -> Result<Config, Vec<String>> {
+        configure(&self.args, &self.surroundings).map_err(|refusal| {
+            let told = refusal.told().iter();
+            told.map(ToString::to_string).collect()
+        })
+    }
+
+    fn applied(&self, config: &Config) {
+        if let Some(level) = &self.level {
+            level.set(config.log().level);
+        }
+    }
 }
 
 /// Reads what a server that is started like this has for its configuration.

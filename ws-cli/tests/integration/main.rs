@@ -16,6 +16,7 @@ mod callbacks;
 mod carbonphp;
 mod certificates;
 mod compression;
+mod configuration;
 mod control;
 mod crowd;
 mod documented;

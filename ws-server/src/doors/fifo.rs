@@ -132,13 +132,11 @@ pub(crate) async fn serve_user(shard: Rc<Shard>, user: UserId, fifo: Fifo) {
 
 /// Whether the application can be asked for it.
 fn is_runnable(shard: &Shard, record: &[u8]) -> bool {
-    let server = &shard.server;
     // The program of a connection reads whatever line it is.
-    server.config.fifo().records == FifoRecords::Any
-        || server
-            .application
-            .as_ref()
-            .is_some_and(Application::is_stream)
+    let current = shard.server.current();
+    let application = current.application.as_ref();
+    current.config.fifo().records == FifoRecords::Any
+        || application.is_some_and(Application::is_stream)
         || Uri::parse(record).is_some()
 }
 
@@ -306,7 +304,7 @@ impl Reader {
             // It vanished before there was anybody to tell.
             call.change();
         }
-        let throttle = server.config.fifo().rate.map(|rate| {
+        let throttle = server.current().config.fifo().rate.map(|rate| {
             let rate = Rate::new(rate.get(), rate.get(), std::time::Instant::now());
             Box::new((rate, Bucket::default()))
         });
@@ -499,7 +497,8 @@ impl Reader {
 }
 
 fn decoder(server: &Shared) -> RecordDecoder {
-    let config = server.config.fifo();
+    let current = server.current();
+    let config = current.config.fifo();
     let framing = match &config.framing {
         FifoFraming::Lines => Framing::Lines,
         FifoFraming::Delimiter(delimiter) => Framing::Delimiter(delimiter.clone()),

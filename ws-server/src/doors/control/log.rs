@@ -50,7 +50,7 @@ pub(super) async fn log(
     let Query(asked) = asked.map_err(|error| ApiError::bad(error.body_text()))?;
     let place = Arc::clone(&api.log_readers).try_acquire_owned();
     let place = place.map_err(|_| {
-        let max = api.server.config.control().max_listeners;
+        let max = api.server.current().config.control().max_listeners;
         let text = format!("control.max_listeners is {max}, and so many follow the log");
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, text)
     })?;

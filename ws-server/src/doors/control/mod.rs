@@ -101,11 +101,13 @@ pub(crate) async fn serve_control(
     let tcp_url = doors.tcp.as_ref().map(|(listener, _)| url(listener));
     let metrics_url = doors.metrics.as_ref().map(url);
     let api = Api {
-        keys: Keys::new(server.config.control()),
-        door: Arc::new(Door::unix(&server.config)),
+        keys: Keys::new(server.current().config.control()),
+        door: Arc::new(Door::unix(&server.current().config)),
         tcp_url: tcp_url.map(Into::into),
         metrics_url: metrics_url.map(Into::into),
-        log_readers: Arc::new(Semaphore::new(server.config.control().max_listeners)),
+        log_readers: Arc::new(Semaphore::new(
+            server.current().config.control().max_listeners,
+        )),
         server: Arc::clone(&server),
         ready,
         log,
@@ -121,13 +123,14 @@ pub(crate) async fn serve_control(
             serve::serve_tcp(listener, router, METRICS_TIMEOUT, METRICS_CONNECTIONS).await;
         }
     };
+    let current = Arc::clone(&server.current());
     let tcp = async {
-        if let (Some((listener, tokens)), Some(tcp)) = (doors.tcp, &server.config.control().tcp) {
+        if let (Some((listener, tokens)), Some(tcp)) = (doors.tcp, &current.config.control().tcp) {
             info!(
                 listen.addr = api.tcp_url.as_deref(),
                 "control API listening"
             );
-            let door = Door::tcp(&server.config, tcp, tokens);
+            let door = Door::tcp(&current.config, tcp, tokens);
             let api = Api {
                 door: Arc::new(door),
                 ..api.clone()
