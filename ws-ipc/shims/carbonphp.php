@@ -7,8 +7,8 @@
  *
  * CarbonPHP boots by the application's own index.php, takes the class that is declared here for its
  * CarbonPHP\Programs\WebSocket, and calls run(). There this process becomes a fork server: it has
- * the application loaded and answers each message, and each validation of a visitor, in a process of
- * its own, by the application's $startApplicationCallback and $validateUserCallback. Sockets,
+ * the application loaded and answers each message, and each validation of a visitor, in a process
+ * of its own, by the application's $startApplicationCallback and $validateUserCallback. Sockets,
  * handshakes, frames, FIFOs and users are the server's. A web request, which knows nothing of this
  * file, loads the original classes, and reaches the browsers by the FIFOs as ever.
  *
@@ -20,9 +20,9 @@
  * updateHtaccessWebSocketPort() writes nothing.
  *
  * Different from the original, on purpose:
- *     - A message has the cookies of its own connection in $_SERVER['HTTP_COOKIE'] and $_COOKIE, its
- *       address in $_SERVER['REMOTE_ADDR'], and the visitor's own session, which the original looks
- *       for under the user id. sessionId is the id of that session, if there is one.
+ *     - A message has the cookies of its own connection in $_SERVER['HTTP_COOKIE'] and $_COOKIE,
+ *       its address in $_SERVER['REMOTE_ADDR'], and the visitor's own session, which the original
+ *       looks for under the user id. sessionId is the id of that session, if there is one.
  *     - The parent never runs a callback, and nothing is written to .htaccess.
  *     - A text that is JSON is a URI like any other. User ids may be strings; null, false and ''
  *       refuse the visitor, and so does an exception.
@@ -70,7 +70,7 @@ use ws\carbonphp as bridge;
 /** Frames, as far as an application sees them. */
 abstract class WsBinaryStreams
 {
-    /** @var ?resource not null wherever there are connections to send to, and good for nothing else */
+    /** @var ?resource only says, by not being null, that there are connections to send to */
     public static mixed $socket = null;
     public static int $port = 8888;
     public static bool $ssl = false;
@@ -106,8 +106,11 @@ abstract class WsFileStreams extends WsBinaryStreams
     public static array $userResourceConnections = [];
 
     /** Sends to the browser whose userSocket it is; false, and a line in the log, if that fails. */
-    public static function sendToResource(string $data, &$connection, int $opCode = self::TEXT): bool
-    {
+    public static function sendToResource(
+        string $data,
+        &$connection,
+        int $opCode = self::TEXT,
+    ): bool {
         $stream = bridge\ConnectionStream::of($connection);
         if ($stream === null) {
             bridge\complain('sendToResource: this is not the userSocket of a connection');
@@ -197,7 +200,7 @@ class WebSocket extends WsFileStreams implements iCommand
         bridge\serve(self::$applicationConfiguration);
     }
 
-    /** The block for Apache is in the documentation: what a server may write, intruders may, too. */
+    /** The block for Apache is in the documentation: a server better cannot write what it obeys. */
     public static function updateHtaccessWebSocketPort(
         int $port,
         string $path = 'carbonorm/websocket',
@@ -235,8 +238,8 @@ const CONTROL_TIMEOUT = 10;
 const MAX_WRITE = 64 << 20;
 const NO_OUTPUT = 'A route was matched but did not signal any output to stdout.';
 const NO_ROUTE = "No route was matched in the Application for startApplication(\$uri = %s)."
-    . " Please remember \n                    your sockets application is in cached state and must be"
-    . ' restart the socket server to see changes.';
+    . " Please remember \n                    your sockets application is in cached state and must"
+    . ' be restart the socket server to see changes.';
 
 /** What the application may mention to be told who is connected. */
 const LISTS = '/userConnectionRelationships|allConnectedResources|userResourceConnections/';
@@ -359,7 +362,8 @@ function shared_connections(): array
 {
     $inodes = [];
     foreach (glob('/proc/self/fd/*') as $link) {
-        if (preg_match('/^socket:\[(\d+)\]$/', (string) silently(fn () => readlink($link)), $inode)) {
+        $target = (string) silently(fn () => readlink($link));
+        if (preg_match('/^socket:\[(\d+)\]$/', $target, $inode)) {
             $inodes[$inode[1]] = true;
         }
     }
@@ -483,7 +487,8 @@ function mentions_lists(): bool
         LISTS,
         (string) silently(fn () => file_get_contents($path)),
     ) === 1;
-    $files = new \RecursiveIteratorIterator($tree, flags: \RecursiveIteratorIterator::CATCH_GET_CHILD);
+    $flags = \RecursiveIteratorIterator::CATCH_GET_CHILD;
+    $files = new \RecursiveIteratorIterator($tree, flags: $flags);
     foreach ($files as $path => $file) {
         $isCode = $file->isFile() && $file->getExtension() === 'php' && $path !== __FILE__;
         if ($isCode && $mentions($path)) {
@@ -526,7 +531,7 @@ function validate(Visit $visit): string
         }
         if (!is_int($user) && !is_string($user)) {
             $type = get_debug_type($user);
-            throw new \UnexpectedValueException("validateUserCallback has returned $type, no user id");
+            throw new \UnexpectedValueException("validateUserCallback has returned $type, no id");
         }
         \ws\header('X-WS-User', (string) $user);
         // Of none, too: the session that was here before is over.
@@ -573,7 +578,7 @@ function run_message(Visit $visit, string $uri): string
     return Route::$matched ? NO_OUTPUT : sprintf(NO_ROUTE, $uri);
 }
 
-/** By reflection PHP itself calls, and converts arguments where the application has no strict types. */
+/** By reflection it is PHP that calls, which converts arguments where types are not strict. */
 function call(mixed $callback, mixed ...$arguments): mixed
 {
     if (!is_callable($callback)) {
@@ -708,7 +713,7 @@ final class Visit
     }
 }
 
-/** Whether PHP would take this session up. It makes another one if not, once more for each message. */
+/** Whether PHP would take this session up. If not it makes another, one more for each message. */
 function session_exists(string $id): bool
 {
     if (!preg_match('/^[A-Za-z0-9,-]{1,256}$/D', $id)) {
@@ -887,7 +892,8 @@ final class ConnectionStream
 
     public static function of(mixed $handle): ?self
     {
-        $stream = is_resource($handle) ? stream_get_meta_data($handle)['wrapper_data'] ?? null : null;
+        $about = is_resource($handle) ? stream_get_meta_data($handle) : [];
+        $stream = $about['wrapper_data'] ?? null;
         return $stream instanceof self && !$stream->runs ? $stream : null;
     }
 
@@ -980,7 +986,8 @@ function take_frames_apart(string $bytes): ?array
 {
     $frames = [];
     while ($bytes !== '') {
-        if (!preg_match('/^[\x81\x82\x88-\x8a]([\x00-\x7d]|\x7e(..)|\x7f(.{8}))/s', $bytes, $head)) {
+        $pattern = '/^[\x81\x82\x88-\x8a]([\x00-\x7d]|\x7e(..)|\x7f(.{8}))/s';
+        if (!preg_match($pattern, $bytes, $head)) {
             return null;
         }
         $length = match (count($head)) {

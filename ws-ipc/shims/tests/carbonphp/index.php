@@ -44,7 +44,10 @@ final class Site extends Application implements iConfig
             ],
             CarbonPHP::SOCKET => [CarbonPHP::PORT => 8888],
             CarbonPHP::SESSION => [CarbonPHP::REMOTE => false],
-            CarbonPHP::ERROR => [CarbonPHP::LOCATION => __DIR__ . '/logs/', CarbonPHP::SHOW => false],
+            CarbonPHP::ERROR => [
+                CarbonPHP::LOCATION => __DIR__ . '/logs/',
+                CarbonPHP::SHOW => false,
+            ],
         ];
         return array_filter(array_replace($configuration, self::wanted('configuration') ?? []));
     }
@@ -62,8 +65,8 @@ final class Site extends Application implements iConfig
     private static function talk(): bool
     {
         return self::regexMatch('#^echo/(.*)$#s', fn ($text) => print $text)
-            || self::regexMatch('#^bytes/(\d+)$#', fn ($count) => print str_repeat('x', (int) $count))
-            || self::regexMatch('#^binary/(\d+)$#', fn ($count) => print str_repeat("\xff", (int) $count))
+            || self::regexMatch('#^bytes/(\d+)$#', fn ($count) => print str_repeat('x', $count))
+            || self::regexMatch('#^binary/(\d+)$#', fn ($count) => print str_repeat("\xff", $count))
             || self::regexMatch('#^spaces$#', fn () => print " \n padded \n ")
             || self::regexMatch('#^blank$#', fn () => print " \n ")
             || self::regexMatch('#^zero$#', fn () => print '0')
@@ -93,20 +96,23 @@ final class Site extends Application implements iConfig
             })
             || self::regexMatch('#^self/(\w+)/(.*)$#', function ($way, $text) {
                 $socket = self::$information->userSocket;
+                $pipe = self::$information->userPipe;
                 echo json_encode(match ($way) {
                     'raw' => fwrite($socket, $text),
                     'frame' => fwrite($socket, WebSocket::encode($text)),
                     'binary' => WebSocket::sendToResource($text, $socket, WebSocket::BINARY),
                     'large' => fwrite($socket, str_repeat($text, 100_000)),
-                    'pipe' => fwrite(self::$information->userPipe, "/echo/$text" . Pipe::$fifoDelimiter),
+                    'pipe' => fwrite($pipe, "/echo/$text" . Pipe::$fifoDelimiter),
                     default => WebSocket::sendToResource($text, $socket),
                 });
             })
             || self::regexMatch('#^users$#', function () {
-                $of = fn ($it) => [$it->userId, is_resource($it->userSocket), is_resource($it->userPipe)];
                 // Written so that the bridge does not find the names in this file.
-                $names = ['userConnection' . 'Relationships', 'userResource' . 'Connections', 'allConnected' . 'Resources'];
-                [$relationships, $sockets, $all] = array_map(fn ($name) => WebSocket::$$name, $names);
+                $relationships = WebSocket::${'userConnection' . 'Relationships'};
+                $sockets = WebSocket::${'userResource' . 'Connections'};
+                $all = WebSocket::${'allConnected' . 'Resources'};
+                $isThere = is_resource(...);
+                $of = fn ($it) => [$it->userId, $isThere($it->userSocket), $isThere($it->userPipe)];
                 echo json_encode([array_map($of, $relationships), count($sockets), count($all)]);
             });
     }
@@ -121,7 +127,9 @@ final class Site extends Application implements iConfig
                 $_SESSION['count'] = ($_SESSION['count'] ?? 0) + 1;
                 echo $_SESSION['count'];
             })
-            || self::regexMatch('#^renew$#', fn () => print json_encode(session_regenerate_id(true)))
+            || self::regexMatch('#^renew$#', function () {
+                echo json_encode(session_regenerate_id(true));
+            })
             || self::regexMatch('#^logout$#', fn () => print json_encode(session_destroy()))
             || self::regexMatch('#^database/(\d+)$#', function ($milliseconds) {
                 $seconds = $milliseconds / 1000;
@@ -152,7 +160,9 @@ final class Site extends Application implements iConfig
             || self::regexMatch('#^fatal$#', fn () => print strlen(str_repeat('x', 5 << 30)))
             || self::regexMatch('#^umask$#', fn () => print decoct(umask()))
             || self::regexMatch('#^random$#', fn () => print mt_rand())
-            || self::regexMatch('#^class$#', fn () => print (new ReflectionClass(WebSocket::class))->getFileName())
+            || self::regexMatch('#^class$#', function () {
+                echo (new ReflectionClass(WebSocket::class))->getFileName();
+            })
             || self::regexMatch('#^pid$#', fn () => print getmypid())
             || self::regexMatch('#^killed$#', fn () => posix_kill(getmypid(), SIGKILL));
     }
@@ -161,7 +171,9 @@ final class Site extends Application implements iConfig
     private static function describe(): array
     {
         $it = self::$information;
-        $server = ['HTTP_COOKIE', 'REMOTE_ADDR', 'REQUEST_URI', 'SERVER_PORT', 'User_Agent', 'Host'];
+        $server = [
+            'HTTP_COOKIE', 'REMOTE_ADDR', 'REQUEST_URI', 'SERVER_PORT', 'User_Agent', 'Host',
+        ];
         return [
             'server' => array_intersect_key($_SERVER, array_flip($server)),
             'cookie' => $_COOKIE,

@@ -5,8 +5,8 @@
  *
  *     php make-site.php DIRECTORY
  *
- * It runs on the stand-in for CarbonPHP, or, if WS_CARBONPHP_ROOT names the directory of a CarbonPHP
- * (its vendor/autoload.php is used if there is one, else PSR-4), on that one.
+ * It runs on the stand-in for CarbonPHP, or, if WS_CARBONPHP_ROOT names the directory of a
+ * CarbonPHP (its vendor/autoload.php is used if there is one, else PSR-4), on that one.
  */
 
 declare(strict_types=1);

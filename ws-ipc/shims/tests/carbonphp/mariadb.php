@@ -17,12 +17,17 @@ final class Mariadb
         $this->socket = "$this->directory/mariadb.sock";
         mkdir("$this->directory/data", recursive: true);
         $log = ['file', "$this->directory/log", 'a'];
-        $options = ['--no-defaults', '--skip-networking', "--socket=$this->socket", "--datadir=$this->directory/data"];
-        $user = '--user=' . posix_getpwuid(posix_geteuid())['name'];
-        $installation = ['mariadb-install-db', ...$options, $user, '--auth-root-authentication-method=normal'];
-        proc_close(proc_open($installation, [['file', '/dev/null', 'r'], $log, $log], $pipes));
-        $server = ['/usr/sbin/mariadbd', ...$options, $user];
-        $this->process = proc_open($server, [['file', '/dev/null', 'r'], $log, $log], $pipes);
+        $streams = [['file', '/dev/null', 'r'], $log, $log];
+        $options = [
+            '--no-defaults',
+            '--skip-networking',
+            "--socket=$this->socket",
+            "--datadir=$this->directory/data",
+            '--user=' . posix_getpwuid(posix_geteuid())['name'],
+        ];
+        $method = '--auth-root-authentication-method=normal';
+        proc_close(proc_open(['mariadb-install-db', ...$options, $method], $streams, $pipes));
+        $this->process = proc_open(['/usr/sbin/mariadbd', ...$options], $streams, $pipes);
         register_shutdown_function($this->end(...));
         if (!eventually(fn () => $this->connect())) {
             throw new RuntimeException(file_get_contents("$this->directory/log"));

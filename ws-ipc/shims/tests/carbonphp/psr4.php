@@ -12,7 +12,8 @@ function load_carbonphp(string $root): void
             $parts = explode('\\', substr($class, strlen('CarbonPHP\\')));
             $name = array_pop($parts);
             // Its directories are in lower case.
-            $file = implode('/', [$root, 'carbonphp', ...array_map(strtolower(...), $parts), "$name.php"]);
+            $directory = implode('/', [$root, 'carbonphp', ...array_map(strtolower(...), $parts)]);
+            $file = "$directory/$name.php";
         } elseif (str_starts_with($class, 'Psr\\Log\\')) {
             $file = stream_resolve_include_path(strtr($class, '\\', '/') . '.php');
         } elseif ($class === 'Mustache_Engine') {

@@ -128,7 +128,8 @@ final class Bridge
     /** @return list<string> files of sessions */
     public function sessions(): array
     {
-        return array_map(fn ($path) => substr(basename($path), 5), glob("$this->site/tmp/sessions/sess_*"));
+        $files = glob("$this->site/tmp/sessions/sess_*");
+        return array_map(fn ($path) => substr(basename($path), strlen('sess_')), $files);
     }
 
     /** Makes a session, as a web request would have. */
@@ -149,9 +150,11 @@ final class Bridge
         $streams = [['file', '/dev/null', 'r'], ['file', $log, 'a'], ['file', $log, 'a']];
         $command = [PHP_BINARY, '-S', '127.0.0.1:0', 'index.php'];
         $this->web = proc_open($command, $streams, $pipes, $this->site);
-        $address = fn () => preg_match('#http://127\.0\.0\.1:\d+#', file_get_contents($log), $it) ? $it[0] : null;
-        eventually(fn () => $address() !== null);
-        return $address();
+        $says = fn () => preg_match('#http://127\.0\.0\.1:\d+#', file_get_contents($log), $address)
+            ? $address[0]
+            : null;
+        eventually(fn () => $says() !== null);
+        return $says();
     }
 
     /** Waits until something is said. */
@@ -192,7 +195,7 @@ final class Answer
 
     public function isWhole(): bool
     {
-        return $this->body !== null && (int) $this->headers['Content-Length'] === strlen($this->body);
+        return $this->header('Content-Length') === (string) strlen((string) $this->body);
     }
 
     public function header(string $name): ?string
@@ -209,7 +212,8 @@ final class Answer
 function make_site(string $configuration): string
 {
     $site = sys_get_temp_dir() . '/carbonphp-' . bin2hex(random_bytes(6));
-    exec(implode(' ', array_map(escapeshellarg(...), [PHP_BINARY, __DIR__ . '/make-site.php', $site])));
+    $command = [PHP_BINARY, __DIR__ . '/make-site.php', $site];
+    proc_close(proc_open($command, [], $pipes));
     file_put_contents("$site/configuration.php", "<?php return $configuration;");
     mkdir("$site/tmp/sessions", recursive: true);
     return $site;

@@ -61,7 +61,8 @@ class CarbonPHP
         if (self::$cli && strtolower(array_shift($arguments) ?? '') === 'websocket') {
             self::$program = new WebSocket([self::$configuration, $arguments]);
         }
-        self::$protocol = ($_SERVER['SERVER_PORT'] ?? 80) === WebSocket::$port ? 'wss://' : 'http://';
+        $port = $_SERVER['SERVER_PORT'] ?? 80;
+        self::$protocol = $port === WebSocket::$port ? 'wss://' : 'http://';
         if (isset(self::$configuration['SESSION'])) {
             $path = self::$configuration['SESSION']['PATH'] ?? self::$app_root . 'tmp/sessions/';
             is_dir($path) || mkdir($path, 0755, true);

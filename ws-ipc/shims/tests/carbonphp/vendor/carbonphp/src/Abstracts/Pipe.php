@@ -17,8 +17,8 @@ abstract class Pipe
 
     public static function sendToFifoChannel(string $channelName, string $data): void
     {
-        $channel = CarbonPHP::$app_root . self::$channelDirectory . self::safePipeName($channelName);
-        foreach (glob("$channel*.fifo") as $path) {
+        $directory = CarbonPHP::$app_root . self::$channelDirectory;
+        foreach (glob($directory . self::safePipeName($channelName) . '*.fifo') as $path) {
             $fifo = fopen($path, 'wb+');
             fwrite($fifo, $data . self::$fifoDelimiter);
             fclose($fifo);

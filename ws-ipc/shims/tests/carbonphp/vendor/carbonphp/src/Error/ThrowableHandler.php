@@ -8,7 +8,8 @@ use CarbonPHP\Enums\ThrowableReportDisplay;
 class ThrowableHandler
 {
     public static bool $storeReport = false;
-    public static ThrowableReportDisplay $throwableReportDisplay = ThrowableReportDisplay::FULL_DEFAULT;
+    public static ThrowableReportDisplay $throwableReportDisplay =
+        ThrowableReportDisplay::FULL_DEFAULT;
 
     /** A deprecation ends the process, a warning does not. */
     public static function start(): void
