@@ -6,7 +6,8 @@ use tokio::sync::watch;
 use ws_ipc::{FifoDirectory, Pool};
 
 use crate::application::{Application, Backend, Validation};
-use crate::config::Config;
+use crate::config::{Config, FifoRecords};
+use crate::core::uri::Uri;
 use crate::doors::FifoWatch;
 use crate::hub::Hub;
 use crate::identify::Identifier;
@@ -38,6 +39,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Whether it may be run as a message, when others than the client ask for that.
+    pub(crate) fn runs(&self, text: &[u8]) -> bool {
+        let takes_any = self.config.fifo().records == FifoRecords::Any && !text.is_empty();
+        takes_any || Uri::parse(text).is_some()
+    }
+
     /// Has what is kept running for callbacks replaced by fresh processes, in good order.
     pub(crate) fn reload_application(&self) {
         self.pools().for_each(Pool::reload);

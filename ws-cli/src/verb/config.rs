@@ -40,7 +40,7 @@ fn print(args: &PrintArgs) -> Result<(), Failure> {
         };
     }
     let surroundings = Surroundings::of_process()?;
-    let config = serve::configure(&args.serve, &surroundings)?;
+    let (config, _) = serve::configure(&args.serve, &surroundings)?;
     if args.json {
         return output::json(&listed(&config));
     }
@@ -77,6 +77,7 @@ fn kind(source: &Source) -> &'static str {
         SourceKind::Environment => "environment",
         SourceKind::Credential => "credential",
         SourceKind::CommandLine => "flag",
+        SourceKind::Application => "application",
     }
 }
 

@@ -19,13 +19,12 @@ use ws_proto::{EncodedMessage, MessageKind};
 use ws_session::{Target, UserId};
 
 use crate::application::Application;
-use crate::config::{FifoFraming, FifoRecords};
+use crate::config::FifoFraming;
 use crate::connection::Connection;
 use crate::core::answer::kind_of;
 use crate::core::complaints::Complaints;
 use crate::core::question::{Occasion, Question, Source};
 use crate::core::rate::{Bucket, Rate};
-use crate::core::uri::Uri;
 use crate::counters::{Counters, RecordRefusal};
 use crate::shard::Shard;
 use crate::shared::Shared;
@@ -132,14 +131,9 @@ pub(crate) async fn serve_user(shard: Rc<Shard>, user: UserId, fifo: Fifo) {
 
 /// Whether the application can be asked for it.
 fn is_runnable(shard: &Shard, record: &[u8]) -> bool {
-    let server = &shard.server;
     // The program of a connection reads whatever line it is.
-    server.config.fifo().records == FifoRecords::Any
-        || server
-            .application
-            .as_ref()
-            .is_some_and(Application::is_stream)
-        || Uri::parse(record).is_some()
+    let application = shard.server.application.as_ref();
+    application.is_some_and(Application::is_stream) || shard.server.runs(record)
 }
 
 /// Runs every record of a connection's FIFO through the application, as that connection's user.
