@@ -58,7 +58,7 @@ impl Default for Verb {
 /// The configuration file is the first of --config, $WS_CONFIG, ./ws.toml,
 /// $XDG_CONFIG_HOME/ws/ws.toml and /etc/ws/ws.toml. Above it stand environment variables
 /// (WS__SERVER__LISTEN for server.listen), above these the flags.
-#[derive(Debug, Default, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 #[command(before_help = "Example: ws serve --listen 127.0.0.1:0 -- tr a-z A-Z")]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
@@ -118,7 +118,7 @@ pub(crate) struct ServeArgs {
 }
 
 /// Flags of CarbonPHP's server, which stand in unit files. They work, and the log says what to write.
-#[derive(Debug, Default, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct LegacyFlags {
     #[arg(long = "autoAssignAnyOpenPort", hide = true)]
     pub(crate) any_open_port: bool,
@@ -330,10 +330,17 @@ pub(crate) struct EventsArgs {
     pub(crate) client: Client,
 }
 
-/// Shows the counters of the server
+/// Shows how the server does, and what is not well
+///
+/// Counts are those since its start. What never happened is left out. What is wrong stands at the top,
+/// in words.
 #[derive(Debug, clap::Args)]
 #[command(before_help = "Example: ws status")]
 pub(crate) struct StatusArgs {
+    /// Print every counter under its name, one a line
+    #[arg(long)]
+    pub(crate) all: bool,
+
     #[command(flatten)]
     pub(crate) client: Client,
 }
@@ -504,7 +511,7 @@ pub(crate) struct PrintArgs {
     pub(crate) json: bool,
 }
 
-#[derive(Debug, Default, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct ConfigFile {
     /// Read this configuration file
     #[arg(long, value_name = "FILE")]

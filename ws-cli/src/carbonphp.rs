@@ -43,17 +43,33 @@ impl Taken {
     }
 }
 
+/// How it is found out what an application says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Asking<'a> {
+    /// It is run.
+    Now,
+    /// What it said before is taken, if it did.
+    Not(Option<&'a Report>),
+}
+
 /// Asks the application that the configuration names, if it names one, and sets what it says and
 /// what its kind needs, unless something else is written.
 pub(crate) fn prepare(
     raw: &mut RawConfig,
     surroundings: &Surroundings,
+    asking: Asking<'_>,
 ) -> Result<Option<Taken>, Refusal> {
     // What is wrong there is found again where everything else that is wrong is found.
     let Ok(Some(application)) = CarbonPhpConfig::from_raw(raw, &surroundings.directory) else {
         return Ok(None);
     };
-    let report = boot::describe(&application).map_err(|error| Refusal::of_application(&error))?;
+    let report = match asking {
+        Asking::Now => {
+            boot::describe(&application).map_err(|error| Refusal::of_application(&error))?
+        }
+        Asking::Not(Some(report)) => report.clone(),
+        Asking::Not(None) => return Ok(None),
+    };
     let settings = report::apply(&report, &application, raw, &surroundings.directory);
     Ok(Some(Taken {
         index: application.index,

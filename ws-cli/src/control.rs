@@ -75,6 +75,19 @@ pub(crate) struct Ask<'a> {
     pub(crate) patience: Duration,
 }
 
+impl<'a> Ask<'a> {
+    /// A question that changes nothing.
+    pub(crate) fn get(path: &'a str) -> Self {
+        Self {
+            method: Method::GET,
+            path,
+            body: None,
+            key: None,
+            patience: TIMEOUT,
+        }
+    }
+}
+
 /// Renders a target as the control API takes it.
 pub(crate) fn targets(to: &Targets) -> Value {
     let mut target = match to.named() {
@@ -235,7 +248,19 @@ impl Caller {
 
     /// Makes a request, and returns the JSON that is answered.
     pub(crate) async fn call(&mut self, ask: &Ask<'_>) -> Result<Value, CallError> {
-        within(ask.patience, self.exchange(ask)).await
+        let answer = within(ask.patience, self.exchange(ask)).await?;
+        Ok(serde_json::from_slice(&answer).context("the answer is not JSON")?)
+    }
+
+    /// Asks for something that is answered in JSON, at once.
+    pub(crate) async fn get(&mut self, path: &str) -> Result<Value, CallError> {
+        self.call(&Ask::get(path)).await
+    }
+
+    /// Asks for something that is answered in text, at once.
+    pub(crate) async fn get_text(&mut self, path: &str) -> Result<String, CallError> {
+        let answer = within(TIMEOUT, self.exchange(&Ask::get(path))).await?;
+        Ok(String::from_utf8(answer.into()).context("the answer is not UTF-8")?)
     }
 
     /// Says what went wrong as the command does.
@@ -247,7 +272,7 @@ impl Caller {
         }
     }
 
-    async fn exchange(&mut self, ask: &Ask<'_>) -> Result<Value, CallError> {
+    async fn exchange(&mut self, ask: &Ask<'_>) -> Result<Bytes, CallError> {
         let mut wire = self.wire().await?;
         wire.sender.ready().await?;
         let request = request(ask, self.address.as_ref(), self.token.as_ref())?;
@@ -409,7 +434,7 @@ impl<E: Into<anyhow::Error>> From<E> for CallError {
     }
 }
 
-async fn read_answer(response: Response<Incoming>) -> Result<Value, CallError> {
+async fn read_answer(response: Response<Incoming>) -> Result<Bytes, CallError> {
     let status = response.status();
     let retry_after = response.headers().get(header::RETRY_AFTER);
     let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
@@ -417,11 +442,9 @@ async fn read_answer(response: Response<Incoming>) -> Result<Value, CallError> {
         .collect()
         .await;
     let body = body.map_err(anyhow::Error::from_boxed)?.to_bytes();
-    let json = serde_json::from_slice::<Value>(&body);
     if !status.is_success() {
-        let told = json
-            .ok()
-            .and_then(|json| Some(json.get("error")?.as_str()?.to_owned()));
+        let json = serde_json::from_slice::<Value>(&body).ok();
+        let told = json.and_then(|json| Some(json.get("error")?.as_str()?.to_owned()));
         let message = told.unwrap_or_else(|| status.to_string());
         return Err(CallError::Refused {
             status,
@@ -429,7 +452,7 @@ async fn read_answer(response: Response<Incoming>) -> Result<Value, CallError> {
             retry_after: retry_after.map(Duration::from_secs),
         });
     }
-    Ok(json.context("the answer is not JSON")?)
+    Ok(body)
 }
 
 async fn within<T>(

@@ -8,8 +8,11 @@ mod carbonphp;
 mod config;
 mod control;
 mod failure;
+mod figures;
+mod human;
 mod logging;
 mod output;
+mod paint;
 mod supervision;
 mod verb;
 

@@ -3,7 +3,7 @@
 /*
  * Runs a CarbonPHP application for ws, as it is:
  *
- *     php -d auto_prepend_file=carbonphp.php index.php websocket
+ *     php -d opcache.enable_cli=1 -d auto_prepend_file=carbonphp.php index.php websocket
  *
  * CarbonPHP boots by the application's own index.php, takes the class that is declared here for its
  * CarbonPHP\Programs\WebSocket, and calls run(). There this process becomes a fork server: it has
@@ -37,6 +37,8 @@
  *                                   and $userResourceConnections say who is connected: "always",
  *                                   "never", or "auto", if the application mentions one of them.
  *                                   It costs a request to the server for each message.
+ *
+ * opcache saves each process what it takes to compile the classes that are not loaded yet.
  *
  * Connections to a database that CarbonPHP has opened while it booted are closed before the first
  * fork. Others are shared by all processes, which no database stands: open them in the callback.
@@ -245,12 +247,25 @@ function complain(string $text): void
     \ws\say(Log::$name . ": $text");
 }
 
+/** As "@", which is not silence to each handler of errors that an application has. */
+function silently(callable $act): mixed
+{
+    set_error_handler(fn () => true);
+    try {
+        return $act();
+    } finally {
+        restore_error_handler();
+    }
+}
+
 /** Prepares this process for an application that is not loaded yet. */
 function begin(): void
 {
     Log::$name = 'carbonphp.php';
     // CarbonPHP closes STDERR before it exits.
     Log::$stream = fopen('php://stderr', 'w') ?: null;
+    // PHP itself would print why it ends, with an answer that is dropped.
+    ini_set('log_errors', '1');
     // What is printed now is for nobody, and once it were printed, no session could begin.
     ob_start(function (string $printed) {
         if (Log::$stream && $printed !== '') {
@@ -300,9 +315,7 @@ function serve(array $configuration): never
     if (session_status() === PHP_SESSION_ACTIVE) {
         session_write_close();
     }
-    // A child that used one would break it for all.
-    Database::close();
-    Database::close(true);
+    leave_database();
     declare_relationship();
     $report = getenv('WS_CARBONPHP_REPORT');
     if ($report !== false && $report !== '') {
@@ -319,6 +332,7 @@ function serve(array $configuration): never
     Application::$process = array_intersect_key($_SERVER, array_flip([
         'SCRIPT_NAME', 'SCRIPT_FILENAME', 'PHP_SELF', 'PATH_TRANSLATED', 'DOCUMENT_ROOT',
     ]));
+    array_map(complain(...), shared_connections());
     WebSocket::$socket = fopen('php://memory', 'r');
     while (ob_get_level() > 0) {
         ob_end_flush();
@@ -326,6 +340,42 @@ function serve(array $configuration): never
     \ws\drop_answers_of_exits();
     \ws\serve_by_forks(Stdin::takeListener(), answer(...));
     exit(0);
+}
+
+/** A connection that two processes use is broken for both; each is to open one of its own. */
+function leave_database(): void
+{
+    Database::close();
+    Database::close(true);
+    if (method_exists(Database::class, 'setPdoOptions') && extension_loaded('pdo_mysql')) {
+        // It would outlast the process that opens it only to be found dead.
+        $options = [\PDO::ATTR_PERSISTENT => false] + Database::getPdoOptions();
+        Database::setPdoOptions($options, false);
+    }
+}
+
+/** @return list<string> what other connections the application has opened while it booted */
+function shared_connections(): array
+{
+    $inodes = [];
+    foreach (glob('/proc/self/fd/*') as $link) {
+        if (preg_match('/^socket:\[(\d+)\]$/', (string) silently(fn () => readlink($link)), $inode)) {
+            $inodes[$inode[1]] = true;
+        }
+    }
+    $warnings = [];
+    foreach (array_filter(['/proc/net/tcp', '/proc/net/tcp6'], is_readable(...)) as $table) {
+        foreach (file($table) as $line) {
+            $fields = preg_split('/\s+/', trim($line));
+            // 01: established.
+            if (($fields[3] ?? '') === '01' && isset($inodes[$fields[9] ?? ''])) {
+                $port = hexdec(substr($fields[2], -4));
+                $warnings[] = "a connection to port $port is open before the first message:"
+                    . ' all would use it at once, open it in the callback';
+            }
+        }
+    }
+    return $warnings;
 }
 
 /** The original if it can be loaded. */
@@ -355,7 +405,7 @@ class Relationship
 function describe(array $configuration): array
 {
     $socket = $configuration['SOCKET'] ?? [];
-    $warnings = [];
+    $warnings = shared_connections();
     $kind = fn (mixed $callback) => $callback === null ? 'default' : 'application';
     foreach (['validateUserCallback', 'startApplicationCallback'] as $name) {
         if (WebSocket::$$name !== null && !is_callable(WebSocket::$$name)) {
@@ -429,15 +479,18 @@ function mentions_lists(): bool
         new \RecursiveDirectoryIterator($root, \FilesystemIterator::SKIP_DOTS),
         $isOwn,
     );
+    $mentions = fn (string $path) => preg_match(
+        LISTS,
+        (string) silently(fn () => file_get_contents($path)),
+    ) === 1;
     $files = new \RecursiveIteratorIterator($tree, flags: \RecursiveIteratorIterator::CATCH_GET_CHILD);
-    foreach ($files as $file) {
-        if ($file->isFile() && $file->getExtension() === 'php' && $file->getRealPath() !== __FILE__) {
-            if (preg_match(LISTS, (string) @file_get_contents($file->getPathname()))) {
-                return true;
-            }
+    foreach ($files as $path => $file) {
+        $isCode = $file->isFile() && $file->getExtension() === 'php' && $path !== __FILE__;
+        if ($isCode && $mentions($path)) {
+            return true;
         }
     }
-    return false;
+    return $mentions(get_included_files()[0]);
 }
 
 /** Answers a request of the server. */
@@ -608,6 +661,10 @@ final class Visit
         } else {
             Session::resume($id);
         }
+        if (session_id() !== $id) {
+            // It has ended meanwhile. The new one that PHP makes then is for nobody.
+            session_destroy();
+        }
     }
 
     /** Tells the server if the application has gone on to another session. */
@@ -635,7 +692,8 @@ final class Visit
         $user = $this->variables['WS_USER_ID'] ?? '';
         $own = new WsUserConnectionRelationship(
             userId: $user,
-            userPipe: open_fifo($this->variables['WS_FIFO'] ?? ''),
+            userPipe: open_fifo($this->variables['WS_FIFO'] ?? '')
+                ?? ConnectionStream::open($this->connection, 'run'),
             userSocket: ConnectionStream::open($this->connection),
             sessionId: (string) session_id() ?: $user,
             headers: headers($this->variables),
@@ -687,7 +745,7 @@ function open_fifo(string $path): mixed
     if (!file_exists($path) || filetype($path) !== 'fifo') {
         return null;
     }
-    $fifo = @fopen($path, 'rb+') ?: null;
+    $fifo = silently(fn () => fopen($path, 'rb+')) ?: null;
     if ($fifo) {
         stream_set_blocking($fifo, false);
     }
@@ -771,7 +829,7 @@ final class Control
         }
         $flags = JSON_UNESCAPED_SLASHES | JSON_UNESCAPED_UNICODE | JSON_THROW_ON_ERROR;
         $body = $content === null ? '' : json_encode($content, $flags);
-        $answer = self::exchange(implode("\r\n", [
+        $request = implode("\r\n", [
             "$method $target HTTP/1.1",
             'Host: localhost',
             'Content-Type: application/json',
@@ -779,7 +837,8 @@ final class Control
             'Connection: close',
             '',
             $body,
-        ]));
+        ]);
+        $answer = silently(fn () => self::exchange($request));
         [$head, $body] = explode("\r\n\r\n", $answer, 2) + [1 => ''];
         $decoded = json_decode($body, true);
         if (!preg_match('#^HTTP/1\.[01] 2#', $head) || !is_array($decoded)) {
@@ -792,18 +851,18 @@ final class Control
     private static function exchange(string $request): string
     {
         $path = self::$path;
-        $stream = @stream_socket_client("unix://$path", $code, $reason, CONTROL_TIMEOUT);
+        $stream = stream_socket_client("unix://$path", $code, $reason, CONTROL_TIMEOUT);
         if (!$stream) {
             throw new \RuntimeException("$path: $reason");
         }
         stream_set_timeout($stream, CONTROL_TIMEOUT);
         for ($sent = 0; $sent < strlen($request); $sent += $count) {
-            $count = @fwrite($stream, $sent === 0 ? $request : substr($request, $sent));
+            $count = fwrite($stream, $sent === 0 ? $request : substr($request, $sent));
             if (!$count) {
                 break;
             }
         }
-        $answer = (string) @stream_get_contents($stream);
+        $answer = (string) stream_get_contents($stream);
         fclose($stream);
         return $answer;
     }

@@ -211,7 +211,8 @@ final class Stdin
     public static function set(string $body): void
     {
         // In memory if possible: to delete it costs a disk milliseconds.
-        $path = @tempnam('/dev/shm', 'ws');
+        $directory = is_writable('/dev/shm') ? '/dev/shm' : sys_get_temp_dir();
+        $path = tempnam($directory, 'ws');
         fclose(self::$file);
         self::$file = fopen($path, 'w+');
         unlink($path);

@@ -245,11 +245,15 @@ sub hang_up {
 sub reap {
     my ($children) = @_;
     for my $pid (keys %$children) {
-        next if waitpid($pid, WNOHANG) == 0;
+        my $is_over = has_ended($pid);
+
+        # What it started dies with it, as long as its number cannot be another's.
+        kill '-KILL', $pid if $is_over;
+        next if defined $is_over && !$is_over || waitpid($pid, WNOHANG) == 0;
         my $status = $?;
 
-        # What it started dies with it. Its number is taken while its group has members.
-        kill '-KILL', $pid;
+        # The number is at least taken while its group has members.
+        kill '-KILL', $pid if !defined $is_over;
         my $connection = delete $children->{$pid} or next;
         printf STDERR "fork.pl: process %d was killed by signal %d\n", $pid, $status & 127
             if $status & 127;
@@ -257,6 +261,16 @@ sub reap {
             if $status >> 8;
     }
     return;
+}
+
+# Tells whether a child has ended, and leaves it to be reaped: Perl has no waitid. Undefined where
+# /proc may not be read.
+sub has_ended {
+    my ($pid) = @_;
+    open my $stat, '<', "/proc/$pid/stat" or return;
+
+    # The state follows the name, which may hold anything.
+    return (<$stat> // '') =~ /.*[)] [ZX]/s;
 }
 
 # Answers requests one after another.

@@ -228,14 +228,28 @@ module WS
 
     def reap
       @children.each_key.to_a.each do |pid|
-        _, status = Process.wait2(pid, Process::WNOHANG)
-        report_end(pid, status) if status
+        is_over = ended?(pid)
+        # What it started dies with it, as long as its number cannot be another's.
+        kill_group(pid) if is_over
+        _, status = Process.wait2(pid, Process::WNOHANG) unless is_over == false
+        next unless status
+
+        # The number is at least taken while its group has members.
+        kill_group(pid) if is_over.nil?
+        report_end(pid, status)
       end
     end
 
+    # Tells whether a child has ended, and leaves it to be reaped: Ruby has no waitid. Nil where
+    # /proc may not be read.
+    def ended?(pid)
+      # The state follows the name, which may hold anything.
+      File.binread("/proc/#{pid}/stat").match?(/.*\) [ZX]/m)
+    rescue SystemCallError
+      nil
+    end
+
     def report_end(pid, status)
-      # What it started dies with it. Its number is taken while its group has members.
-      kill_group(pid)
       connection = @children.delete(pid) or return
       connection.close
       warn("fork.rb: process ended badly: #{status}") unless status.success?

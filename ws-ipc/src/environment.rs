@@ -59,6 +59,16 @@ impl Environment {
         }
     }
 
+    /// Makes one with room for names and values of so many bytes, within its limits.
+    pub(crate) fn with_capacity(size: usize) -> Self {
+        let size = size.min(Self::MAX_SIZE);
+        Self {
+            text: Vec::with_capacity(size),
+            // A variable of the usual kind takes as much.
+            ends: Vec::with_capacity(size / 24),
+        }
+    }
+
     /// Returns the bytes that [`MAX_SIZE`](Self::MAX_SIZE) bounds.
     pub const fn size(&self) -> usize {
         self.text.len() + 2 * self.ends.len()
@@ -126,17 +136,23 @@ impl Environment {
         name: &str,
         value: impl AsRef<[u8]>,
     ) -> Result<(), EnvironmentError> {
-        self.put_without_nul(name, value.as_ref(), Self::MAX_SIZE)
+        check_configured(name, value.as_ref())?;
+        self.put(name, value.as_ref(), Self::MAX_SIZE)
     }
 
-    /// Sets a variable of a request that was encoded from an environment, which may have been full
-    /// before `CONTENT_LENGTH` was added.
-    pub(crate) fn set_received(
+    /// Adds a variable of a request that was encoded from an environment, which may have been full
+    /// before `CONTENT_LENGTH` was added; tells whether it did, and did not have it yet.
+    pub(crate) fn add_received(
         &mut self,
         name: &str,
         value: &[u8],
-    ) -> Result<(), EnvironmentError> {
-        self.put_without_nul(name, value, Self::MAX_SIZE + 64)
+    ) -> Result<bool, EnvironmentError> {
+        if self.position(name).is_some() {
+            return Ok(false);
+        }
+        check_configured(name, value)?;
+        self.put_at(None, name, value, Self::MAX_SIZE + 64)?;
+        Ok(true)
     }
 
     /// Adds a request header as `HTTP_*`.
@@ -207,22 +223,6 @@ impl Environment {
         }
     }
 
-    fn put_without_nul(
-        &mut self,
-        name: &str,
-        value: &[u8],
-        max: usize,
-    ) -> Result<(), EnvironmentError> {
-        check_name(name, |byte| byte.is_ascii_alphabetic() || byte == b'_')?;
-        if value.contains(&0) {
-            return Err(EnvironmentError::InvalidValue {
-                name: name.into(),
-                byte: 0,
-            });
-        }
-        self.put(name, value, max)
-    }
-
     fn put_printable(&mut self, name: &str, value: &[u8]) -> Result<(), EnvironmentError> {
         match value.iter().find(|byte| byte.is_ascii_control()) {
             Some(&byte) => Err(EnvironmentError::InvalidValue {
@@ -234,10 +234,20 @@ impl Environment {
     }
 
     fn put(&mut self, name: &str, value: &[u8], max: usize) -> Result<(), EnvironmentError> {
+        self.put_at(self.position(name), name, value, max)
+    }
+
+    /// Puts a variable in the place of a former one, or at the end.
+    fn put_at(
+        &mut self,
+        slot: Option<usize>,
+        name: &str,
+        value: &[u8],
+        max: usize,
+    ) -> Result<(), EnvironmentError> {
         if name == "HTTP_PROXY" {
             return Err(EnvironmentError::InvalidName { name: name.into() });
         }
-        let slot = self.position(name);
         let former = slot.map_or(0, |at| entry_size(name, &self.text[self.value_range(at)]));
         let size = self.size() - former + entry_size(name, value);
         if size > max {
@@ -302,6 +312,18 @@ pub enum EnvironmentError {
         /// The limit, [`Environment::MAX_COUNT`].
         max: usize,
     },
+}
+
+/// Checks a variable that the operator may configure.
+fn check_configured(name: &str, value: &[u8]) -> Result<(), EnvironmentError> {
+    check_name(name, |byte| byte.is_ascii_alphabetic() || byte == b'_')?;
+    if value.contains(&0) {
+        return Err(EnvironmentError::InvalidValue {
+            name: name.into(),
+            byte: 0,
+        });
+    }
+    Ok(())
 }
 
 fn check_name(name: &str, allowed: impl Fn(u8) -> bool) -> Result<(), EnvironmentError> {

@@ -13,7 +13,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use crate::forkserver::{Answer, Options, READ_SIZE, Request, read_request};
+use crate::forkserver::{Answer, Options, Request, read_request};
 use crate::socketpair;
 
 /// Serves requests with `handler`, one after another.
@@ -43,12 +43,8 @@ pub fn run(mut handler: impl FnMut(&Request) -> Answer) -> io::Result<()> {
 }
 
 fn serve(mut stream: UnixStream, handler: &mut impl FnMut(&Request) -> Answer) -> io::Result<()> {
-    let Some(request) = read_request(
-        &mut stream,
-        &mut [0; READ_SIZE],
-        Options::default().max_body_size,
-    )?
-    else {
+    let max_body_size = Options::default().max_body_size;
+    let Some(request) = read_request(&stream, max_body_size)? else {
         return Ok(());
     };
     let answer = handler(&request).encode().map_err(io::Error::other)?;

@@ -64,7 +64,7 @@ pub(crate) fn process_identity(account: Account) -> ProcessIdentity {
 }
 
 /// The settings that the application and the validation share.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Callback {
     pub(crate) backend: Arc<Backend>,
     pub(crate) output: Output,
@@ -72,7 +72,7 @@ pub(crate) struct Callback {
     pub(crate) max_output: usize,
     /// Runs at once in the whole server.
     pub(crate) at_once: usize,
-    pub(crate) turns: Semaphore,
+    pub(crate) turns: Arc<Semaphore>,
     /// How long a run may wait for its turn among these; `None` for what was accepted.
     pub(crate) queue_timeout: Option<Duration>,
     /// Variables that are the same for every visitor.

@@ -7,6 +7,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, mpsc, watch};
 use ws_ipc::fastcgi::{FastCgi, FastCgiConfig};
 use ws_ipc::scgi::ScgiServer;
@@ -28,7 +29,7 @@ use crate::metrics;
 use crate::page::Page;
 use crate::places::PlaceLimits;
 use crate::rates::Rates;
-use crate::shared::Shared;
+use crate::shared::{Current, Shared};
 use crate::sockets::{self, Sockets};
 use crate::store::Keeper;
 use crate::visitor::common_environment;
@@ -44,13 +45,6 @@ pub(crate) fn share(
 ) -> Result<Shared, ServeError> {
     let limits = config.limits();
     let descriptors = sockets::shares(&config, shards.len());
-    let protocol = ws_proto::Config::default()
-        .with_max_message_size(limits.max_message_size)
-        .with_message_timeout(limits.message_timeout)
-        .with_ping_interval(limits.ping_interval)
-        .with_pong_timeout(limits.pong_timeout)
-        .with_close_timeout(limits.close_timeout)
-        .with_deflate(config.compression().deflate());
     let identity = config.identity();
     let sessions = Sessions::new(SessionConfig {
         ttl: identity.ttl,
@@ -75,7 +69,6 @@ pub(crate) fn share(
     let application = application(&config, helpers, &common)?;
     let validation = validation(&config, helpers, application.as_ref(), &common)?;
     Ok(Shared {
-        protocol: Arc::new(protocol),
         hub: Hub::new(
             shards,
             keeper,
@@ -89,19 +82,62 @@ pub(crate) fn share(
             Counters::new(limits.send_queue_total),
             u64::from_ne_bytes(seed),
         ),
-        rates: Rates::new(limits.rates, Instant::now()),
         sockets: Sockets::new(descriptors.sockets),
         // Those who have not even asked do not take the room of those who do.
         handshakes: limits.max_handshakes.get().min(descriptors.connections / 2),
-        application,
         identifier,
-        validation,
         fifos,
         fifo_watch: FifoWatch::default(),
         page,
         draining,
-        config,
+        current: ArcSwap::from_pointee(Current {
+            protocol: Arc::new(protocol(&config)),
+            rates: Rates::new(limits.rates, Instant::now()),
+            application,
+            validation,
+            config,
+        }),
     })
+}
+
+/// Makes what takes the place of `former` under another configuration. What runs goes on.
+pub(crate) fn renew(former: &Current, config: Config) -> Current {
+    let (app, validate) = (config.app(), config.validate());
+    let application = former.application.as_ref().map(|application| Application {
+        callback: Callback {
+            timeout: app.timeout,
+            max_output: app.max_output,
+            added: app_variables(&config),
+            ..application.callback.clone()
+        },
+        ..application_settings(&config, application.callback.clone())
+    });
+    let validation = former.validation.as_ref().map(|validation| Validation {
+        callback: Callback {
+            timeout: validate.timeout,
+            queue_timeout: Some(validate.timeout),
+            added: validate_variables(&config),
+            ..validation.callback.clone()
+        },
+    });
+    Current {
+        protocol: Arc::new(protocol(&config)),
+        rates: Rates::new(config.limits().rates, Instant::now()),
+        application,
+        validation,
+        config,
+    }
+}
+
+fn protocol(config: &Config) -> ws_proto::Config {
+    let limits = config.limits();
+    ws_proto::Config::default()
+        .with_max_message_size(limits.max_message_size)
+        .with_message_timeout(limits.message_timeout)
+        .with_ping_interval(limits.ping_interval)
+        .with_pong_timeout(limits.pong_timeout)
+        .with_close_timeout(limits.close_timeout)
+        .with_deflate(config.compression().deflate())
 }
 
 fn application(
@@ -110,30 +146,36 @@ fn application(
     common: &Environment,
 ) -> Result<Option<Application>, ServeError> {
     let app = config.app();
-    let (backend, output, env) = match &app.backend {
+    let (backend, output) = match &app.backend {
         AppBackend::Echo => return Ok(None),
         AppBackend::Demo => {
             let demo = helpers.app.clone().ok_or_else(not_started)?;
-            (Backend::Pool(demo), Output::Cgi, BTreeMap::new())
+            (Backend::Pool(demo), Output::Cgi)
         }
         AppBackend::Callback(backend) => {
             let confinement = &helpers.confinements.app;
             callback(backend, helpers, confinement, helpers.app.as_ref())?
         }
     };
-    Ok(Some(Application {
-        callback: Callback {
-            at_once: at_once(&backend, app.concurrency),
-            turns: Semaphore::new(at_once(&backend, app.concurrency)),
-            backend: Arc::new(backend),
-            output,
-            timeout: app.timeout,
-            max_output: app.max_output,
-            queue_timeout: None,
-            common: common.clone(),
-            added: added(env, &app.params),
-            durations: metrics::durations(),
-        },
+    let callback = Callback {
+        at_once: at_once(&backend, app.concurrency),
+        turns: turns(&backend, app.concurrency),
+        backend: Arc::new(backend),
+        output,
+        timeout: app.timeout,
+        max_output: app.max_output,
+        queue_timeout: None,
+        common: common.clone(),
+        added: app_variables(config),
+        durations: metrics::durations(),
+    };
+    Ok(Some(application_settings(config, callback)))
+}
+
+fn application_settings(config: &Config, callback: Callback) -> Application {
+    let app = config.app();
+    Application {
+        callback,
         stream: StreamSettings {
             output: app.stream,
             grace: app.stream_grace,
@@ -141,7 +183,36 @@ fn application(
         trimming: app.trim,
         empty_reply: app.empty_reply.clone().map(Into::into),
         error_reply: app.error_reply.clone().map(Into::into),
-    }))
+    }
+}
+
+/// The variables that the configuration adds for the application.
+fn app_variables(config: &Config) -> BTreeMap<String, String> {
+    variables(config.app().backend.callback(), &config.app().params)
+}
+
+/// Those that it adds for the validation.
+fn validate_variables(config: &Config) -> BTreeMap<String, String> {
+    let validate = config.validate();
+    let mut added = match validate.backend {
+        ValidateBackend::Application => app_variables(config),
+        _ => BTreeMap::new(),
+    };
+    added.extend(variables(validate.backend.callback(), &validate.params));
+    added
+}
+
+/// What is kept running has its environment from its start.
+fn variables(
+    backend: Option<&CallbackBackend>,
+    params: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    let mut added = match backend {
+        Some(CallbackBackend::Exec(exec) | CallbackBackend::Stream(exec)) => exec.env.clone(),
+        _ => BTreeMap::new(),
+    };
+    added.extend(params.clone());
+    added
 }
 
 fn validation(
@@ -153,15 +224,13 @@ fn validation(
     /// Room for the longest user id, or for the headers of an answer of CGI.
     const MAX_OUTPUT: usize = 16 * 1024;
     let validate = config.validate();
-    let (backend, output, added) = match &validate.backend {
+    let (backend, output) = match &validate.backend {
         ValidateBackend::None => return Ok(None),
         ValidateBackend::Application => {
             let Some(Application { callback, .. }) = application else {
                 return Ok(None);
             };
-            let mut added = callback.added.clone();
-            added.extend(validate.params.clone());
-            (Arc::clone(&callback.backend), callback.output, added)
+            (Arc::clone(&callback.backend), callback.output)
         }
         // Both then share what connections there are, as is fair to whoever waits for one.
         ValidateBackend::Callback(CallbackBackend::FastCgi(address))
@@ -170,59 +239,58 @@ fn validation(
                 && server.address() == address =>
         {
             let backend = Arc::new(Backend::FastCgi(server.clone()));
-            (backend, Output::Cgi, validate.params.clone())
+            (backend, Output::Cgi)
         }
         ValidateBackend::Callback(backend) => {
             let confinement = &helpers.confinements.validate;
             let pool = helpers.validation.as_ref();
-            let (backend, output, env) = callback(backend, helpers, confinement, pool)?;
-            (Arc::new(backend), output, added(env, &validate.params))
+            let (backend, output) = callback(backend, helpers, confinement, pool)?;
+            (Arc::new(backend), output)
         }
     };
     Ok(Some(Validation {
         callback: Callback {
             at_once: at_once(&backend, validate.concurrency),
-            turns: Semaphore::new(at_once(&backend, validate.concurrency)),
+            turns: turns(&backend, validate.concurrency),
             backend,
             output,
             timeout: validate.timeout,
             max_output: MAX_OUTPUT,
             queue_timeout: Some(validate.timeout),
             common: common.clone(),
-            added,
+            added: validate_variables(config),
             durations: metrics::durations(),
         },
     }))
 }
 
-/// What runs a callback, what it writes, and the variables that each run of it gets.
+/// What runs a callback, and what it writes.
 fn callback(
     backend: &CallbackBackend,
     helpers: &Helpers,
     confinement: &Confinement,
     pool: Option<&Pool>,
-) -> Result<(Backend, Output, BTreeMap<String, String>), ServeError> {
-    let none = BTreeMap::new();
+) -> Result<(Backend, Output), ServeError> {
     Ok(match backend {
         CallbackBackend::Exec(exec) => {
             let program = Backend::Exec(program(exec, helpers, confinement)?);
-            (program, exec.output, exec.env.clone())
+            (program, exec.output)
         }
         CallbackBackend::Stream(exec) => {
             let program = Backend::Stream(program(exec, helpers, confinement)?);
-            (program, Output::Plain, exec.env.clone())
+            (program, Output::Plain)
         }
         CallbackBackend::Fork(_) | CallbackBackend::Worker(_) => {
             let pool = pool.cloned().ok_or_else(not_started)?;
-            (Backend::Pool(pool), Output::Cgi, none)
+            (Backend::Pool(pool), Output::Cgi)
         }
         CallbackBackend::Scgi(address) => {
             let server = ScgiServer::new(address.clone());
-            (Backend::Scgi(server), Output::Cgi, none)
+            (Backend::Scgi(server), Output::Cgi)
         }
         CallbackBackend::FastCgi(address) => {
             let server = FastCgi::new(address.clone(), FastCgiConfig::default());
-            (Backend::FastCgi(server), Output::Cgi, none)
+            (Backend::FastCgi(server), Output::Cgi)
         }
     })
 }
@@ -250,12 +318,8 @@ fn at_once(backend: &Backend, concurrency: NonZeroUsize) -> usize {
     concurrency.get().min(capacity)
 }
 
-fn added(
-    mut env: BTreeMap<String, String>,
-    params: &BTreeMap<String, String>,
-) -> BTreeMap<String, String> {
-    env.extend(params.clone());
-    env
+fn turns(backend: &Backend, concurrency: NonZeroUsize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(at_once(backend, concurrency)))
 }
 
 fn not_started() -> ServeError {

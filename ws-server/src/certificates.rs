@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tracing::{error, info, warn};
-use ws_transport::{Reload, SelfSigned, TlsAcceptor, TlsError};
+use ws_transport::{Reload, SelfSigned, TlsAcceptor, TlsConfig, TlsError};
 
 use crate::config::{ALPN, Config, Tls};
 use crate::counters::Counters;
@@ -34,7 +34,7 @@ pub(crate) fn load(config: &Config) -> Result<Option<TlsAcceptor>, ServeError> {
 
 /// Looks at the files every `server.tls.reload_interval`, for ever.
 pub(crate) async fn watch(server: Arc<Shared>, tls: TlsAcceptor) {
-    let Some(period) = server.config.server().tls_reload_interval else {
+    let Some(period) = server.current().config.server().tls_reload_interval else {
         return;
     };
     loop {
@@ -47,12 +47,17 @@ pub(crate) async fn watch(server: Arc<Shared>, tls: TlsAcceptor) {
     }
 }
 
-/// Reads the files because the operator asks for it.
-pub(crate) fn reload(tls: &TlsAcceptor, counters: &Counters) {
-    match tls.reload() {
+/// Reads the files, or these instead, because the operator asks for it; says whether they are in use.
+pub(crate) fn reload(tls: &TlsAcceptor, files: Option<TlsConfig>, counters: &Counters) -> bool {
+    let read = match files {
+        Some(files) => tls.reload_from(files),
+        None => tls.reload(),
+    };
+    match read {
         Ok(()) => reloaded(tls, counters, "SIGHUP"),
-        Err(error) => refused(&error, counters, "SIGHUP"),
+        Err(ref error) => refused(error, counters, "SIGHUP"),
     }
+    read.is_ok()
 }
 
 fn reloaded(tls: &TlsAcceptor, counters: &Counters, cause: &'static str) {

@@ -45,6 +45,11 @@ pub(crate) enum Command {
         frame: CloseFrame,
         receipt: oneshot::Sender<Receipt>,
     },
+    /// Tell what went over some of your connections; those that have ended are left out.
+    Look {
+        recipients: Vec<Recipient>,
+        answer: oneshot::Sender<Vec<(ConnectionId, Traffic)>>,
+    },
     /// Answer, to show that you still serve.
     Answer(oneshot::Sender<()>),
     /// Accept nothing more, close each connection when its work is done, then end.
@@ -75,6 +80,21 @@ pub(crate) enum Recipients {
 pub(crate) struct Recipient {
     pub(crate) id: ConnectionId,
     pub(crate) slot: u32,
+}
+
+/// What went over a connection since it was opened, as its line in the log at its end tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Traffic {
+    /// Messages of the client.
+    pub(crate) received: u64,
+    /// Bytes of their payloads.
+    pub(crate) received_bytes: u64,
+    /// Messages that the kernel took whole.
+    pub(crate) sent: u64,
+    /// Bytes of all frames that it took.
+    pub(crate) sent_bytes: u64,
+    /// Bytes that wait for the client to read.
+    pub(crate) waiting_bytes: usize,
 }
 
 /// How far a push got with the connections it was meant for; of several messages, each counts.

@@ -31,7 +31,7 @@ use ws_transport::Stream;
 
 use crate::application::Application;
 use crate::bell::Bell;
-use crate::command::Receipt;
+use crate::command::{Receipt, Traffic};
 use crate::config::OnDisconnect;
 use crate::core::answer::Answer;
 use crate::core::changes::End;
@@ -147,9 +147,10 @@ impl Connection {
         now: Instant,
     ) -> Self {
         let server = &shard.server;
-        let outbound = Outbound::new(server.config.limits().send_queue_size);
-        let app = server.config.app();
-        let turns = Turns::new(match &server.application {
+        let current = server.current();
+        let outbound = Outbound::new(current.config.limits().send_queue_size);
+        let app = current.config.app();
+        let turns = Turns::new(match &current.application {
             // They all wait for the one program to take them.
             Some(application) if application.is_stream() => TurnLimits {
                 running: app.queue.get(),
@@ -163,8 +164,8 @@ impl Connection {
             },
         });
         let protocol =
-            ws_proto::Connection::server(Arc::clone(&server.protocol), now).with_deflate(deflate);
-        let throttle = server.rates.throttle(visitor.user.as_ref(), now);
+            ws_proto::Connection::server(Arc::clone(&current.protocol), now).with_deflate(deflate);
+        let throttle = current.rates.throttle(visitor.user.as_ref(), now);
         if deflate.is_some() {
             server.hub.counters.connections_compressed.increment();
         }
@@ -309,7 +310,8 @@ impl Connection {
         if now < over {
             return Some(over);
         }
-        let token = shard.server.config.identity().token.as_ref();
+        let current = shard.server.current();
+        let token = current.config.identity().token.as_ref();
         let frame = token.map(|token| token.expired.clone());
         let frame = frame.unwrap_or_else(|| CloseFrame::new(CloseCode::POLICY, ""));
         state.close(CloseCause::Expired, frame);
@@ -438,6 +440,18 @@ impl Connection {
         }
     }
 
+    /// What went over it so far.
+    pub(crate) fn traffic(&self) -> Traffic {
+        let state = self.state.borrow();
+        Traffic {
+            received: state.received,
+            received_bytes: state.received_bytes,
+            sent: state.output.sent,
+            sent_bytes: state.output.sent_bytes,
+            waiting_bytes: state.output.queue.len_bytes(),
+        }
+    }
+
     /// Closes the connection because too much waits in the whole server, and much of it here.
     pub(crate) fn relieve(&self, counters: &Counters) {
         let reason = "too much waits: limits.send_queue_total";
@@ -496,7 +510,7 @@ impl Connection {
         let counters = &shard.server.hub.counters;
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
-        let write_timeout = shard.server.config.limits().write_timeout;
+        let write_timeout = shard.server.current().config.limits().write_timeout;
         if state.is_quiet() && self.waiting_runs() == 0 {
             state.wake_work();
             return state.wait(write_timeout, now);
@@ -684,7 +698,8 @@ impl Connection {
         shard.spawn(async move {
             let trace = connection.visitor.begin_trace();
             let data = server.hub.keeper.data(connection.visitor.session);
-            let end = match &server.application {
+            let current = Arc::clone(&server.current());
+            let end = match &current.application {
                 Some(application) if application.answers_in_lines() => {
                     connection
                         .answer_in_lines(&server, application, id, &question, trace, data)
@@ -754,7 +769,8 @@ impl Connection {
                     event = event.as_str(), message.id = message_id, trace.id = trace_id,
                     cause = cause.as_str(), error = %failure, "callback failed"
                 );
-                let application = server.application.as_ref();
+                let current = server.current();
+                let application = current.application.as_ref();
                 application
                     .filter(|_| event.is_message())
                     .map(|app| app.error_answer())
@@ -801,7 +817,7 @@ impl Connection {
             cause: cause.as_str(),
         };
         let standing = server.hub.remove(self.id(), end);
-        if server.config.app().on_disconnect == OnDisconnect::Cancel {
+        if server.current().config.app().on_disconnect == OnDisconnect::Cancel {
             state.work.abort_runs();
         }
         state.wake_work();
@@ -821,7 +837,7 @@ impl Connection {
         );
         drop(state);
         self.tell_ended();
-        let is_asked = server.config.app().events.close && cause != CloseCause::Stopped;
+        let is_asked = server.current().config.app().events.close && cause != CloseCause::Stopped;
         standing
             .filter(|_| is_asked)
             .map(|standing| Occasion::Close {
@@ -834,7 +850,7 @@ impl Connection {
     /// Runs what was accepted before the end; there is nobody left to answer.
     fn finish_turns(self: &Rc<Self>, shard: &Rc<Shard>) -> Turn {
         let counters = &shard.server.hub.counters;
-        let cancels = shard.server.config.app().on_disconnect == OnDisconnect::Cancel;
+        let cancels = shard.server.current().config.app().on_disconnect == OnDisconnect::Cancel;
         let mut state = self.state.borrow_mut();
         // A program takes what was accepted, and ends behind that.
         if state.work.has_program() {

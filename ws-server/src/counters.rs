@@ -368,6 +368,9 @@ pub(crate) struct Counters {
     pub(crate) deliveries: Deliveries,
 
     /// Times that the files of certificates were read again.
+    pub(crate) configuration_reloads: Counter,
+    /// Reloads that were refused because something was wrong with it.
+    pub(crate) configuration_reloads_failed: Counter,
     pub(crate) certificate_reloads: Counter,
     /// Times that they could not be used.
     pub(crate) certificate_reloads_failed: Counter,
@@ -522,6 +525,10 @@ impl Counters {
                 "refused_by": self.control_refusals.to_json(ControlRefusal::NAMES),
             },
             "deliveries": self.deliveries.to_json(),
+            "configuration": {
+                "reloads": self.configuration_reloads.get(),
+                "reloads_failed": self.configuration_reloads_failed.get(),
+            },
             "certificates": {
                 "reloads": self.certificate_reloads.get(),
                 "reloads_failed": self.certificate_reloads_failed.get(),

@@ -4,6 +4,7 @@
 //! push takes its targets and its place in every worker's queue under one lock, so that all
 //! receivers see two pushes in the same order; the workers write it to their own connections.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -13,7 +14,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 use ws_proto::{CloseFrame, EncodedMessage};
 use ws_session::{Binding, ConnectionId, ConnectionIds, Registry, SessionId, Sessions, Target};
 
-use crate::command::{Command, Fate, Notices, Receipt, Recipient, Recipients};
+use crate::command::{Command, Fate, Notices, Receipt, Recipient, Recipients, Traffic};
 use crate::core::changes::{Change, End};
 use crate::core::ledger::Passing;
 use crate::core::pace::Pace;
@@ -356,6 +357,34 @@ impl Hub {
             receipt,
         })
         .await
+    }
+
+    /// What went over connections, one question to each of their workers. Those that have ended
+    /// are left out.
+    pub(crate) async fn traffic(
+        &self,
+        connections: impl IntoIterator<Item = (ConnectionId, &Entry)>,
+    ) -> HashMap<ConnectionId, Traffic> {
+        let mut by_shard = vec![Vec::new(); self.shards.len()];
+        for (id, entry) in connections {
+            let slot = entry.slot;
+            by_shard[entry.shard as usize].push(Recipient { id, slot });
+        }
+        let mut answers = Vec::with_capacity(self.shards.len());
+        for (shard, recipients) in by_shard.into_iter().enumerate() {
+            let (answer, answered) = oneshot::channel();
+            // A worker that is gone had no connections any more.
+            if !recipients.is_empty()
+                && self.command(shard, Command::Look { recipients, answer }) == Ok(())
+            {
+                answers.push(answered);
+            }
+        }
+        let mut traffic = HashMap::new();
+        for answer in answers {
+            traffic.extend(answer.await.unwrap_or_default());
+        }
+        traffic
     }
 
     async fn dispatch(

@@ -33,6 +33,7 @@ mod heartbeat;
 mod helpers;
 mod hub;
 mod identify;
+mod log_tail;
 mod metrics;
 mod observer;
 mod opening;
@@ -42,6 +43,7 @@ mod presence;
 mod randomness;
 mod rates;
 mod readiness;
+mod reconfigure;
 mod reload;
 mod revalidation;
 mod rota;
@@ -60,9 +62,11 @@ mod visitor;
 
 pub use error::{ServeError, ServeErrorKind};
 pub use helpers::{HELPERS, HelperProgram, helper_main};
+pub use log_tail::LogTail;
 pub use observer::Observer;
 pub use page::BROWSER_LIBRARY;
-pub use server::run;
+pub use reconfigure::ConfigSource;
+pub use server::{Host, run};
 pub use store::{ConnectError, StoreOpenError};
 /// Programs that run scripts as fork servers and workers.
 pub use ws_ipc::shims;

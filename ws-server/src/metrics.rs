@@ -13,7 +13,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, prometheus_text};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use ws_ipc::{Pool, PoolStats};
+use ws_ipc::PoolStats;
 
 use self::figures::Figures;
 use crate::counters::{
@@ -74,7 +74,8 @@ fn now(server: &Shared, figures: &mut Figures<'_>) -> fmt::Result {
             registry.session_count(),
         )
     };
-    let limits = server.config.limits();
+    let current = server.current();
+    let limits = current.config.limits();
     figures.gauges([
         ("ws_connections", "Open connections", connections),
         (
@@ -226,6 +227,16 @@ fn sessions(server: &Shared, figures: &mut Figures<'_>) -> fmt::Result {
             &counters.key_reloads_failed,
         ),
         (
+            "ws_configuration_reloads",
+            "Times that the configuration was read again",
+            &counters.configuration_reloads,
+        ),
+        (
+            "ws_configuration_reload_failures",
+            "Times that it could not be used, and nothing was changed",
+            &counters.configuration_reloads_failed,
+        ),
+        (
             "ws_certificate_reloads",
             "Times that certificates were read again",
             &counters.certificate_reloads,
@@ -356,8 +367,9 @@ fn callbacks(server: &Shared, figures: &mut Figures<'_>) -> fmt::Result {
         "cause",
         counters.program_failures.figures(CallbackFailure::NAMES),
     )?;
-    let app = server.config.app();
-    if let Some(application) = &server.application {
+    let current = server.current();
+    let app = current.config.app();
+    if let Some(application) = &current.application {
         let callback = &application.callback;
         figures.gauges([
             (
@@ -378,16 +390,16 @@ fn callbacks(server: &Shared, figures: &mut Figures<'_>) -> fmt::Result {
             &callback.durations,
         )?;
     }
-    if let Some(validation) = &server.validation {
+    if let Some(validation) = &current.validation {
         figures.histogram(
             "ws_validation_duration_seconds",
             "How long the validation took, without waiting for its turn",
-            ("backend", server.config.validation_backend()),
+            ("backend", current.config.validation_backend()),
             &validation.callback.durations,
         )?;
     }
     let mut processes = PoolStats::default();
-    for stats in server.pools().map(Pool::stats) {
+    for stats in server.pools().map(|pool| pool.stats()) {
         processes.running += stats.running;
         processes.restarts += stats.restarts;
         processes.replaced += stats.replaced;

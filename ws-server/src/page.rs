@@ -16,7 +16,12 @@ pub const BROWSER_LIBRARY: &str = include_str!("../web/client/ws.js");
 const HTML: &str = include_str!("../web/console.html");
 
 /// Path, media type and content of what does not change.
-const FILES: [(&str, &str, &str); 4] = [
+const FILES: [(&str, &str, &str); 6] = [
+    (
+        "/base.css",
+        "text/css; charset=utf-8",
+        include_str!("../web/base.css"),
+    ),
     (
         "/console.css",
         "text/css; charset=utf-8",
@@ -31,6 +36,11 @@ const FILES: [(&str, &str, &str); 4] = [
         "/log.js",
         "text/javascript; charset=utf-8",
         include_str!("../web/log.js"),
+    ),
+    (
+        "/dom.js",
+        "text/javascript; charset=utf-8",
+        include_str!("../web/dom.js"),
     ),
     ("/ws.js", "text/javascript; charset=utf-8", BROWSER_LIBRARY),
 ];

@@ -65,12 +65,12 @@ impl Network {
 
 #[derive(Debug)]
 pub(crate) struct Places {
-    limits: PlaceLimits,
     taken: Mutex<Taken>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Taken {
+    limits: PlaceLimits,
     total: usize,
     by_network: HashMap<Network, usize>,
     by_user: HashMap<UserId, usize>,
@@ -79,9 +79,19 @@ struct Taken {
 impl Places {
     pub(crate) fn new(limits: PlaceLimits) -> Arc<Self> {
         Arc::new(Self {
-            limits,
-            taken: Mutex::default(),
+            taken: Mutex::new(Taken {
+                limits,
+                total: 0,
+                by_network: HashMap::new(),
+                by_user: HashMap::new(),
+            }),
         })
+    }
+
+    /// Has other limits from now on. Whoever is there stays; what was not counted so far is counted
+    /// for those who come.
+    pub(crate) fn set_limits(&self, change: impl FnOnce(&mut PlaceLimits)) {
+        change(&mut self.taken().limits);
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
@@ -95,13 +105,14 @@ impl Places {
     ///
     /// The limit that is reached.
     pub(crate) fn visit(self: &Arc<Self>, addr: Option<IpAddr>) -> Result<Visit, Full> {
-        let counted =
-            addr.filter(|addr| self.limits.counts_loopback || !addr.to_canonical().is_loopback());
-        let network = counted.map(Network::of);
         let mut taken = self.taken();
-        self.limits.check(taken.total)?;
+        let limits = taken.limits;
+        let counted =
+            addr.filter(|addr| limits.counts_loopback || !addr.to_canonical().is_loopback());
+        let network = counted.map(Network::of);
+        limits.check(taken.total)?;
         if let Some(network) = network
-            && !take(&mut taken.by_network, network, self.limits.per_addr)
+            && !take(&mut taken.by_network, network, limits.per_addr)
         {
             return Err(Full::Addr);
         }
@@ -126,8 +137,8 @@ impl Visit {
     ///
     /// The limit that is reached: others may have come meanwhile.
     pub(crate) fn settle(self, user: &UserId) -> Result<Place, Full> {
-        let limits = self.places.limits;
         let mut taken = self.places.taken();
+        let limits = taken.limits;
         limits.check(taken.total)?;
         if let Some(limit) = limits.per_user
             && !take(&mut taken.by_user, user.clone(), limit)

@@ -1,5 +1,6 @@
 //! Whether whoever comes now would be served.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ws_ipc::{Failure, Pool};
@@ -15,9 +16,10 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 /// A store of sessions that does not answer does not: those who are known are served, and what all
 /// servers share should not take all of them out of service.
 pub(crate) async fn obstacle(server: &Shared) -> Option<String> {
-    let application = server.application.as_ref();
+    let current = Arc::clone(&server.current());
+    let application = current.application.as_ref();
     let application = application.map(|application| ("app", &application.callback.backend));
-    let validation = server.validation.as_ref();
+    let validation = current.validation.as_ref();
     let validation = validation.map(|validation| ("validate", &validation.callback.backend));
     for (section, backend) in application.into_iter().chain(validation) {
         let answers = match &**backend {

@@ -2,6 +2,7 @@
 //! asked for again while the connection is open.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{debug, warn};
@@ -62,13 +63,13 @@ pub(crate) async fn run(
 }
 
 async fn ask_validation(shard: &Shard, connection: &Connection, mut ttl: Duration) -> Option<End> {
-    let validation = shard.server.validation.as_ref()?;
     let visitor = connection.visitor();
     loop {
         tokio::time::sleep(ttl).await;
         shard.server.hub.counters.validations_started.increment();
         let data = shard.server.hub.keeper.data(visitor.session);
-        let verdict = validation.judge(visitor, data).await;
+        let current = Arc::clone(&shard.server.current());
+        let verdict = current.validation.as_ref()?.judge(visitor, data).await;
         match verdict {
             Verdict::Accepted(identity) if Some(&identity.user) == visitor.user.as_ref() => {
                 shard.server.hub.counters.validations_accepted.increment();

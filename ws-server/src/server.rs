@@ -23,7 +23,9 @@ use crate::doors::{self, ControlDoors, GLOBAL_FIFO};
 use crate::error::ServeError;
 use crate::helpers::{HelperProgram, Helpers};
 use crate::identify::{self, Identifier};
+use crate::log_tail::LogTail;
 use crate::observer::Observer;
+use crate::reconfigure::ConfigSource;
 use crate::reload::Watch;
 use crate::shard;
 use crate::shared::Shared;
@@ -38,18 +40,26 @@ const LISTENERS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long workers may take to end when told to end at once.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// The program that runs the server, as the server sees it.
+#[expect(missing_debug_implementations, reason = "nothing of it can be shown")]
+pub struct Host {
+    /// Is told how the server does.
+    pub observer: Arc<dyn Observer>,
+    /// Where the configuration is read again on SIGHUP; without it only the files that the
+    /// configuration names are.
+    pub source: Option<Arc<dyn ConfigSource>>,
+    /// What the log says, for those who ask the control API; nothing need be in it.
+    pub log: LogTail,
+}
+
 /// Serves until SIGTERM or SIGINT; a second one ends at once.
 ///
-/// The call blocks and builds its own threads and runtimes; `observer` is told how it goes.
+/// The call blocks and builds its own threads and runtimes.
 ///
 /// # Errors
 ///
 /// [`ServeError`] if the server cannot start.
-pub fn run(
-    config: Config,
-    helper: HelperProgram,
-    observer: Arc<dyn Observer>,
-) -> Result<(), ServeError> {
+pub fn run(config: Config, helper: HelperProgram, host: Host) -> Result<(), ServeError> {
     check_user(&config)?;
     make_state_dir(&config.server().state_dir)?;
     bridge::place(&config)?;
@@ -58,7 +68,7 @@ pub fn run(
         .build();
     runtime
         .map_err(ServeError::System)?
-        .block_on(serve(config, helper, observer))
+        .block_on(serve(config, helper, host))
 }
 
 fn check_user(config: &Config) -> Result<(), ServeError> {
@@ -88,11 +98,12 @@ fn make_state_dir(path: &Path) -> Result<(), ServeError> {
         })
 }
 
-async fn serve(
-    config: Config,
-    helper: HelperProgram,
-    observer: Arc<dyn Observer>,
-) -> Result<(), ServeError> {
+async fn serve(config: Config, helper: HelperProgram, host: Host) -> Result<(), ServeError> {
+    let Host {
+        observer,
+        source,
+        log,
+    } = host;
     let mut signals = Signals::new().map_err(ServeError::System)?;
     let tls = certificates::load(&config)?;
     let listeners = bind(&config, tls.clone())?;
@@ -141,6 +152,7 @@ async fn serve(
         control,
         Arc::clone(&server),
         Arc::clone(&ready),
+        log,
     ));
     let tending = tokio::spawn(tending::run(Arc::clone(&server)));
     let urls: Vec<String> = listeners.iter().map(Listener::url).collect();
@@ -154,7 +166,9 @@ async fn serve(
     let heartbeat = heartbeat::run(Arc::clone(&server), Arc::clone(&observer));
     let heartbeat = tokio::spawn(heartbeat);
 
-    signals.until_stop(&server, tls.as_ref(), &*observer).await;
+    signals
+        .until_stop(&server, tls.as_ref(), source.as_ref(), &*observer)
+        .await;
     observer.stopping();
     ready.store(false, Ordering::Relaxed);
     info!(connections = server.hub.registry().count(), "drain begun");
@@ -169,7 +183,7 @@ async fn serve(
     if let Some(global_fifo) = global_fifo {
         let _ = global_fifo.await;
     }
-    let drain_timeout = server.config.limits().drain_timeout;
+    let drain_timeout = server.current().config.limits().drain_timeout;
     let drained = async {
         // Records of users' FIFOs that were read find their connections still there. But one user's
         // do not hold up everybody for long.

@@ -25,11 +25,11 @@ use tokio::task::{JoinSet, yield_now};
 use tokio::time::{sleep_until, timeout};
 use tracing::error;
 use ws_proto::{CloseFrame, EncodedMessage};
-use ws_session::Target;
+use ws_session::{ConnectionId, Target};
 
 use crate::accept::accept;
 use crate::bell::Bell;
-use crate::command::{Adoption, Command, Notices, Receipt, Recipient, Recipients};
+use crate::command::{Adoption, Command, Notices, Receipt, Recipient, Recipients, Traffic};
 use crate::connection::{Connection, Frames, Publication, Turn};
 use crate::core::alarms::Alarms;
 use crate::core::answer::kind_of;
@@ -301,6 +301,10 @@ impl Shard {
                 }) => {
                     let _ = receipt.send(self.close(&recipients, &frame));
                 }
+                Some(Command::Look { recipients, answer }) => {
+                    // Who asked may have hung up.
+                    let _ = answer.send(self.look(&recipients));
+                }
                 Some(Command::Answer(answer)) => {
                     // Who asked may not have waited.
                     let _ = answer.send(());
@@ -461,6 +465,16 @@ impl Shard {
             }
         }
         receipt
+    }
+
+    fn look(&self, recipients: &[Recipient]) -> Vec<(ConnectionId, Traffic)> {
+        let connections = self.connections.borrow();
+        let found = recipients
+            .iter()
+            .filter_map(|recipient| find(&connections, recipient));
+        found
+            .map(|connection| (connection.id(), connection.traffic()))
+            .collect()
     }
 
     fn select(&self, recipients: &Recipients) -> Vec<Rc<Connection>> {

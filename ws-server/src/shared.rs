@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
 use ws_ipc::{FifoDirectory, Pool};
 
-use crate::application::{Application, Backend, Validation};
+use crate::application::{Application, Backend, Callback, Validation};
 use crate::config::{Config, FifoRecords};
 use crate::core::uri::Uri;
 use crate::doors::FifoWatch;
@@ -15,22 +16,28 @@ use crate::page::Page;
 use crate::rates::Rates;
 use crate::sockets::Sockets;
 
+/// What a reload of the configuration replaces, all of it at once.
+#[derive(Debug)]
+pub(crate) struct Current {
+    pub(crate) config: Config,
+    pub(crate) protocol: Arc<ws_proto::Config>,
+    pub(crate) rates: Rates,
+    /// `None`: messages are echoed in the server.
+    pub(crate) application: Option<Application>,
+    /// `None`: the user id is the session id.
+    pub(crate) validation: Option<Validation>,
+}
+
 /// One server, as its worker threads and doors see it.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) config: Config,
-    pub(crate) protocol: Arc<ws_proto::Config>,
+    pub(crate) current: ArcSwap<Current>,
     pub(crate) hub: Hub,
-    pub(crate) rates: Rates,
     pub(crate) sockets: Arc<Sockets>,
     /// Opening handshakes at once.
     pub(crate) handshakes: usize,
-    /// `None`: messages are echoed in the server.
-    pub(crate) application: Option<Application>,
     /// `None`: nobody's word about a visitor is taken but the validation's.
     pub(crate) identifier: Option<Identifier>,
-    /// `None`: the user id is the session id.
-    pub(crate) validation: Option<Validation>,
     pub(crate) fifos: Option<FifoDirectory>,
     pub(crate) fifo_watch: FifoWatch,
     pub(crate) page: Option<Page>,
@@ -39,27 +46,44 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// What holds at this moment. Whoever keeps it for long has it cloned, or takes it anew.
+    pub(crate) fn current(&self) -> Guard<Arc<Current>> {
+        self.current.load()
+    }
+
     /// Whether it may be run as a message, when others than the client ask for that.
     pub(crate) fn runs(&self, text: &[u8]) -> bool {
-        let takes_any = self.config.fifo().records == FifoRecords::Any && !text.is_empty();
+        let records = self.current().config.fifo().records;
+        let takes_any = records == FifoRecords::Any && !text.is_empty();
         takes_any || Uri::parse(text).is_some()
     }
 
     /// Has what is kept running for callbacks replaced by fresh processes, in good order.
     pub(crate) fn reload_application(&self) {
-        self.pools().for_each(Pool::reload);
+        self.pools().for_each(|pool| pool.reload());
     }
 
     /// What is kept running for callbacks.
-    pub(crate) fn pools(&self) -> impl Iterator<Item = &Pool> {
-        let application = self.application.as_ref().map(|app| &app.callback.backend);
-        let validation = self.validation.as_ref().map(|own| &own.callback.backend);
+    pub(crate) fn pools(&self) -> impl Iterator<Item = Pool> + use<> {
+        let current = self.current();
+        let backend = |callback: &Callback| Arc::clone(&callback.backend);
+        let application = current
+            .application
+            .as_ref()
+            .map(|app| backend(&app.callback));
+        let validation = current
+            .validation
+            .as_ref()
+            .map(|own| backend(&own.callback));
         // The validation may ask the application.
-        let validation = validation
-            .filter(|own| application.is_none_or(|application| !Arc::ptr_eq(application, own)));
+        let validation = validation.filter(|own| {
+            application
+                .as_ref()
+                .is_none_or(|application| !Arc::ptr_eq(application, own))
+        });
         let backends = application.into_iter().chain(validation);
-        backends.filter_map(|backend| match &**backend {
-            Backend::Pool(pool) => Some(pool),
+        backends.filter_map(|backend| match &*backend {
+            Backend::Pool(pool) => Some(pool.clone()),
             _ => None,
         })
     }

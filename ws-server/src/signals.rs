@@ -1,6 +1,8 @@
 //! Signals, and the periodic line.
 
 use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::interval_at;
@@ -8,8 +10,9 @@ use tracing::info;
 use ws_transport::TlsAcceptor;
 
 use crate::observer::Observer;
+use crate::reconfigure::{self, ConfigSource};
 use crate::shared::Shared;
-use crate::{certificates, identify, status};
+use crate::status;
 
 /// The signals that the server knows.
 #[derive(Debug)]
@@ -33,13 +36,17 @@ impl Signals {
     /// Serves the other signals, and logs the counters, until the server is to stop.
     pub(crate) async fn until_stop(
         &mut self,
-        server: &Shared,
+        server: &Arc<Shared>,
         tls: Option<&TlsAcceptor>,
+        source: Option<&Arc<dyn ConfigSource>>,
         observer: &dyn Observer,
     ) {
-        let period = server.config.log().stats_interval;
-        let mut ticks =
-            period.map(|period| interval_at(tokio::time::Instant::now() + period, period));
+        let period = || server.current().config.log().stats_interval;
+        let ticks_of = |period: Option<Duration>| {
+            period.map(|period| interval_at(tokio::time::Instant::now() + period, period))
+        };
+        let mut former = period();
+        let mut ticks = ticks_of(former);
         loop {
             let tick = async {
                 match &mut ticks {
@@ -52,15 +59,11 @@ impl Signals {
                 _ = self.interrupt.recv() => return info!(signal = "INT", "stopping"),
                 _ = self.hangup.recv() => {
                     observer.reloading();
-                    if let Some(tls) = tls {
-                        certificates::reload(tls, &server.hub.counters);
+                    reconfigure::reload(server, tls, source).await;
+                    if period() != former {
+                        former = period();
+                        ticks = ticks_of(former);
                     }
-                    identify::reload(server);
-                    server.reload_application();
-                    info!(
-                        signal = "HUP",
-                        "certificates, keys and the application's processes are renewed; restart to apply other changes"
-                    );
                     observer.ready();
                 }
                 _ = self.user1.recv() => {

@@ -1,7 +1,7 @@
 //! The server's figures at one moment.
 
 use serde_json::{Map, Value, json};
-use ws_ipc::{Pool, PoolStats};
+use ws_ipc::PoolStats;
 
 use crate::shared::Shared;
 
@@ -21,7 +21,7 @@ pub(crate) fn status(server: &Shared) -> Map<String, Value> {
         let (waiting, dropped) = keeper.waiting();
         let known = keeper.table().len();
         identity.insert("known".to_owned(), json!(known));
-        let store = server.config.identity().store.to_string();
+        let store = server.current().config.identity().store.to_string();
         identity.insert("store".to_owned(), json!(store));
         identity.insert("store_answers".to_owned(), json!(!keeper.is_down()));
         identity.insert("changes_waiting".to_owned(), json!(waiting));
@@ -43,12 +43,20 @@ pub(crate) fn status(server: &Shared) -> Map<String, Value> {
 /// What is kept running for callbacks.
 fn processes(server: &Shared) -> Value {
     let mut sum = PoolStats::default();
-    for stats in server.pools().map(Pool::stats) {
+    let mut commands = 0_usize;
+    for stats in server.pools().map(|pool| pool.stats()) {
+        commands += 1;
         sum.running += stats.running;
         sum.restarts += stats.restarts;
         sum.replaced += stats.replaced;
     }
-    json!({ "running": sum.running, "restarts": sum.restarts, "replaced": sum.replaced })
+    json!({
+        // Commands of which processes are kept running.
+        "commands": commands,
+        "running": sum.running,
+        "restarts": sum.restarts,
+        "replaced": sum.replaced,
+    })
 }
 
 /// Resident memory in bytes (proc(5), statm), if the system says.

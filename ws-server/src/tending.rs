@@ -41,7 +41,7 @@ async fn expire(server: &Shared) {
 }
 
 async fn refresh(server: &Shared) {
-    let ttl = server.config.identity().ttl;
+    let ttl = server.current().config.identity().ttl;
     let period = (ttl / REFRESHES_PER_TTL).min(MAX_REFRESH_INTERVAL);
     let mut ticks = interval_at(tokio::time::Instant::now() + period, period);
     loop {
@@ -54,7 +54,7 @@ async fn refresh(server: &Shared) {
 async fn end(server: &Shared) {
     loop {
         let next = server.hub.sessions().next_end();
-        if next.is_none() && server.config.identity().max_age.is_none() {
+        if next.is_none() && server.current().config.identity().max_age.is_none() {
             // Sessions that have an end may come from the store all the same.
             sleep(EXPIRY_INTERVAL).await;
             continue;
@@ -65,8 +65,8 @@ async fn end(server: &Shared) {
             continue;
         }
         server.hub.counters.sessions_ended.add(ended.len() as u64);
-        let frame = &server.config.identity().close;
-        let closed = server.hub.close_sessions(&ended, frame).await;
+        let frame = server.current().config.identity().close.clone();
+        let closed = server.hub.close_sessions(&ended, &frame).await;
         info!(
             sessions = ended.len(),
             connections = closed,
@@ -75,13 +75,13 @@ async fn end(server: &Shared) {
         // Whoever does not answer has said so, and keeps what nobody is let in with.
         let _ = server.hub.keeper.revoke(&ended, &server.hub.counters).await;
         // Whoever was let in meanwhile had been found in the store before.
-        server.hub.close_sessions(&ended, frame).await;
+        server.hub.close_sessions(&ended, &frame).await;
     }
 }
 
 /// Closes whoever's session somebody has removed from the store.
 async fn check(server: &Shared) {
-    let Some(period) = server.config.identity().check_interval else {
+    let Some(period) = server.current().config.identity().check_interval else {
         return;
     };
     let mut ticks = interval_at(tokio::time::Instant::now() + period, period);
@@ -94,8 +94,8 @@ async fn check(server: &Shared) {
         };
         counters.sessions_revoked.add(missing.len() as u64);
         keeper.disown(&missing);
-        let frame = &server.config.identity().close;
-        let closed = server.hub.close_sessions(&missing, frame).await;
+        let frame = server.current().config.identity().close.clone();
+        let closed = server.hub.close_sessions(&missing, &frame).await;
         let _ = keeper.revoke(&missing, counters).await;
         warn!(
             sessions = missing.len(),

@@ -1,6 +1,7 @@
 // The console: wires the socket, the log and the panel of who one is to the page.
 
-import { Log, element } from "./log.js";
+import { element } from "./dom.js";
+import { Log } from "./log.js";
 import { ReconnectingSocket } from "./ws.js";
 
 const $ = (id) => document.getElementById(id);

@@ -1,5 +1,7 @@
 // The list of what went over the connection. What comes from outside enters the page as text, never as markup.
 
+import { element } from "./dom.js";
+
 const MAX_ROWS = 500;
 const FOLD_CHARS = 500;
 const FOLD_LINES = 8;
@@ -7,13 +9,6 @@ const FOLD_BYTES = 128;
 
 /** The kind of an entry is its class and what a screen reader says of it. */
 const SIGNS = { sent: "↑", received: "↓", "received push": "↓", note: "·" };
-
-export function element(name, className, text = "") {
-  const node = document.createElement(name);
-  node.className = className;
-  node.textContent = text;
-  return node;
-}
 
 function formatSize(bytes) {
   if (bytes < 1024) return `${bytes} B`;

@@ -1,5 +1,6 @@
-//! The console page in a real browser. The tests themselves are scripts beside the page; they get
-//! the server's binary as `WS_BIN`, the browser as `WS_CHROMIUM`, and packages through `NODE_PATH`.
+//! The pages and the browser library in a real browser, and in node. The tests themselves are
+//! scripts beside the pages; they get the server's binary as `WS_BIN`, the browser as
+//! `WS_CHROMIUM`, and packages through `NODE_PATH`.
 
 use std::ffi::OsString;
 use std::fs;
@@ -15,12 +16,18 @@ use crate::{Skipped, process, workspace};
 /// Every `*.mjs` here is one run of node.
 const TESTS: &str = "ws-server/web/tests";
 
+/// The pictures of the documentation.
+const PICTURES: &str = "docs/images";
+
 const LIMIT: Duration = Duration::from_secs(180);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     binary: Binary,
+    /// Takes the pictures of the pages that are in docs/images anew
+    #[arg(long)]
+    pictures: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
@@ -41,6 +48,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             .env("WS_CHROMIUM", &chromium)
             .env("TMPDIR", folder.path())
             .current_dir(folder.path());
+        if arguments.pictures {
+            command.env("WS_PICTURES", workspace::root().join(PICTURES));
+        }
         let status = process::run(&mut command, LIMIT);
         if !status.as_ref().is_ok_and(|it| it.success()) {
             println!("FAILED {}: {status:?}", test.display());

@@ -48,6 +48,8 @@ enum Step {
     Layers,
     /// White space and line ends
     Tidy,
+    /// Links of the documentation, and the book where mdbook is
+    Book,
     /// Lints, warnings denied
     Clippy,
     /// Lints of each library crate alone
@@ -70,7 +72,9 @@ enum Step {
     Clients,
     /// nginx, HAProxy and Apache in front
     Proxies,
-    /// The console page in Chromium
+    /// The Debian package, installed for a moment, and what is in it
+    Dist,
+    /// The pages and the browser library in Chromium and node
     Browser,
 }
 
@@ -149,7 +153,7 @@ fn selected(only: &[Step], skip: &[Step]) -> Vec<Step> {
 fn uses_server(step: Step) -> bool {
     matches!(
         step,
-        Step::Conformance | Step::Clients | Step::Proxies | Step::Browser
+        Step::Conformance | Step::Clients | Step::Proxies | Step::Dist | Step::Browser
     )
 }
 
@@ -232,8 +236,15 @@ fn commands(step: Step, xtask: &Path, ws: Option<&Path>) -> Vec<Command> {
             conformance.arg("--short");
             vec![conformance]
         }
+        Step::Dist => {
+            // What is looked at is the package; a debug build does for that.
+            let mut dist = verb("dist");
+            dist.arg("--check");
+            vec![dist]
+        }
         Step::Layers
         | Step::Tidy
+        | Step::Book
         | Step::Deny
         | Step::Miri
         | Step::Fuzz
@@ -246,8 +257,8 @@ fn commands(step: Step, xtask: &Path, ws: Option<&Path>) -> Vec<Command> {
 /// Generous: these only keep a hanging step from hiding what the others have to say.
 fn limit(step: Step) -> Duration {
     Duration::from_secs(match step {
-        Step::Fmt | Step::Layers | Step::Tidy => 120,
-        Step::Deny | Step::Clients | Step::Proxies | Step::Browser => 600,
+        Step::Fmt | Step::Layers | Step::Tidy | Step::Book => 120,
+        Step::Deny | Step::Clients | Step::Proxies | Step::Dist | Step::Browser => 600,
         Step::Clippy | Step::Crates | Step::Doc | Step::Build => 1200,
         Step::Test | Step::Fuzz | Step::Conformance => 1500,
         Step::Miri => 3600,

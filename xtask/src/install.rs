@@ -1,6 +1,6 @@
 //! Installs what the checks need, by package name, for `cargo xtask ci --install` and CI.
 //!
-//! Debian's packages go to the system and cargo-deny to cargo's own folder; what comes from PyPI
+//! Debian's packages go to the system and cargo's verbs to cargo's own folder; what comes from PyPI
 //! and npm goes to the build directory. Each step that fails is tried once more.
 
 use std::fs;
@@ -37,7 +37,8 @@ const DEBIAN: &[(&str, &str)] = &[
 
 const NPM: &[&str] = &["playwright-core@1.65.1", "ws@8.23.0"];
 
-const CARGO_DENY: &str = "cargo-deny@0.20.2";
+/// Verbs of cargo, and the packages that have them.
+const CARGO: &[(&str, &str)] = &[("deny", "cargo-deny@0.20.2"), ("deb", "cargo-deb@3.8.0")];
 
 const LIMIT: Duration = Duration::from_secs(600);
 
@@ -50,7 +51,7 @@ pub(crate) fn run() -> Result<()> {
         ("Debian", debian),
         ("PyPI", python),
         ("npm", node),
-        ("crates.io", cargo_deny),
+        ("crates.io", cargo_verbs),
     ];
     for (registry, step) in steps {
         if let Err(error) = step() {
@@ -181,25 +182,23 @@ fn node() -> Result<()> {
     mark_done(&folder, &packages)
 }
 
-fn cargo_deny() -> Result<()> {
-    let mut version = workspace::cargo();
-    if version
-        .args(["deny", "--version"])
-        .output()?
-        .status
-        .success()
-    {
-        return Ok(());
+fn cargo_verbs() -> Result<()> {
+    for (verb, package) in CARGO {
+        let mut version = workspace::cargo();
+        if version.args([verb, "--version"]).output()?.status.success() {
+            continue;
+        }
+        println!("cargo install {package}");
+        twice(|| {
+            run_quietly(
+                workspace::cargo()
+                    .args(["install", "--quiet", "--locked", package])
+                    .arg("--target-dir")
+                    .arg(workspace::scratch().join("cargo-install")),
+            )
+        })?;
     }
-    println!("cargo install {CARGO_DENY}");
-    twice(|| {
-        run_quietly(
-            workspace::cargo()
-                .args(["install", "--quiet", "--locked", CARGO_DENY])
-                .arg("--target-dir")
-                .arg(workspace::scratch().join("cargo-deny")),
-        )
-    })
+    Ok(())
 }
 
 /// Whether `folder` was installed from the same list.

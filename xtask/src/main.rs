@@ -10,12 +10,14 @@
 )]
 
 mod bench;
+mod book;
 mod browser;
 mod chaos;
 mod ci;
 mod clients;
 mod conformance;
 mod deny;
+mod dist;
 mod fuzz;
 mod install;
 mod layers;
@@ -50,6 +52,8 @@ enum Verb {
     Layers,
     /// Checks white space, line ends and the length of files
     Tidy,
+    /// Checks the links of the documentation, and builds the book where mdbook is
+    Book(book::Arguments),
     /// Checks licences, sources, duplicates and advisories of the dependencies with cargo-deny
     Deny,
     /// Runs the fuzz targets of ws-proto, each for a while
@@ -64,7 +68,9 @@ enum Verb {
     Proxies(proxies::Arguments),
     /// Measures the server beside its peers: CPU time for a unit of work, memory, latency
     Bench(bench::Arguments),
-    /// Drives the console page in Chromium
+    /// Builds the Debian package, and looks whether it is one
+    Dist(dist::Arguments),
+    /// Drives the console and the operator's page in Chromium, and the browser library there and in node
     Browser(browser::Arguments),
     /// Makes system calls, networks and clients fail, and measures what others notice of it
     Chaos(chaos::Arguments),
@@ -99,6 +105,7 @@ fn main() -> ExitCode {
         Verb::Ci(arguments) => ci::run(&arguments),
         Verb::Layers => layers::run(),
         Verb::Tidy => tidy::run(),
+        Verb::Book(arguments) => book::run(&arguments),
         Verb::Deny => deny::run(),
         Verb::Fuzz(arguments) => fuzz::run(&arguments),
         Verb::Miri => miri::run(),
@@ -106,6 +113,7 @@ fn main() -> ExitCode {
         Verb::Clients(arguments) => clients::run(&arguments),
         Verb::Proxies(arguments) => proxies::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
+        Verb::Dist(arguments) => dist::run(&arguments),
         Verb::Browser(arguments) => browser::run(&arguments),
         Verb::Chaos(arguments) => chaos::run(&arguments),
     };

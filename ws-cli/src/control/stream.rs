@@ -1,9 +1,8 @@
 //! Answers that come bit by bit, for as long as the server has something to tell.
 
 use http_body_util::BodyExt;
-use hyper::Method;
 
-use super::{Ask, CallError, Caller, TIMEOUT, read_answer, request, runtime};
+use super::{Ask, CallError, Caller, read_answer, request, runtime};
 use crate::args::Client;
 use crate::failure::Failure;
 
@@ -27,14 +26,11 @@ async fn follow(
     each: &mut impl FnMut(&[u8]) -> Result<(), Failure>,
 ) -> Result<Result<(), Failure>, CallError> {
     let mut wire = caller.wire().await?;
-    let ask = Ask {
-        method: Method::GET,
-        path,
-        body: None,
-        key: None,
-        patience: TIMEOUT,
-    };
-    let request = request(&ask, caller.address.as_ref(), caller.token.as_ref())?;
+    let request = request(
+        &Ask::get(path),
+        caller.address.as_ref(),
+        caller.token.as_ref(),
+    )?;
     let mut response = wire.sender.send_request(request).await?;
     if !response.status().is_success() {
         return read_answer(response).await.map(|_| Ok(()));

@@ -7,6 +7,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use ws_server::LogTail;
+
 /// How many bytes may wait to be written. What comes beyond that is dropped and counted: the
 /// alternatives are to wait, which is what this thread is there to prevent, and to grow.
 const MAX_WAITING: usize = 4 << 20;
@@ -18,13 +20,17 @@ const USUAL_CAPACITY: usize = 64 << 10;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Starts the thread. Lines are written to `target` in the order in which they came, several at
-/// once if it is slow.
-pub(super) fn start(target: impl Write + Send + 'static) -> io::Result<(LogWriter, LogGuard)> {
-    start_with(target, MAX_WAITING, PATIENCE)
+/// once if it is slow; `tail` has them before it.
+pub(super) fn start(
+    target: impl Write + Send + 'static,
+    tail: LogTail,
+) -> io::Result<(LogWriter, LogGuard)> {
+    start_with(target, tail, MAX_WAITING, PATIENCE)
 }
 
 fn start_with(
     target: impl Write + Send + 'static,
+    tail: LogTail,
     max_waiting: usize,
     patience: Duration,
 ) -> io::Result<(LogWriter, LogGuard)> {
@@ -41,7 +47,7 @@ fn start_with(
     };
     thread::Builder::new()
         .name("log".to_owned())
-        .spawn(move || queue.write_all_to(target))?;
+        .spawn(move || queue.write_all_to(target, &tail))?;
     Ok((writer, guard))
 }
 
@@ -114,10 +120,11 @@ impl Queue {
         }
     }
 
-    fn write_all_to(&self, mut target: impl Write) {
+    fn write_all_to(&self, mut target: impl Write, tail: &LogTail) {
         let mut lines = Vec::new();
         loop {
             let dropped_count = self.take(&mut lines);
+            tail.write(&lines);
             // A log that cannot be written has nobody to tell it to.
             let _ = target.write_all(&lines).and_then(|()| target.flush());
             lines.clear();
@@ -186,7 +193,7 @@ mod tests {
     fn lines_are_written_in_their_order_and_all_of_them_before_the_end() {
         let (target, open, seen) = gated();
         drop(open);
-        let (mut writer, guard) = start(target).unwrap();
+        let (mut writer, guard) = start(target, LogTail::default()).unwrap();
         let lines: Vec<String> = (0..1000).map(|number| format!("line {number}\n")).collect();
         for line in &lines {
             writer.write_all(line.as_bytes()).unwrap();
@@ -199,7 +206,7 @@ mod tests {
     #[test]
     fn f39_slow_target_holds_up_nobody_and_gets_all_lines_that_wait_at_once() {
         let (target, open, seen) = gated();
-        let (mut writer, guard) = start(target).unwrap();
+        let (mut writer, guard) = start(target, LogTail::default()).unwrap();
         writer.write_all(b"first\n").unwrap();
         let queue = Arc::clone(&writer.0);
         while !queue.lock().is_writing {
@@ -217,7 +224,7 @@ mod tests {
     #[test]
     fn f39_what_waits_is_bounded_and_whole_lines_are_dropped() {
         let (target, open, seen) = gated();
-        let (mut writer, guard) = start_with(target, 10, PATIENCE).unwrap();
+        let (mut writer, guard) = start_with(target, LogTail::default(), 10, PATIENCE).unwrap();
         writer.write_all(b"first\n").unwrap();
         let queue = Arc::clone(&writer.0);
         while !queue.lock().is_writing {
@@ -236,7 +243,8 @@ mod tests {
     #[test]
     fn end_does_not_wait_for_ever() {
         let (target, open, seen) = gated();
-        let (mut writer, guard) = start_with(target, 10, Duration::from_millis(1)).unwrap();
+        let (mut writer, guard) =
+            start_with(target, LogTail::default(), 10, Duration::from_millis(1)).unwrap();
         writer.write_all(b"never\n").unwrap();
         drop(guard);
         assert_eq!(seen.try_iter().count(), 0);

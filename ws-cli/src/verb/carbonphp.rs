@@ -5,7 +5,7 @@ use ws_server::config::Source;
 use ws_server::shims;
 
 use crate::args::{CarbonPhpArgs, CarbonPhpCheckArgs, CarbonPhpVerb};
-use crate::carbonphp::{self, Taken};
+use crate::carbonphp::{self, Asking, Taken};
 use crate::config::{self, Layer, Surroundings};
 use crate::failure::{Code, Failure};
 use crate::output::{self, printable};
@@ -25,7 +25,7 @@ fn check(args: &CarbonPhpCheckArgs) -> Result<(), Failure> {
         flags.set(&["carbonphp", "index"], index.as_str(), source);
     }
     let mut raw = config::load(args.config.config.as_deref(), &surroundings, flags)?;
-    let taken = carbonphp::prepare(&mut raw, &surroundings)?;
+    let taken = carbonphp::prepare(&mut raw, &surroundings, Asking::Now)?;
     // Before it is printed: with a fault it is not what would hold.
     config::check(&raw, &surroundings)?;
     let taken = taken.ok_or_else(|| {

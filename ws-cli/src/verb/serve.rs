@@ -6,21 +6,22 @@ use std::sync::Arc;
 use config::ValueKind;
 use tracing::warn;
 use ws_server::config::{AppBackend, Config, RawConfig, RawKind, RawValue, Source};
-use ws_server::{HelperProgram, ServeErrorKind};
+use ws_server::{ConfigSource, HelperProgram, Host, LogTail, ServeErrorKind};
 
 use crate::args::{LegacyFlags, ServeArgs};
-use crate::carbonphp::{self, Taken};
+use crate::carbonphp::{self, Asking, Report, Taken};
 use crate::config::{Layer, Refusal, Surroundings, check, exposed, load};
 use crate::failure::{Code, Failure};
-use crate::logging;
+use crate::logging::{self, Gate};
 use crate::supervision::Supervision;
 
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let surroundings = Surroundings::of_process()?;
-    let (config, application) = configure(args, &surroundings)?;
+    let (config, application) = configure(args, &surroundings, Asking::Now)?;
     let is_carbonphp = application.is_some();
     // What went wrong is said behind the last line of the log.
-    let _log = logging::install(config.log())?;
+    let tail = LogTail::default();
+    let log = logging::install(config.log(), tail.clone())?;
     for path in exposed(&surroundings) {
         // Not an error: secrets that are mounted into containers often are.
         warn!(path = %path.display(), "every user of the host may read a secret setting");
@@ -29,8 +30,17 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     if let Some(application) = &application {
         application.tell();
     }
-    let supervision = Arc::new(Supervision::of_process());
-    ws_server::run(config, HelperProgram::current(), supervision).map_err(|error| {
+    let host = Host {
+        observer: Arc::new(Supervision::of_process()),
+        source: Some(Arc::new(Again {
+            args: args.clone(),
+            surroundings,
+            level: log.level(),
+            report: application.map(|application| application.report),
+        })),
+        log: tail,
+    };
+    ws_server::run(config, HelperProgram::current(), host).map_err(|error| {
         let code = match error.kind() {
             ServeErrorKind::CannotCreate => Code::CannotCreate,
             ServeErrorKind::Configuration => Code::Configuration,
@@ -69,6 +79,33 @@ fn tell_of_legacy(flags: &LegacyFlags) {
     }
 }
 
+/// Reads the configuration once more, as it was read at the start.
+struct Again {
+    args: ServeArgs,
+    surroundings: Surroundings,
+    level: Option<Gate>,
+    /// What an application of CarbonPHP's said then. It is not asked again: the server starts no
+    /// processes once it serves.
+    report: Option<Report>,
+}
+
+impl ConfigSource for Again {
+    fn read(&self) -> Result<Config, Vec<String>> {
+        let asking = Asking::Not(self.report.as_ref());
+        let configured = configure(&self.args, &self.surroundings, asking);
+        configured.map(|(config, _)| config).map_err(|refusal| {
+            let told = refusal.told().iter();
+            told.map(ToString::to_string).collect()
+        })
+    }
+
+    fn applied(&self, config: &Config) {
+        if let Some(level) = &self.level {
+            level.set(config.log().level);
+        }
+    }
+}
+
 /// Reads what a server that is started like this has for its configuration, and what an application
 /// of CarbonPHP's has contributed to it.
 ///
@@ -78,6 +115,7 @@ fn tell_of_legacy(flags: &LegacyFlags) {
 pub(crate) fn configure(
     args: &ServeArgs,
     surroundings: &Surroundings,
+    asking: Asking<'_>,
 ) -> Result<(Config, Option<Taken>), Refusal> {
     let file = args.config.config.as_deref();
     let mut raw = load(file, surroundings, flags(args, surroundings))?;
@@ -91,7 +129,7 @@ pub(crate) fn configure(
     if args.echo || !args.command.is_empty() {
         CARBONPHP.iter().for_each(|path| raw.remove(path));
     }
-    let application = carbonphp::prepare(&mut raw, surroundings)?;
+    let application = carbonphp::prepare(&mut raw, surroundings, asking)?;
     if args.dev {
         set_missing(&mut raw, "log.format", "text", "--dev");
         set_missing(&mut raw, "log.level", "debug", "--dev");
@@ -245,7 +283,7 @@ mod tests {
         let Some(Verb::Serve(args)) = Args::try_parse_from(words).unwrap().verb else {
             panic!()
         };
-        Ok(configure(&args, &surroundings)?.0)
+        Ok(configure(&args, &surroundings, Asking::Now)?.0)
     }
 
     fn command(config: &Config) -> &[String] {

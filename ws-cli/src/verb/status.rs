@@ -1,21 +1,36 @@
-//! `ws status`: shows the counters of the server.
+//! `ws status`: shows how the server does.
+
+mod report;
+
+use std::io;
 
 use hyper::Method;
 use serde_json::Value;
 
 use crate::args::StatusArgs;
-use crate::control;
+use crate::control::{self, Caller};
 use crate::failure::Failure;
+use crate::figures::Figures;
 use crate::output;
+use crate::paint::Paint;
 
 pub(crate) fn run(args: &StatusArgs) -> Result<(), Failure> {
-    let answer = control::call(&args.client, Method::GET, "/v1/status", None)?;
-    if args.client.json {
-        return output::json(&answer);
+    if args.client.json || args.all {
+        let answer = control::call(&args.client, Method::GET, "/v1/status", None)?;
+        if args.client.json {
+            return output::json(&answer);
+        }
+        let mut rows = Vec::new();
+        flatten("", &answer, &mut rows);
+        return output::table(&rows).into_iter().try_for_each(output::line);
     }
-    let mut rows = Vec::new();
-    flatten("", &answer, &mut rows);
-    output::table(&rows).into_iter().try_for_each(output::line)
+    let mut caller = Caller::new(&args.client)?;
+    let figures = control::runtime()?.block_on(async {
+        let figures = Figures::take(&mut caller).await;
+        figures.map_err(|error| caller.failure(error))
+    })?;
+    let lines = report::lines(&figures, Paint::on(&io::stdout()));
+    lines.into_iter().try_for_each(output::line)
 }
 
 /// Collects the leaves with their paths: `messages.received`.

@@ -64,6 +64,19 @@ fn request(door: &str, line: &str, headers: &[&str], body: &str) -> (u16, String
     raw(door, &format!("{line} HTTP/1.1\r\n{headers}{end}"))
 }
 
+/// Reads what a stream brings until this is in it.
+fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut part = [0; 4096];
+    while !String::from_utf8_lossy(&bytes).contains(end) {
+        let count = stream.read(&mut part).unwrap();
+        let so_far = String::from_utf8_lossy(&bytes).into_owned();
+        assert!(count > 0, "{end} never comes: {so_far}");
+        bytes.extend_from_slice(&part[..count]);
+    }
+    String::from_utf8(bytes).unwrap()
+}
+
 #[tokio::test]
 async fn t72_only_who_has_a_token_gets_in() {
     let server = setup().start();
@@ -151,13 +164,20 @@ async fn t11_t72_a_rebound_name_and_a_page_do_not_get_in() {
     }
     for header in [
         "Origin: null",
-        "Origin: http://localhost",
+        "Origin: http://localhost:1",
         "Sec-Fetch-Site: none",
-        "Sec-Fetch-Site: same-origin",
+        "Sec-Fetch-Site: same-site",
     ] {
         let (status, head, _) = get(&["Host: localhost", header]);
         assert_eq!(status, 403, "{header}");
         assert!(!head.contains("access-control"), "{head}");
+    }
+    // The operator's page comes from here, and shows its token like anybody.
+    for header in ["Origin: http://localhost", "Sec-Fetch-Site: same-origin"] {
+        assert_eq!(get(&["Host: localhost", header]).0, 200, "{header}");
+        let without = ["Host: localhost", header];
+        let (status, ..) = request(&door, "GET /v1/status", &without, "");
+        assert_eq!(status, 401, "{header}");
     }
     // What a page sends before it asks.
     let preflight = [
@@ -188,6 +208,67 @@ async fn t11_t72_a_rebound_name_and_a_page_do_not_get_in() {
     assert_eq!(get("ws.internal:1"), 200);
     assert_eq!(get("a.ws.internal"), 200);
     assert_eq!(get("localhost"), 421);
+    server.finish();
+}
+
+#[tokio::test]
+async fn t72_the_operators_page_is_public_and_only_on_tcp() {
+    let server = setup().start();
+    let door = door(&server);
+    let host = "Host: localhost";
+    for path in ["/", "/operator.js", "/base.css"] {
+        // Whoever follows a link to it, too.
+        let link = [host, "Sec-Fetch-Site: cross-site"];
+        let (status, head, content) = request(&door, &format!("GET {path}"), &link, "");
+        assert_eq!(status, 200, "{path}");
+        assert!(!content.is_empty() && !content.contains(TOKEN));
+        for header in [
+            "content-security-policy: default-src 'none';",
+            "cross-origin-resource-policy: same-origin",
+            "connection: close",
+        ] {
+            assert!(head.contains(header), "{path}: {head}");
+        }
+        assert_eq!(
+            request(&door, &format!("GET {path}"), &["Host: evil"], "").0,
+            421
+        );
+        assert_eq!(request(&door, &format!("POST {path}"), &[host], "").0, 401);
+        assert_eq!(server.control("GET", path, "").0, 404, "{path}");
+    }
+    assert_eq!(
+        server.raw(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")[9..12],
+        *b"426"
+    );
+    server.finish();
+}
+
+#[tokio::test]
+async fn t70_t72_the_log_is_followed_with_a_token_and_has_no_secrets() {
+    let server = setup().set("control.max_listeners", "1").start();
+    let door = door(&server);
+    let bearer = format!("Authorization: Bearer {TOKEN}");
+    let host = "Host: localhost";
+    assert_eq!(request(&door, "GET /v1/log", &[host], "").0, 401);
+    let path = "GET /v1/log?lines=1000";
+    let mut stream = TcpStream::connect(&door).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "{path} HTTP/1.1\r\n{host}\r\n{bearer}\r\n\r\n").unwrap();
+    let mut text = read_until(&mut stream, "\ndata: ");
+    assert!(text.contains("content-type: text/event-stream"), "{text}");
+    // Another one finds no place.
+    let (status, _, answer) = request(&door, path, &[host, &bearer], "");
+    assert_eq!(status, 503, "{answer}");
+    assert!(answer.contains("control.max_listeners is 1"), "{answer}");
+    let cookie = [("Cookie", "ws_session=canary-cookie")];
+    let mut client = server.connect_with("/", &cookie).await.unwrap();
+    assert_eq!(ask(&mut client, "canary-message").await, "canary-message");
+    bye(client).await;
+    text += &read_until(&mut stream, "connection closed");
+    assert!(!text.contains("canary") && !text.contains(TOKEN), "{text}");
+    drop(stream);
+    let bad = request(&door, "GET /v1/log?lines=x", &[host, &bearer], "");
+    assert_eq!(bad.0, 400);
     server.finish();
 }
 

@@ -228,6 +228,39 @@ async fn a_list_comes_in_parts_that_make_it_up() {
 }
 
 #[tokio::test]
+async fn connections_are_listed_with_their_traffic_if_that_is_asked_for() {
+    let server = Setup::new().arg("--echo").start();
+    let mut busy = server.connect().await;
+    say(&mut busy, "hello").await;
+    assert_eq!(hear(&mut busy).await, "hello");
+    let plain = get(&server, "/v1/connections");
+    assert!(plain["connections"][0].get("received").is_none(), "{plain}");
+    let idle = server.connect().await;
+    let list = get(&server, "/v1/connections?traffic=true");
+    let mut counts: Vec<[u64; 5]> = list["connections"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| {
+            [
+                "received",
+                "received_bytes",
+                "sent",
+                "sent_bytes",
+                "waiting_bytes",
+            ]
+            .map(|name| one[name].as_u64().unwrap())
+        })
+        .collect();
+    counts.sort_unstable();
+    // Of what is sent, the frames count; of what is received, the payloads.
+    assert_eq!(counts, [[0, 0, 0, 0, 0], [1, 5, 1, 7, 0]]);
+    bye(busy).await;
+    bye(idle).await;
+    server.finish();
+}
+
+#[tokio::test]
 async fn users_of_any_name_are_listed_and_found() {
     let server = setup().start();
     let long = "x".repeat(255);

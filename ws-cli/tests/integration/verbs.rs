@@ -204,6 +204,12 @@ async fn ls_and_status_show_what_is() {
     let listed: Value = serde_json::from_str(&listed).unwrap();
     assert_eq!(listed["connections"][0], entry);
     let shown = printed(&server.ws(&["status"]));
+    let lines: Vec<&str> = shown.lines().collect();
+    assert!(lines[0].starts_with("ws "), "{shown}");
+    assert_eq!(lines[1], "all is well", "{shown}");
+    let open: Vec<&str> = lines[3].split_whitespace().collect();
+    assert_eq!(open, ["connections", "open", "1", "of", "10000"], "{shown}");
+    let shown = printed(&server.ws(&["status", "--all"]));
     let open = shown
         .lines()
         .find(|line| line.starts_with("connections.open "));

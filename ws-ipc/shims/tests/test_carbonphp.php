@@ -87,6 +87,15 @@ assert($report['tls'] === null && $report['warnings'] === ['SOCKET.SSL.CERT is e
 assert($report['tls'] === ['cert' => '/both.pem', 'key' => '/both.pem']);
 echo "ok - an empty KEY or CERT is none\n";
 
+[, $report] = describe(<<<'PHP'
+    ['before' => function () {
+        $GLOBALS['server'] = stream_socket_server('tcp://127.0.0.1:0');
+        $GLOBALS['client'] = stream_socket_client('tcp://' . stream_socket_get_name($GLOBALS['server'], false));
+    }]
+    PHP);
+assert(count($report['warnings']) === 1 && str_contains($report['warnings'][0], 'all would use it at once'));
+echo "ok - a connection that all would share is warned of\n";
+
 [$code, $report, $log] = describe("['before' => fn () => exit(3)]");
 assert($code === 3 && $report === null);
 assert(str_contains($log, 'the application has ended before CarbonPHP ran its program websocket'));
@@ -170,7 +179,6 @@ test('a message sees its own connection', function (Bridge $bridge) {
     $seen = $bridge->ask('/whoami', ['HTTP_COOKIE' => 'user=8', 'WS_USER_ID' => '8', 'REMOTE_ADDR' => '::1'])->json();
     assert($seen['cookie'] === ['user' => '8'] && $seen['session'] == ['id' => '', 'user' => 0]);
     assert([$seen['information']['userId'], $seen['information']['ip'], $seen['user_ip']] === ['8', '::1', '::1']);
-    assert($seen['information']['userPipe'] === false);
 });
 
 test('what a message leaves behind is not seen by the next', function (Bridge $bridge) {
@@ -207,6 +215,8 @@ test('an exit costs one answer and is logged', function (Bridge $bridge) {
     assert($bridge->ask('/exit')->bytes === '');
     assert($bridge->hasSaid('the application exited instead of returning'));
     assert($bridge->ask('/killed')->bytes === '');
+    assert($bridge->ask('/fatal')->bytes === '');
+    assert($bridge->hasSaid('Allowed memory size of'));
     assert($bridge->ask('/echo/next')->body === 'next');
 });
 
@@ -385,10 +395,14 @@ test('a push that fails is a write that fails, and is logged', function (Bridge 
     assert($bridge->ask('/self/raw/hello', ['WS_CONTROL_SOCKET' => "$bridge->site/none"])->body === 'false');
 });
 
-test('what is written to userPipe is in the FIFO of the connection', function (Bridge $bridge) {
+test('what is written to userPipe is in the FIFO of the connection, or run', function (Bridge $bridge) {
     $fifo = make_fifo("$bridge->site/user.fifo");
     $bridge->ask('/self/pipe/hello', ['WS_FIFO' => "$bridge->site/user.fifo"]);
     assert(preg_match('/^\/echo\/hello\n.*Pipe:\d+\n$/D', stream_get_contents($fifo)) === 1);
+    assert($bridge->asked === []);
+    $bridge->ask('/self/pipe/hello');
+    $own = ['connection' => '00000000000000c1'];
+    assert($bridge->asked === [['POST /v1/run', ['to' => $own, 'uri' => '/echo/hello']]]);
 });
 
 test('a user is notified by the FIFOs of his connections', function (Bridge $bridge) {
@@ -408,11 +422,11 @@ test('who is connected is told to an application that asks for it', function (Br
     ];
     [$relationships, $sockets, $resources] = $bridge->ask('/users')->json();
     assert($relationships === [
-        '7:192.0.2.1:4711' => ['7', true, false],
+        '7:192.0.2.1:4711' => ['7', true, true],
         '8:::1:1' => ['8', true, true],
         '9::00000000000000c3' => ['9', true, true],
     ]);
-    assert([$sockets, $resources] === [3, 6]);
+    assert([$sockets, $resources] === [3, 7]);
     assert($bridge->asked === [['GET /v1/connections', []]]);
 }, ['WS_CARBONPHP_CONNECTIONS' => 'always']);
 
@@ -425,6 +439,70 @@ test('an application that mentions the lists has them', function (Bridge $bridge
     $bridge->connections = [['id' => 'a', 'user' => '8', 'ip' => '::1', 'port' => 1]];
     assert($bridge->ask('/users')->json()[1] === 1);
 }, configuration: "[ /* userConnectionRelationships */ ]");
+
+// The same code in a web request
+
+test('a web request has the original classes, and what it does reaches the browsers', function (Bridge $bridge) {
+    mkdir("$bridge->site/tmp/fifo", recursive: true);
+    $all = make_fifo("$bridge->site/tmp/fifo/global_pipe.fifo");
+    $one = make_fifo("$bridge->site/tmp/fifo/12:127_0_0_1:1.fifo");
+    $web = $bridge->startWeb();
+    $class = file_get_contents("$web/class");
+    assert(strtolower(basename(dirname($class))) === 'programs' && basename($class) === 'WebSocket.php');
+    assert(basename($bridge->ask('/class')->body) !== 'WebSocket.php');
+    assert(file_get_contents("$web/broadcast/hello") === 'broadcast');
+    assert(str_starts_with(stream_get_contents($all), "hello\nCarbonPHP\\Abstracts\\Pipe:"));
+    assert(file_get_contents("$web/notify/12/hello") === 'notified');
+    assert(str_starts_with(stream_get_contents($one), "/echo/hello\nCarbonPHP\\Abstracts\\Pipe:"));
+    // Who has logged in is the user of his connections.
+    assert(file_get_contents("$web/login/12") === 'logged in as 12');
+    $id = implode(preg_grep('/^Set-Cookie: PHPSESSID=/', $http_response_header));
+    $id = substr($id, strlen('Set-Cookie: PHPSESSID='), strcspn($id, ';') - strlen('Set-Cookie: PHPSESSID='));
+    $answer = validate($bridge, "PHPSESSID=$id");
+    assert($answer->header('X-WS-User') === '12' && $answer->header('X-WS-Data') === $id);
+    $session = $bridge->ask('/whoami', ['HTTP_COOKIE' => "PHPSESSID=$id"])->json()['session'];
+    assert($session === ['id' => $id, 'user' => '12']);
+});
+
+// The database
+
+if (!is_executable('/usr/sbin/mariadbd') || !extension_loaded('pdo_mysql')) {
+    fwrite(STDERR, "skipped: there is no mariadbd, or no pdo_mysql\n");
+} else {
+    require __DIR__ . '/carbonphp/mariadb.php';
+
+    $database = new Mariadb();
+    $configuration = <<<PHP
+        [
+            'configuration' => ['DATABASE' => [
+                'DB_HOST' => 'localhost;unix_socket=$database->socket', 'DB_NAME' => 'test',
+                'DB_USER' => 'root', 'DB_PASS' => '',
+            ]],
+            'booted' => fn () => CarbonPHP\Database::database(false)->query('SELECT 1'),
+        ]
+        PHP;
+    foreach (['kill', 'normal'] as $end) {
+        test("each message has a connection to the database of its own ($end)", function (Bridge $bridge) use ($database) {
+            // The one that was opened while the application booted is closed.
+            assert($bridge->ask('/echo/hello')->body === 'hello');
+            assert(eventually(fn () => $database->ask("SHOW STATUS LIKE 'Threads_connected'") === '1'));
+            $aborted = $database->ask("SHOW STATUS LIKE 'Aborted_clients'");
+            $streams = array_map(fn () => $bridge->begin('/database/50'), range(1, 8));
+            $ids = array_map(fn ($stream) => (new Answer($bridge->await($stream)))->body, $streams);
+            assert(count(array_unique($ids)) === 8 && count(array_filter($ids, is_numeric(...))) === 8);
+            // Nor do they leave theirs to be found dead.
+            assert(eventually(fn () => $database->ask("SHOW STATUS LIKE 'Threads_connected'") === '1'));
+            assert($database->ask("SHOW STATUS LIKE 'Aborted_clients'") === $aborted);
+            // One that is killed in the middle costs the others nothing.
+            $killed = $bridge->begin('/database/60000');
+            $other = $bridge->begin('/database/300');
+            assert(eventually(fn () => $database->ask("SHOW STATUS LIKE 'Threads_connected'") === '3'));
+            fclose($killed);
+            assert(is_numeric((new Answer($bridge->await($other)))->body));
+            assert(is_numeric($bridge->ask('/database/0')->body));
+        }, ['WS_FORK_EXIT' => $end], $configuration);
+    }
+}
 
 // The fork server
 

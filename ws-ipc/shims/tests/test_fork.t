@@ -3,6 +3,7 @@ use warnings;
 
 use File::Basename qw(dirname);
 use File::Spec ();
+use POSIX ();
 use Test::More;
 
 require(File::Spec->rel2abs(dirname(__FILE__) . '/../fork.pl'));
@@ -45,6 +46,21 @@ subtest 'what is no header is refused' => sub {
     for my $header (['', 'a'], ['A B', 'a'], ['A:', 'a'], ["A\n", 'a'], ['A', "a\rb"]) {
         ok !eval { WS::header(@$header); 1 };
     }
+};
+
+subtest 'child that has ended is known before it is reaped' => sub {
+    pipe my $read, my $write or die;
+    my $pid = fork // die;
+    if (!$pid) {
+        close $write;
+        sysread $read, my $byte, 1;
+        POSIX::_exit(7);
+    }
+    ok !WS::has_ended($pid), 'it waits';
+    close $write;
+    select undef, undef, undef, 0.001 while !WS::has_ended($pid);
+    is waitpid($pid, 0), $pid;
+    is $? >> 8, 7;
 };
 
 done_testing;

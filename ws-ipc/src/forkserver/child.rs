@@ -1,70 +1,59 @@
-//! A child of the fork server: waits for its connection, answers once, ends.
+//! A child of the fork server: answers its connection once and ends.
 
 use std::hint::black_box;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::mem::ManuallyDrop;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::process::{Pid, Signal};
 
-use super::{Answer, READ_SIZE, Request, read_request};
-use crate::scgi::{RequestDecoder, encode_request};
-use crate::{Environment, socketpair, sys};
+use super::{Answer, Options, Request, read_request};
+use crate::scgi::RequestDecoder;
+use crate::sys::{self, SignalState};
 
-/// Runs the child; the descriptors of the loop must be closed already.
-///
-/// The child leaves by `_exit` whatever happens, also if the closure panics: nothing of the
-/// parent's, such as its `main` behind the loop, is ever run in it.
-pub(super) fn main(
-    control: OwnedFd,
-    parent: Option<Pid>,
-    altered_signals: &[i32],
-    max_body_size: usize,
-    handler: &impl Fn(&Request) -> Answer,
-) -> ! {
-    let _leave = LeaveOnUnwind;
-    let code = match serve(control, parent, altered_signals, max_body_size, handler) {
-        Ok(()) => 0,
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "fork server's child: {error}");
-            1
-        }
-    };
-    let _ = io::stdout().flush();
-    sys::exit_now(code)
+/// What a child has to know about the process that it is a copy of.
+#[derive(Debug)]
+pub(super) struct Inheritance {
+    pub(super) parent: Pid,
+    pub(super) signals: SignalState,
+    /// The descriptors that the application had opened before the loop began.
+    pub(super) descriptors: Vec<RawFd>,
 }
 
-/// Ends the process if the stack is unwound.
-struct LeaveOnUnwind;
-
-impl Drop for LeaveOnUnwind {
-    fn drop(&mut self) {
-        sys::exit_now(101)
-    }
+/// Runs the child.
+///
+/// It leaves by `_exit` whatever happens, also if the closure panics: nothing of the parent's, such
+/// as its `main` behind the loop, is ever run in it.
+pub(super) fn main(
+    connection: OwnedFd,
+    inherited: &Inheritance,
+    options: &Options,
+    handler: &impl Fn(&Request) -> Answer,
+) -> ! {
+    let max_body_size = options.max_body_size;
+    sys::go_on_alone(connection, &inherited.descriptors, |connection| {
+        inherited.signals.restore_defaults()?;
+        rustix::process::setpgid(None, None)?;
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        if rustix::process::getppid() == Some(inherited.parent) {
+            serve(connection, max_body_size, handler)?;
+            io::stdout().flush()?;
+        }
+        // Otherwise it died before the kernel was told that we want to know.
+        Ok(0)
+    })
 }
 
 fn serve(
-    control: OwnedFd,
-    parent: Option<Pid>,
-    altered_signals: &[i32],
+    connection: OwnedFd,
     max_body_size: usize,
     handler: &impl Fn(&Request) -> Answer,
 ) -> io::Result<()> {
-    sys::default_signals(altered_signals)?;
-    rustix::process::setpgid(None, None)?;
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    if rustix::process::getppid() != parent {
-        // It died before the kernel was told that we want to know.
-        return Ok(());
-    }
-    let mut buffer = [0; READ_SIZE];
+    // It is closed with the process, which is about to end.
+    let mut stream = ManuallyDrop::new(UnixStream::from(connection));
     rehearse();
-    let Some(connection) = socketpair::receive(&control, &mut [0; 8], true)?.1.pop() else {
-        return Ok(());
-    };
-    drop(control);
-    let mut stream = UnixStream::from(connection);
-    let Some(request) = read_request(&mut stream, &mut buffer, max_body_size)? else {
+    let Some(request) = read_request(&stream, max_body_size)? else {
         return Ok(());
     };
     let answer = handler(&request);
@@ -72,7 +61,7 @@ fn serve(
     stream.write_all(&answer)?;
     // The end of a process takes longer than an answer, which whoever waits for it on the same
     // processor would see only afterwards.
-    std::thread::yield_now();
+    rustix::thread::sched_yield();
     Ok(())
 }
 
@@ -80,10 +69,23 @@ fn serve(
 /// that this takes is the child's own then, and a page that it would meet for the first time costs
 /// a microsecond or two of the answer's time.
 fn rehearse() {
-    let bytes = encode_request(&Environment::new(), 0);
-    let request = RequestDecoder::new(0).feed(black_box(&bytes));
+    let request = RequestDecoder::new(0).feed(black_box(EMPTY_REQUEST));
     if let Ok(Some(request)) = request {
         let answer = Answer::binary(Request(request).body());
         let _ = black_box(answer.encode());
+    }
+}
+
+const EMPTY_REQUEST: &[u8] = b"24:CONTENT_LENGTH\x000\x00SCGI\x001\x00,";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Environment;
+    use crate::scgi::encode_request;
+
+    #[test]
+    fn what_is_rehearsed_is_a_request() {
+        assert_eq!(EMPTY_REQUEST, encode_request(&Environment::new(), 0));
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! [`run`] turns a small process into one: its descriptor 0 is a listening Unix socket, on which it
 //! is asked in SCGI, one request per connection. It has a single thread and no runtime, because it
-//! forks: a child for each connection, some of them ahead of need. A child closes what belongs to
+//! forks: a child for each connection, as soon as somebody connects. Who connects before he has a
+//! request, as the server's pool does, has a child ready for it. A child closes what belongs to
 //! the loop, restores signals, answers in CGI and leaves by `_exit`. A closure that panics, hangs
 //! or crashes costs this one answer.
 //!
@@ -14,21 +15,22 @@
 mod child;
 mod parent;
 
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::net::UnixStream;
+
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
 
 use crate::Environment;
 use crate::cgi::{CgiError, encode_answer};
 use crate::scgi;
 
-/// How many children there are.
+/// How much there may be of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// How many children wait for a connection, forked ahead of need; 0 counts as 1. 2 by default:
-    /// each costs a few hundred KiB at most, as its memory is the parent's until it is written to.
-    pub spare: usize,
-    /// How many children there are at most, the waiting ones included; further connections wait to
-    /// be accepted. 256 by default, which fits the usual limit of 1024 descriptors.
+    /// How many children there are at most, those that wait for their request included; further
+    /// connections wait to be accepted. 256 by default, which fits the usual limit of 1024
+    /// descriptors.
     pub max_children: usize,
     /// How large a payload may be, in bytes. 64 MiB by default: the server has its own, lower
     /// limit, this one is against a peer gone mad.
@@ -38,7 +40,6 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            spare: 2,
             max_children: 256,
             max_body_size: 64 << 20,
         }
@@ -155,31 +156,37 @@ pub fn run(handler: impl Fn(&Request) -> Answer) -> io::Result<()> {
 pub fn run_with(options: Options, handler: impl Fn(&Request) -> Answer) -> io::Result<()> {
     let mut parent = parent::Parent::new(options)?;
     loop {
-        parent = parent.refill(&handler)?;
+        parent.serve(&handler)?;
         parent.step()?;
     }
 }
 
-/// Bytes of a request that are read at a time.
-pub(crate) const READ_SIZE: usize = 16 * 1024;
+/// Bytes that are read at first: most requests are shorter, and each page of a buffer is one more
+/// that a child gets of its own.
+const FIRST_READ_SIZE: usize = 4 * 1024;
 
-/// Reads a whole request through a buffer of the caller's; `None` if the peer hung up before that.
+/// Bytes of a longer request that are read at a time.
+const READ_SIZE: usize = 64 * 1024;
+
+/// Reads a whole request; `None` if the peer hung up before that.
 pub(crate) fn read_request(
-    stream: &mut UnixStream,
-    buffer: &mut [u8; READ_SIZE],
+    stream: &UnixStream,
     max_body_size: usize,
 ) -> io::Result<Option<Request>> {
     let mut decoder = scgi::RequestDecoder::new(max_body_size);
+    let mut buffer = Vec::with_capacity(FIRST_READ_SIZE);
     loop {
-        let len = match stream.read(buffer) {
+        match rustix::io::read(stream, spare_capacity(&mut buffer)) {
             Ok(0) => return Ok(None),
-            Ok(len) => len,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        if let Some(request) = decoder.feed(&buffer[..len]).map_err(io::Error::other)? {
+            Ok(_) => {}
+            Err(Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        if let Some(request) = decoder.feed(&buffer).map_err(io::Error::other)? {
             return Ok(Some(Request(request)));
         }
+        buffer.clear();
+        buffer.reserve(READ_SIZE);
     }
 }
 

@@ -279,7 +279,7 @@ fn fill(bytes: &mut Vec<u8>, size: usize, chunk: &mut &[u8]) -> bool {
 fn parse_head(bytes: &[u8], max_body_size: usize) -> Result<(Environment, usize), ScgiError> {
     let variables = bytes.strip_suffix(b"\0,").ok_or(ScgiError::InvalidHead)?;
     let mut parts = variables.split(|&byte| byte == 0);
-    let mut environment = Environment::new();
+    let mut environment = Environment::with_capacity(variables.len());
     let mut body_size = None;
     let mut version = None;
     while let Some(name) = parts.next() {
@@ -292,12 +292,11 @@ fn parse_head(bytes: &[u8], max_body_size: usize) -> Result<(Environment, usize)
             version = Some(value);
             continue;
         }
-        if name == SCGI || environment.get(name).is_some() {
+        if name == SCGI || !environment.add_received(name, value)? {
             return Err(ScgiError::Duplicate {
                 name: name.to_owned(),
             });
         }
-        environment.set_received(name, value)?;
     }
     if version != Some(b"1") {
         return Err(ScgiError::WrongVersion);

@@ -39,7 +39,7 @@ fn run() -> io::Result<()> {
     // What it starts is known by this session, also when it is dead itself. It fails only for the
     // leader of a process group, which nobody makes of it.
     rustix::process::setsid()?;
-    sys::default_signals(&sys::altered_signals()?)?;
+    sys::SignalState::now()?.restore_defaults()?;
     // A terminal's or a service manager's signal to everybody must not end us before the server
     // has finished: its closing of the control socket does.
     sys::catch_signals(&[

@@ -9,8 +9,8 @@
 
 mod start;
 
-use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -61,12 +61,6 @@ fn has_threads() -> io::Result<bool> {
     }
 }
 
-/// Ends the process at once: nothing is flushed, no `atexit` function runs.
-pub(crate) fn exit_now(code: i32) -> ! {
-    // SAFETY: `_exit` takes any number and never returns; no destructor is relied on for safety.
-    unsafe { libc::_exit(code) }
-}
-
 /// How many bytes of what was sent on a socket its peer has not read yet. On a Unix socket it is the
 /// memory that they take, which is more.
 pub(crate) fn unread_by_peer(socket: BorrowedFd<'_>) -> io::Result<usize> {
@@ -80,31 +74,81 @@ pub(crate) fn unread_by_peer(socket: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(usize::try_from(size).unwrap_or(0))
 }
 
-/// Gives every signal its default disposition and empties the signal mask.
-///
-/// Whoever started us may ignore any of them, the realtime ones included, which glibc's own
-/// function leaves out in part: so the system call is made directly.
-pub(crate) fn default_signals(altered: &[libc::c_int]) -> io::Result<()> {
-    for &signal in altered {
-        rt_sigaction(signal, Some(&[libc::SIG_DFL; KERNEL_ACTION_WORDS]), None)?;
+/// What this process has changed about signals, and was started with.
+#[derive(Debug)]
+pub(crate) struct SignalState {
+    /// Those that have another disposition than the default one. To ask about all of them in each
+    /// child would be a quarter of its system calls.
+    altered: Vec<libc::c_int>,
+    has_mask: bool,
+}
+
+impl SignalState {
+    /// As it is now. Signals that glibc handles itself need their handlers, and do not count.
+    pub(crate) fn now() -> io::Result<Self> {
+        let mut altered = Vec::new();
+        for signal in 1..=LAST_SIGNAL {
+            let mut now = [0; KERNEL_ACTION_WORDS];
+            rt_sigaction(signal, None, Some(&mut now))?;
+            let is_glibc_s_own = matches!(signal, 32 | 33);
+            if now[0] != libc::SIG_DFL && (!is_glibc_s_own || now[0] == libc::SIG_IGN) {
+                altered.push(signal);
+            }
+        }
+        let mut mask = SigSet::empty();
+        sigprocmask(SigmaskHow::SIG_SETMASK, None, Some(&mut mask))?;
+        let has_mask = mask != SigSet::empty();
+        Ok(Self { altered, has_mask })
     }
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+
+    /// Gives every signal its default disposition and empties the signal mask, if they still are as
+    /// they were then.
+    ///
+    /// Whoever started us may ignore any of them, the realtime ones included, which glibc's own
+    /// function leaves out in part: so the system call is made directly.
+    pub(crate) fn restore_defaults(&self) -> io::Result<()> {
+        for &signal in &self.altered {
+            rt_sigaction(signal, Some(&default_action()), None)?;
+        }
+        if self.has_mask {
+            clear_signal_mask()?;
+        }
+        Ok(())
+    }
+}
+
+/// Gives the signals of faults their default dispositions: std catches them to say that a stack
+/// overflow was one, and ends the process then as they do.
+pub(crate) fn reset_fault_handlers() -> io::Result<()> {
+    for signal in [libc::SIGSEGV, libc::SIGBUS] {
+        rt_sigaction(signal, Some(&default_action()), None)?;
+    }
     Ok(())
 }
 
-/// The signals that have another disposition than the default one. Without those that glibc handles
-/// itself, which need their handlers.
-pub(crate) fn altered_signals() -> io::Result<Vec<libc::c_int>> {
-    let mut altered = Vec::new();
-    for signal in 1..=LAST_SIGNAL {
-        let mut now = [0; KERNEL_ACTION_WORDS];
-        rt_sigaction(signal, None, Some(&mut now))?;
-        let is_glibc_s_own = matches!(signal, 32 | 33);
-        if now[0] != libc::SIG_DFL && (!is_glibc_s_own || now[0] == libc::SIG_IGN) {
-            altered.push(signal);
-        }
+fn clear_signal_mask() -> io::Result<()> {
+    let none = 0_u64;
+    let nowhere = std::ptr::null_mut::<u64>();
+    // SAFETY: the kernel reads a mask of 8 bytes from `none` and writes none to `nowhere`.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const none,
+            nowhere,
+            size_of::<u64>(),
+        )
+    };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
-    Ok(altered)
+}
+
+/// The default disposition, on the stack: where constants are, a child has no page yet.
+fn default_action() -> [usize; KERNEL_ACTION_WORDS] {
+    std::hint::black_box([libc::SIG_DFL; KERNEL_ACTION_WORDS])
 }
 
 /// The last realtime signal.
@@ -166,6 +210,77 @@ pub(crate) fn close_on_exec() -> io::Result<()> {
     }
 }
 
+/// The descriptors that are open, from 3 on, in ascending order.
+pub(crate) fn open_descriptors() -> io::Result<Vec<RawFd>> {
+    let mut descriptors: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    // The directory itself was among them.
+    // SAFETY: to ask for the flags of whatever has that number, if anything, changes nothing.
+    let is_open = |number: RawFd| unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0;
+    descriptors.retain(|&number| number > 2 && is_open(number));
+    descriptors.sort_unstable();
+    Ok(descriptors)
+}
+
+/// Goes on as a forked child that has its standard streams, one descriptor and `others`, which are
+/// in ascending order; ends with the code that `main` returns. Nothing is flushed then, and no
+/// `atexit` function runs.
+///
+/// Closes by numbers, whoever owns the descriptors: mostly two system calls, however many there are.
+/// None of their owners is ever reached again, because this neither returns nor unwinds; `main` must
+/// not have one at hand.
+pub(crate) fn go_on_alone(
+    kept: OwnedFd,
+    others: &[RawFd],
+    main: impl FnOnce(OwnedFd) -> io::Result<i32>,
+) -> ! {
+    let _leave = LeaveOnUnwind;
+    let code = close_all_but(kept.as_raw_fd(), others)
+        .and_then(|()| main(kept))
+        .unwrap_or_else(|error| {
+            let _ = writeln!(io::stderr(), "fork server's child: {error}");
+            1
+        });
+    exit_now(code)
+}
+
+/// Ends the process if the stack is unwound.
+struct LeaveOnUnwind;
+
+impl Drop for LeaveOnUnwind {
+    fn drop(&mut self) {
+        exit_now(101)
+    }
+}
+
+/// Ends the process at once.
+fn exit_now(code: i32) -> ! {
+    // SAFETY: `_exit` takes any number and never returns; no destructor is relied on for safety.
+    unsafe { libc::_exit(code) }
+}
+
+fn close_all_but(kept: RawFd, others: &[RawFd]) -> io::Result<()> {
+    let (below, above) = others.split_at(others.partition_point(|&other| other < kept));
+    let mut first = 3;
+    for &open in below.iter().chain([&kept]).chain(above) {
+        close_range(first, open - 1)?;
+        first = open + 1;
+    }
+    close_range(first, RawFd::MAX)
+}
+
+fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
+    if first > last {
+        return Ok(());
+    }
+    // SAFETY: the owners of these descriptors are not reached any more, see `go_on_alone`.
+    match unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Registers a descriptor with the current tokio runtime, for as long as it is borrowed.
 pub(crate) fn register(
     descriptor: BorrowedFd<'_>,
@@ -181,6 +296,32 @@ extern "C" fn do_nothing(_signal: libc::c_int) {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn t54_forked_child_has_only_what_it_is_to_have() {
+        let open = || std::fs::File::open("/dev/null").unwrap();
+        let (_first, own, _second, kept, _third) = (open(), open(), open(), open(), open());
+        let numbers = [own.as_raw_fd(), kept.as_raw_fd()];
+        let is_open = |number: &RawFd| std::fs::exists(format!("/proc/self/fd/{number}"));
+        // A process of its own, as it closes what belongs to other tests.
+        // SAFETY: the child makes system calls and allocates, which the C library allows after a
+        // fork of threads; it does not return.
+        match unsafe { nix::unistd::fork() }.unwrap() {
+            ForkResult::Child => go_on_alone(kept.into(), &numbers[..1], |_kept| {
+                let still = open_descriptors()?
+                    .iter()
+                    .all(|open| numbers.contains(open));
+                let both = numbers
+                    .iter()
+                    .all(|number| is_open(number).unwrap_or(false));
+                Ok(i32::from(!(still && both)))
+            }),
+            ForkResult::Parent { child } => {
+                let ended = nix::sys::wait::waitpid(child, None).unwrap();
+                assert_eq!(ended, nix::sys::wait::WaitStatus::Exited(child, 0));
+            }
+        }
+    }
 
     #[test]
     fn fork_is_refused_in_a_process_with_several_threads() {

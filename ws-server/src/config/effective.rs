@@ -1,6 +1,7 @@
 //! The settings that a configuration was made of, as they may be shown.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Config;
@@ -16,12 +17,25 @@ const HIDDEN: &str = "***";
 #[derive(Clone)]
 pub(super) struct Written {
     pub(super) raw: Arc<RawConfig>,
+    /// What relative paths without a source of their own are relative to.
+    pub(super) base_dir: PathBuf,
 }
 
 impl Written {
-    pub(super) fn new(raw: &RawConfig) -> Self {
+    pub(super) fn new(raw: &RawConfig, base_dir: &Path) -> Self {
         Self {
             raw: Arc::new(raw.clone()),
+            base_dir: base_dir.to_owned(),
+        }
+    }
+}
+
+impl Written {
+    /// Returns what holds for a setting.
+    pub(super) fn effective(&self, setting: &Setting) -> Option<RawValue> {
+        match self.raw.get(setting.path) {
+            Some(value) => Some(of_its_type(setting, value)),
+            None => setting.default_value(),
         }
     }
 }
@@ -38,11 +52,7 @@ impl Config {
     /// each with its path. Secrets are left out of the values.
     pub fn effective(&self) -> impl Iterator<Item = (&'static str, RawValue)> {
         SETTINGS.iter().filter_map(|setting| {
-            let written = self.written.raw.get(setting.path).cloned();
-            let value = match written {
-                Some(value) => of_its_type(setting, &value),
-                None => setting.default_value()?,
-            };
+            let value = self.written.effective(setting)?;
             Some((setting.path, shown(setting.path, &value)))
         })
     }

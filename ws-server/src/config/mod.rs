@@ -16,6 +16,7 @@ mod identity;
 mod origin;
 mod raw;
 mod reader;
+mod reload;
 mod sandbox;
 mod settings;
 #[cfg(test)]
@@ -40,8 +41,9 @@ pub use identity::{
 pub(crate) use origin::split_authority;
 pub use origin::{InvalidOrigin, OriginRule, WebOrigin};
 pub use raw::{Position, RawConfig, RawKind, RawValue, Source, SourceKind};
+pub use reload::{Change, Reloaded, Shown};
 pub use sandbox::{CgroupPlace, Sandbox};
-pub use settings::{defaults, is_secret, is_setting};
+pub use settings::{Applies, defaults, is_secret, is_setting, reference};
 pub(crate) use tls::ALPN;
 pub use trusted::{InvalidTrustedPeer, TrustedPeer, TrustedPeers};
 pub use typed::{
@@ -107,7 +109,7 @@ impl Config {
             server,
             fifo,
             development: false,
-            written: Written::new(raw),
+            written: Written::new(raw, base_dir),
         };
         reader.finish(config)
     }

@@ -351,8 +351,17 @@ fn default<T>(path: &'static str, parse: impl Fn(&RawValue) -> Result<T, Problem
 }
 
 /// Whether two values are the same, wherever they were written.
-fn is_same(one: &RawKind, other: &RawKind) -> bool {
+pub(super) fn is_same(one: &RawKind, other: &RawKind) -> bool {
     match (one, other) {
+        (RawKind::Table(one), RawKind::Table(other)) => {
+            let mut pairs = one.iter().zip(other);
+            let is_same_entry =
+                |((name, value), (other_name, other)): (
+                    (&String, &RawValue),
+                    (&String, &RawValue),
+                )| { name == other_name && is_same(value.kind(), other.kind()) };
+            one.len() == other.len() && pairs.all(is_same_entry)
+        }
         (RawKind::List(one), RawKind::List(other)) => {
             let mut pairs = one.iter().zip(other);
             one.len() == other.len() && pairs.all(|(one, other)| is_same(one.kind(), other.kind()))

@@ -7,7 +7,7 @@ mod identity;
 mod server;
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use super::raw::{RawKind, RawValue};
 
@@ -23,11 +23,36 @@ pub(super) enum DefaultValue {
     Absent(&'static str),
 }
 
+/// In TOML, as what is written behind the key.
+impl fmt::Display for DefaultValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(value) => value.fmt(f),
+            Self::Number(value) => value.fmt(f),
+            // Debug writes lists and strings as TOML does; defaults are plain ASCII.
+            Self::Text(value) => write!(f, "{value:?}"),
+            Self::List(value) => write!(f, "{value:?}"),
+            Self::Table => f.write_str("{}"),
+            Self::Absent(example) => f.write_str(example),
+        }
+    }
+}
+
+/// When a change of a setting is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applies {
+    /// After a reload: for what begins then, and where it can be, for what is there already.
+    Live,
+    /// After a restart.
+    Restart,
+}
+
 /// One setting.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Setting {
     pub(super) path: &'static str,
     pub(super) default: DefaultValue,
+    pub(super) applies: Applies,
     /// Meaning, unit, range, and the cost of raising it.
     pub(super) doc: &'static str,
 }
@@ -116,22 +141,79 @@ pub fn defaults() -> String {
         for line in setting.doc.lines() {
             write_line(&mut text, format_args!("# {line}"));
         }
-        match setting.default {
-            DefaultValue::Flag(value) => write_line(&mut text, format_args!("{key} = {value}")),
-            DefaultValue::Number(value) => write_line(&mut text, format_args!("{key} = {value}")),
-            // Debug writes lists and strings as TOML does; defaults are plain ASCII.
-            DefaultValue::Text(value) => write_line(&mut text, format_args!("{key} = {value:?}")),
-            DefaultValue::List(value) => write_line(&mut text, format_args!("{key} = {value:?}")),
-            DefaultValue::Table => write_line(&mut text, format_args!("{key} = {{}}")),
-            DefaultValue::Absent(example) => {
-                write_line(&mut text, format_args!("# {key} = {example}"));
-            }
+        if setting.applies == Applies::Live {
+            write_line(&mut text, format_args!("# Applied on SIGHUP."));
         }
+        let mark = match setting.default {
+            DefaultValue::Absent(_) => "# ",
+            _ => "",
+        };
+        write_line(&mut text, format_args!("{mark}{key} = {}", setting.default));
     }
     text
 }
 
-fn write_line(text: &mut String, line: std::fmt::Arguments<'_>) {
+/// Renders the reference of the settings, as the documentation has it.
+pub fn reference() -> String {
+    let mut text = REFERENCE_HEAD.to_owned();
+    let mut section = "";
+    for setting in SETTINGS {
+        let (name, _) = setting.split();
+        if name != section {
+            section = name;
+            write_line(&mut text, format_args!("\n## `[{section}]`"));
+        }
+        let path = setting.path;
+        let variable = path.to_uppercase().replace('.', "__");
+        write_line(
+            &mut text,
+            format_args!("\n### `{path}`\n\n{}\n", plain(setting.doc)),
+        );
+        match setting.default {
+            DefaultValue::Absent(example) => {
+                write_line(&mut text, format_args!("- For example: `{example}`"));
+            }
+            default => write_line(&mut text, format_args!("- Default: `{default}`")),
+        }
+        // Lists of tables and names within tables have no variable of their own.
+        match setting.default {
+            DefaultValue::Absent(example) if example.starts_with("[{") => {}
+            DefaultValue::Table => {
+                write_line(
+                    &mut text,
+                    format_args!("- Variables: `WS__{variable}__NAME`"),
+                );
+            }
+            _ => write_line(&mut text, format_args!("- Variable: `WS__{variable}`")),
+        }
+        if SECRETS.contains(&path) {
+            write_line(
+                &mut text,
+                format_args!("- Or its file: `WS__{variable}_FILE`, the credential `{path}`"),
+            );
+        }
+        let applies = match setting.applies {
+            Applies::Live => "on SIGHUP",
+            Applies::Restart => "after a restart",
+        };
+        write_line(&mut text, format_args!("- A change is applied {applies}"));
+    }
+    text
+}
+
+/// Makes a text of Markdown what it is without.
+fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        if "\\`*_<>[]|#".contains(c) {
+            plain.push('\\');
+        }
+        plain.push(c);
+    }
+    plain
+}
+
+fn write_line(text: &mut String, line: fmt::Arguments<'_>) {
     writeln!(text, "{line}").expect("writing to a string does not fail");
 }
 
@@ -142,6 +224,21 @@ const HEAD: &str = "\
 # Durations are whole numbers with a unit: ms, s, m, h, d. Sizes are bytes, or have a unit: B, KiB,
 # MiB, GiB. Relative paths are relative to this file. Each setting can also be given as an
 # environment variable: WS__SERVER__LISTEN for server.listen (lists separated by commas).
+#
+# The server reads this file again on SIGHUP. Settings of which it is not said here that they are
+# applied then need a restart; the log names those that were changed.
+";
+
+const REFERENCE_HEAD: &str = "\
+# Reference of the configuration
+
+<!-- Generated from ws-server/src/config/settings: UPDATE_REFERENCE=1 cargo test -p ws-server reference -->
+
+Every setting, as `ws config print --default` explains it, too. [How the configuration is read, and
+what the sections are for](../configuration.md).
+
+Durations are whole numbers with a unit: ms, s, m, h, d. Sizes are bytes, or have a unit: B, KiB, MiB,
+GiB. Relative paths are relative to the file. Lists in variables have commas.
 ";
 
 /// In the order of the rendered file: keys of a section stand together.

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,150 @@ fn nothing_written_is_the_demo_on_loopback() {
     assert!(matches!(config.app().backend, AppBackend::Demo));
     assert!(matches!(config.validate().backend, ValidateBackend::None));
     assert!(config.app().ping && config.serves_console() && config.is_local_only());
+}
+
+/// `UPDATE_REFERENCE=1 cargo test -p ws-server reference` writes it.
+#[test]
+fn the_reference_in_the_documentation_is_that_of_the_settings() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/configuration.md");
+    if std::env::var_os("UPDATE_REFERENCE").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, reference()).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    let hint = "stale: UPDATE_REFERENCE=1 cargo test -p ws-server reference";
+    assert!(written == reference(), "{} is {hint}", path.display());
+    for setting in settings::SETTINGS {
+        assert!(written.contains(&format!("\n### `{}`\n", setting.path)));
+    }
+}
+
+#[test]
+fn a_reload_takes_what_is_live_and_names_what_is_not() {
+    let base = json!({
+        "server": { "listen": ["127.0.0.1:1"] },
+        "origin": { "allow": ["https://a.example"] },
+        "app": { "command": "cat", "env": { "A": "1" }, "params": { "P": "1" } },
+        "identity": { "store": "redis://:canary1@host" },
+    });
+    let old = check(base.clone()).unwrap();
+    let mut other = base.clone();
+    // Written as it was by default, or in another way, nothing is changed.
+    other["limits"] = json!({ "max_handshakes": "4096", "ping_interval": "25s" });
+    assert_eq!(
+        old.reloaded(&check(other.clone()).unwrap())
+            .unwrap()
+            .changes(),
+        []
+    );
+    other["server"]["listen"] = json!(["127.0.0.1:2"]);
+    other["limits"] = json!({ "ping_interval": "off" });
+    other["app"]["timeout"] = json!("5s");
+    other["app"]["env"] = json!({ "A": "canary3" });
+    other["app"]["params"] = json!({ "P": "2", "Q": "3" });
+    other["identity"]["store"] = json!("redis://:canary2@other");
+    other["origin"] = json!({});
+    let new = check(other).unwrap();
+    let reloaded = old.reloaded(&new).unwrap();
+    let changes = reloaded.changes().iter().map(|change| {
+        let (old, new) = (change.old(), change.new_value());
+        format!("{} {old} {new} {:?}", change.path(), change.applies())
+    });
+    let expected = [
+        r#"server.listen ["127.0.0.1:1"] ["127.0.0.1:2"] Restart"#,
+        r#"origin.allow ["https://a.example"] ["same-origin"] Live"#,
+        r#"limits.ping_interval "25s" "off" Live"#,
+        r#"identity.store "redis://:***@host" "redis://:***@other" Restart"#,
+        r#"app.params {"P":"1"} {"P":"2","Q":"3"} Live"#,
+        r#"app.timeout "30s" "5s" Live"#,
+        r#"app.env {"A":"***"} {"A":"***"} Restart"#,
+    ];
+    assert_eq!(changes.collect::<Vec<_>>(), expected);
+    let held = reloaded.into_config();
+    assert_eq!(held.server().listen[0].to_string(), "127.0.0.1:1");
+    assert_eq!(held.limits().ping_interval, None);
+    assert_eq!(held.app().timeout, Duration::from_secs(5));
+    assert_eq!(held.identity().store.to_string(), "redis://:***@host");
+    assert_eq!(held.origin().allow, [OriginRule::SameOrigin]);
+    // What waits for a restart is named each time.
+    assert_eq!(held.reloaded(&new).unwrap().changes().len(), 3);
+    assert_eq!(held.reloaded(&held).unwrap().changes(), []);
+}
+
+#[test]
+fn a_reload_that_does_not_go_with_what_needs_a_restart_is_refused() {
+    let old = check(json!({ "control": { "idempotency_receipts": 1000 } })).unwrap();
+    let new = json!({ "control": { "idempotency_receipts": 5000, "max_batch": 5000 } });
+    let invalid = old.reloaded(&check(new).unwrap()).unwrap_err();
+    assert_eq!(invalid.faults()[0].path(), "control.idempotency_receipts");
+    let development = check(json!({})).unwrap().for_development().unwrap();
+    let held = development.reloaded(&check(json!({})).unwrap()).unwrap();
+    assert!(held.config().is_local_only());
+}
+
+/// Each setting in turn is changed, as far as the example or the kind of its default lets us: what
+/// is applied without a restart is the new value, everything else the old one.
+#[test]
+fn every_setting_is_applied_as_it_is_classified() {
+    let old = check(json!({})).unwrap();
+    let (mut live, mut restart) = (0, 0);
+    for setting in settings::SETTINGS {
+        let values: Vec<RawValue> = match setting.default {
+            settings::DefaultValue::Flag(value) => vec![(!value).into()],
+            settings::DefaultValue::Number(value) => {
+                vec![(value + 1).into(), (value - 1).into(), 1000.into()]
+            }
+            settings::DefaultValue::Text(_) => {
+                let texts = [
+                    "7s", "7KiB", "off", "on", "x", "0600", "a.b", "memory", "warn", "json",
+                ];
+                texts.map(RawValue::from).to_vec()
+            }
+            settings::DefaultValue::List(_) => {
+                vec![
+                    vec!["10.0.0.1"].into(),
+                    vec!["https://b.example"].into(),
+                    vec!["open"].into(),
+                ]
+            }
+            settings::DefaultValue::Table => {
+                let entry = BTreeMap::from([("A".to_owned(), RawValue::from("1"))]);
+                vec![RawKind::Table(entry).into()]
+            }
+            settings::DefaultValue::Absent(example) => {
+                let value = serde_json::from_str::<RawValue>(&example.replace(" = ", ": "));
+                value.map(|value| vec![value]).unwrap_or_default()
+            }
+        };
+        let others = values.into_iter();
+        let mut others = others.filter(|value| setting.default_value().as_ref() != Some(value));
+        let changed = others.find_map(|value| {
+            let mut raw = RawConfig::default();
+            raw.set(setting.path, value);
+            Config::from_raw(&raw, "/srv".as_ref()).ok()
+        });
+        // What needs others beside it to be valid is covered by its neighbours.
+        let Some(changed) = changed else { continue };
+        let reloaded = old.reloaded(&changed).unwrap();
+        let changes: Vec<_> = reloaded.changes().iter().map(Change::path).collect();
+        assert_eq!(changes, [setting.path]);
+        let value = |config: &Config| {
+            let found = config.effective().find(|(path, _)| *path == setting.path);
+            found.map(|(_, value)| serde_json::to_string(&value).unwrap())
+        };
+        let expected = match setting.applies {
+            Applies::Live => {
+                live += 1;
+                value(&changed)
+            }
+            Applies::Restart => {
+                restart += 1;
+                value(&old)
+            }
+        };
+        assert_eq!(value(reloaded.config()), expected, "{}", setting.path);
+    }
+    assert!(live > 45 && restart > 45, "{live} {restart}");
 }
 
 #[test]

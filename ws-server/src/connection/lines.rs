@@ -30,7 +30,7 @@ pub(super) struct AnswerLines {
 
 impl AnswerLines {
     pub(super) fn new(connection: Rc<Connection>, server: Arc<Shared>, id: MessageId) -> Self {
-        let max = server.config.app().max_output;
+        let max = server.current().config.app().max_output;
         Self {
             connection,
             server,

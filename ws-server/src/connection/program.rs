@@ -3,6 +3,7 @@
 
 use std::io::IoSlice;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tracing::{info, warn};
@@ -22,7 +23,8 @@ use crate::shard::Shard;
 impl Connection {
     /// Starts the program, if the application is one for each connection.
     pub(crate) fn start_program(self: &Rc<Self>, shard: &Rc<Shard>) {
-        let application = shard.server.application.as_ref();
+        let current = shard.server.current();
+        let application = current.application.as_ref();
         let Some(application) = application.filter(|application| application.is_stream()) else {
             return;
         };
@@ -74,7 +76,8 @@ struct ProgramTask {
 
 impl ProgramTask {
     fn new(connection: Rc<Connection>, shard: Rc<Shard>, output: StreamOutput) -> Self {
-        let app = shard.server.config.app();
+        let current = shard.server.current();
+        let app = current.config.app();
         let decoder = match output {
             StreamOutput::Text => Some(LineDecoder::new(app.max_output)),
             StreamOutput::Binary => None,
@@ -91,7 +94,8 @@ impl ProgramTask {
     async fn run(mut self) {
         let shard = Rc::clone(&self.shard);
         let connection = Rc::clone(&self.connection);
-        let end = match &shard.server.application {
+        let current = Arc::clone(&shard.server.current());
+        let end = match &current.application {
             Some(application) => {
                 let visitor = &connection.visitor;
                 let data = shard.server.hub.keeper.data(visitor.session);
@@ -145,7 +149,8 @@ impl ProgramTask {
 
     /// Takes over the messages that were accepted since.
     fn fetch(&mut self) {
-        let app = self.shard.server.config.app();
+        let current = self.shard.server.current();
+        let app = current.config.app();
         let mut state = self.connection.state.borrow_mut();
         if !state.is_open() && app.on_disconnect == OnDisconnect::Cancel {
             drop(state);

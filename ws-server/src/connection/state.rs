@@ -203,8 +203,12 @@ impl Inner {
         now: Instant,
     ) -> Processed {
         let counters = &server.hub.counters;
-        let answers_ping = server.config.app().ping;
-        let limit = server.config.limits().send_queue_size;
+        let (answers_ping, limit, echoes) = {
+            let current = server.current();
+            let ping = current.config.app().ping;
+            let limit = current.config.limits().send_queue_size;
+            (ping, limit, current.application.is_none())
+        };
         let home = input.rest().as_ptr_range();
         let mut is_out_full = false;
         self.look_around(counters);
@@ -237,10 +241,10 @@ impl Inner {
                         // A buffer of the wire's bytes may become many megabytes.
                         self.spent += INFLATED_COST + message.payload.len();
                     }
-                    if server.application.is_none() && self.is_compressed {
+                    if echoes && self.is_compressed {
                         let (kind, payload) = (message.kind, message.payload.to_vec());
                         out.push(true, |out| self.encode(kind, &payload, out, counters));
-                    } else if server.application.is_none() {
+                    } else if echoes {
                         // Valid as it came: what need not be compressed is not looked at again.
                         let (kind, payload) = (message.kind, message.payload);
                         let is_in_place = home.contains(&payload.as_ptr());

@@ -14,7 +14,7 @@ use ws_proto::{EncodedMessage, FrameStore, MessageKind};
 /// message that is being handed out do not count yet: nobody is slow because of them.
 #[derive(Debug)]
 pub(crate) struct Ledger {
-    limit: usize,
+    limit: AtomicUsize,
     held: AtomicUsize,
     /// Those being handed out.
     passing: AtomicUsize,
@@ -30,7 +30,7 @@ impl Default for Ledger {
 impl Ledger {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
-            limit,
+            limit: AtomicUsize::new(limit),
             held: AtomicUsize::new(0),
             passing: AtomicUsize::new(0),
         }
@@ -44,7 +44,13 @@ impl Ledger {
 
     /// By how many bytes too much waits.
     pub(crate) fn excess(&self) -> usize {
-        self.waiting().saturating_sub(self.limit)
+        self.waiting()
+            .saturating_sub(self.limit.load(Ordering::Relaxed))
+    }
+
+    /// Has another limit from now on.
+    pub(crate) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     /// A message to many, whose frames count.

@@ -132,7 +132,8 @@ pub(crate) async fn serve_user(shard: Rc<Shard>, user: UserId, fifo: Fifo) {
 /// Whether the application can be asked for it.
 fn is_runnable(shard: &Shard, record: &[u8]) -> bool {
     // The program of a connection reads whatever line it is.
-    let application = shard.server.application.as_ref();
+    let current = shard.server.current();
+    let application = current.application.as_ref();
     application.is_some_and(Application::is_stream) || shard.server.runs(record)
 }
 
@@ -300,7 +301,7 @@ impl Reader {
             // It vanished before there was anybody to tell.
             call.change();
         }
-        let throttle = server.config.fifo().rate.map(|rate| {
+        let throttle = server.current().config.fifo().rate.map(|rate| {
             let rate = Rate::new(rate.get(), rate.get(), std::time::Instant::now());
             Box::new((rate, Bucket::default()))
         });
@@ -493,7 +494,8 @@ impl Reader {
 }
 
 fn decoder(server: &Shared) -> RecordDecoder {
-    let config = server.config.fifo();
+    let current = server.current();
+    let config = current.config.fifo();
     let framing = match &config.framing {
         FifoFraming::Lines => Framing::Lines,
         FifoFraming::Delimiter(delimiter) => Framing::Delimiter(delimiter.clone()),

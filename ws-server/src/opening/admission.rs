@@ -120,7 +120,8 @@ impl<'a> Opening<'_, 'a> {
             https: is_https,
             tls: self.tls,
         };
-        let visitor = match (&server.application, &server.validation) {
+        let current = server.current();
+        let visitor = match (&current.application, &current.validation) {
             (None, None) => Visitor::without_variables(&arrival),
             _ => Visitor::new(&arrival)?,
         };
@@ -170,7 +171,7 @@ impl<'a> Opening<'_, 'a> {
             return Err(refused);
         }
         // Unless it is a guest, whose name is the session's.
-        let is_named = server.validation.is_some()
+        let is_named = server.current().validation.is_some()
             || server.identifier.is_some() && user != UserId::from(session);
         let session = named.unwrap_or(session);
         // Whoever is only being validated has no place, and may find all of them taken now.
@@ -184,11 +185,15 @@ impl<'a> Opening<'_, 'a> {
             .and_then(|_| server.hub.user_fifos.path(&user))
             .map(|path| shown(&path));
         visitor.identify(&user, session, fifo_path.as_deref(), user_path.as_deref())?;
-        if server.application.is_none() && ttl.is_none() {
+        if server.current().application.is_none() && ttl.is_none() {
             visitor.forget_variables();
         }
         let own_cookie = issued.as_ref().map(|issued| {
-            cookie::set_cookie(&server.config.identity().cookie, &issued.token, is_https)
+            cookie::set_cookie(
+                &server.current().config.identity().cookie,
+                &issued.token,
+                is_https,
+            )
         });
         let set_cookies: Vec<(&str, &str)> = own_cookie
             .iter()
@@ -196,6 +201,7 @@ impl<'a> Opening<'_, 'a> {
             .map(|value| ("Set-Cookie", value.as_str()))
             .collect();
         let deflate = server
+            .current()
             .protocol
             .deflate()
             .and_then(|deflate| deflate.accept(upgrade.extensions()));
@@ -255,11 +261,11 @@ impl<'a> Opening<'_, 'a> {
         let Some(fifos) = server
             .fifos
             .as_ref()
-            .filter(|_| server.config.fifo().has_connections())
+            .filter(|_| server.current().config.fifo().has_connections())
         else {
             return Ok(None);
         };
-        let name = |last: &dyn Display| match server.config.fifo().naming {
+        let name = |last: &dyn Display| match server.current().config.fifo().naming {
             FifoNaming::Default => {
                 let ip = addr.map_or_else(|| "local".to_owned(), fifo_ip);
                 format!("{}:{ip}:{last}.fifo", encode_name(user.as_str()))
@@ -291,7 +297,7 @@ impl<'a> Opening<'_, 'a> {
         let Some(fifos) = server
             .fifos
             .as_ref()
-            .filter(|_| server.config.fifo().has_users())
+            .filter(|_| server.current().config.fifo().has_users())
         else {
             return Ok(None);
         };

@@ -71,7 +71,14 @@ impl<'a> Opening<'_, 'a> {
         }
         // RFC 9110 §15.5.2: a 401 says what would be accepted, as far as there is a word for it. What
         // was wrong, only the log does.
-        let takes_tokens = self.shard.server.config.identity().token.is_some();
+        let takes_tokens = self
+            .shard
+            .server
+            .current()
+            .config
+            .identity()
+            .token
+            .is_some();
         let challenge = takes_tokens.then_some(("WWW-Authenticate", "Bearer"));
         Refused {
             refusal: Refusal::Identity,
@@ -90,7 +97,8 @@ impl<'a> Opening<'_, 'a> {
 
     /// Reads the token that the visitor brings.
     pub(super) fn token(&self, head: &RequestHead) -> Result<Option<SessionToken>, Refused> {
-        let identity = self.shard.server.config.identity();
+        let current = self.shard.server.current();
+        let identity = current.config.identity();
         if identity.require_cookie && head.header("Cookie").is_none() {
             return Err(refused(Refusal::Cookie, 401, "a cookie is required"));
         }

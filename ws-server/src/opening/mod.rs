@@ -53,7 +53,7 @@ pub(crate) async fn serve(shard: Rc<Shard>, adoption: Adoption) {
     let id = shard.server.hub.next_id();
     let counters = &shard.server.hub.counters;
     let door = peer_socket_addr(socket.peer);
-    let deadline = accepted_at + shard.server.config.limits().handshake_timeout;
+    let deadline = accepted_at + shard.server.current().config.limits().handshake_timeout;
     let newcomer = Newcomer::enter(&shard, deadline);
     let has_more_before_http = socket.socket.is_proxied() || socket.socket.is_tls();
     let opened = match has_more_before_http {
@@ -132,9 +132,9 @@ async fn open(
     socket: Accepted,
     newcomer: &Newcomer,
 ) -> Result<Opened, (Refusal, String)> {
-    let config = &shard.server.config;
+    let is_trusted = |peer| shard.server.current().config.server().trusted.contain(peer);
     let peer = peer_socket_addr(socket.peer).map(|peer| peer.ip());
-    if socket.socket.is_proxied() && !config.server().trusted.contain(peer) {
+    if socket.socket.is_proxied() && !is_trusted(peer) {
         let cause = "the peer is not in server.proxy.trusted";
         return Err((Refusal::Proxy, cause.to_owned()));
     }
@@ -211,11 +211,11 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted<'_>) {
     connection.greet(response);
     // Whoever ended the session meanwhile did not find this connection.
     if shard.server.hub.sessions().is_revoked(session, asked_at) {
-        let frame = shard.server.config.identity().close.clone();
+        let frame = shard.server.current().config.identity().close.clone();
         connection.close(CloseCause::Revoked, frame);
     }
     connection.start_program(shard);
-    if shard.server.config.app().events.open {
+    if shard.server.current().config.app().events.open {
         connection.announce(standing, &shard.server.hub.counters);
     }
     if let Some(fifo) = fifo {
@@ -270,11 +270,11 @@ impl<'a> Opening<'_, 'a> {
             }
         };
         newcomer.leave();
-        if !is_served_host(&server.config.server().allowed_hosts, &head) {
+        if !is_served_host(&server.current().config.server().allowed_hosts, &head) {
             let text = "this host is not served here (server.allowed_hosts)";
             return Err(refused(Refusal::Host, 421, text));
         }
-        if server.config.is_local_only() && !asks_for_this_host(&head) {
+        if server.current().config.is_local_only() && !asks_for_this_host(&head) {
             return Err(refused(Refusal::Host, 421, "only localhost is served here"));
         }
         if let Some(page) = server.page.as_ref().and_then(|page| page.answer(&head)) {
@@ -304,14 +304,15 @@ impl<'a> Opening<'_, 'a> {
             Box::pin(self.unless_early(server.hub.keeper.look_up(id))).await??;
         }
         let claim = self.claim(&head, &upgrade, &forwarded, visit, token.as_ref(), asked_at)?;
-        let admitted = match (known, &server.validation) {
+        let current = Arc::clone(&server.current());
+        let admitted = match (known, &current.validation) {
             (Some(identity), _) if identity.session.is_some() => {
                 Box::pin(self.admit_named(&upgrade, claim, identity)).await?
             }
             (Some(identity), _) => self.admit(&upgrade, claim, identity)?,
             // Apart from the task, so that those who wait for their heads do not hold room for it.
             (None, Some(validation)) => Box::pin(self.ask(validation, &upgrade, claim)).await?,
-            (None, None) if server.config.identity().required => return Err(self.unknown()),
+            (None, None) if current.config.identity().required => return Err(self.unknown()),
             (None, None) => {
                 let identity = Identity::of(UserId::from(claim.session));
                 self.admit(&upgrade, claim, identity)?
@@ -342,7 +343,8 @@ impl<'a> Opening<'_, 'a> {
     /// Who the visitor is, in the words of those who are believed.
     fn look_behind_proxies<'h>(&self, head: &'h RequestHead) -> Forwarded<'h> {
         let server = &self.shard.server;
-        let forwarded = forwarded::visitor(&server.config.server().trusted, self.peer, head);
+        let forwarded =
+            forwarded::visitor(&server.current().config.server().trusted, self.peer, head);
         if forwarded.is_garbled {
             server.hub.counters.forwarded_garbled.increment();
             warn!(
@@ -361,7 +363,14 @@ impl<'a> Opening<'_, 'a> {
         }
         let peer = self.peer.map(|peer| peer.ip());
         let is_believed = peer.is_none_or(|peer| peer.is_loopback())
-            || self.shard.server.config.server().trusted.contain(peer);
+            || self
+                .shard
+                .server
+                .current()
+                .config
+                .server()
+                .trusted
+                .contain(peer);
         let header = |name| is_believed.then(|| head.header(name)).flatten();
         let provenance = Provenance {
             origin: head.header("Origin"),
@@ -373,7 +382,7 @@ impl<'a> Opening<'_, 'a> {
                 .or_else(|| header("X-Forwarded-Proto"))
                 .or_else(|| self.stream.is_tls().then_some("https")),
         };
-        if is_allowed(self.shard.server.config.origin(), provenance) {
+        if is_allowed(self.shard.server.current().config.origin(), provenance) {
             return Ok(());
         }
         let mut refused = refused(Refusal::Origin, 403, "this origin may not connect");

@@ -211,6 +211,15 @@ async function run() {
     await page.getByRole("button", { name: "Connect", exact: true }).click();
     await light.state("open");
   });
+  await check("an operator who closes it means it, and the page says so and stays away", async () => {
+    const before = await light.field("connection").textContent();
+    await ws(place, "kick", "--connection", before, "--reason", "enough");
+    await light.state("closed");
+    await page.locator("#trouble").getByText(/policy.*1008, enough/).waitFor();
+    await page.getByRole("button", { name: "Connect", exact: true }).click();
+    await light.state("open");
+    assert.equal(await page.locator("#trouble").isVisible(), false);
+  });
   await check("no policy violation, no error, no foreign request at all", () => light.assertFaultless());
   await page.context().close();
   await check("the server ends with 0", () => server.stop());

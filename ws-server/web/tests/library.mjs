@@ -7,6 +7,7 @@ import { execFile } from "node:child_process";
 import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { after, afterEach, beforeEach, describe, mock, test } from "node:test";
+import { pathToFileURL } from "node:url";
 import { promisify } from "node:util";
 import { brotliCompressSync, gzipSync } from "node:zlib";
 
@@ -412,6 +413,75 @@ describe("on a clock of the test", () => {
     assert.deepEqual(sent, sent.toSorted((a, b) => rank(a) - rank(b)), `seed ${seed}: in order`);
     assert.deepEqual([...sent, ...unsent].sort(), taken.sort(), `seed ${seed}: all of them once`);
   }
+});
+
+describe("as it is documented", () => {
+  const before = { ...globalThis };
+
+  beforeEach(() => {
+    Scripted.all = [];
+    mock.timers.enable({ apis: ["setTimeout"] });
+    const fetched = { ok: true, text: async () => "fresh" };
+    Object.assign(globalThis, {
+      WebSocket: Scripted,
+      location: { href: "http://host/page" },
+      fetch: async (path) => (assert.equal(path, "/token"), fetched),
+    });
+  });
+  afterEach(() => {
+    mock.timers.reset();
+    for (const name of ["WebSocket", "location", "fetch"]) {
+      if (name in before) globalThis[name] = before[name];
+      else delete globalThis[name];
+    }
+  });
+
+  /** Runs an example as a module, and returns its first connection. */
+  async function example(code) {
+    const library = JSON.stringify(pathToFileURL(path.join(PACKAGE, "ws.js")));
+    const module = code.replace(/"(\.\/ws\.js|@ws-server\/client)"/, library);
+    assert.notEqual(module, code, "it imports the library");
+    await import(`data:text/javascript,${encodeURIComponent(module)}`);
+    await settled();
+    return Scripted.last;
+  }
+
+  async function examples(file) {
+    const page = await readFile(path.join(PACKAGE, file), "utf8");
+    return [...page.matchAll(/^```js\n(.*?)^```/gms)].map(([, code]) => code);
+  }
+
+  test("the examples of the documentation work", async () => {
+    const [first, final, token, ...none] = await examples("../../../docs/browser.md");
+    assert.deepEqual(none, []);
+    const log = mock.method(console, "log", () => {});
+    const server = await example(first);
+    assert.equal(server.url, "ws://host/chat");
+    server.accept();
+    assert.deepEqual(server.sent, ["hello"]);
+    server.say("hi");
+    server.end(1000);
+    const said = log.mock.calls.map(({ arguments: [word] }) => word);
+    log.mock.restore();
+    assert.deepEqual(said, ["open", "hi", "closed"]);
+
+    const imports = 'import { ReconnectingSocket } from "./ws.js";\n';
+    const coded = await example(final);
+    coded.accept();
+    coded.end(4001);
+    await pass(1e9);
+    assert.equal(Scripted.last, coded, "there is nothing to come back for");
+    const tokened = await example(imports + token);
+    assert.deepEqual(tokened.protocols, ["ws.token", "fresh"]);
+    tokened.end(1000);
+    const [readme] = await examples("README.md");
+    const described = await example(readme);
+    described.accept();
+    assert.deepEqual(described.sent, ["hello"]);
+    mock.method(console, "log", () => {});
+    described.end(1000);
+    mock.restoreAll();
+  });
 });
 
 describe("with a real server", () => {

@@ -257,7 +257,7 @@ pub struct TlsAcceptor {
 
 struct Shared {
     /// `None` for a certificate made at the start.
-    config: Option<TlsConfig>,
+    config: RwLock<Option<TlsConfig>>,
     loaded: RwLock<Loaded>,
     looks: Mutex<Looks>,
 }
@@ -323,7 +323,7 @@ impl TlsAcceptor {
     fn new(config: Option<TlsConfig>, loaded: Loaded, signature: Signature) -> Self {
         Self {
             shared: Arc::new(Shared {
-                config,
+                config: RwLock::new(config),
                 loaded: RwLock::new(loaded),
                 looks: Mutex::new(Looks {
                     read: signature.clone(),
@@ -340,21 +340,48 @@ impl TlsAcceptor {
     ///
     /// [`TlsError`]; the certificates then stay as they were.
     pub fn reload(&self) -> Result<(), TlsError> {
-        if let Some(config) = &self.shared.config {
-            let signature = Signature::of(config.files());
-            *self.looks() = Looks {
-                read: signature.clone(),
-                last: signature,
-            };
-            let loaded = load(config)?;
-            let mut current = self
-                .shared
-                .loaded
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
-            *current = loaded;
+        if let Some(config) = self.config() {
+            self.note(Signature::of(config.files()));
+            self.show(load(&config)?);
         }
         Ok(())
+    }
+
+    /// Reads other files instead, for the handshakes that begin from now on. A certificate that was
+    /// made at the start stays.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError`]; certificates and files then stay as they were.
+    pub fn reload_from(&self, config: TlsConfig) -> Result<(), TlsError> {
+        if self.config().is_none() {
+            return Ok(());
+        }
+        let signature = Signature::of(config.files());
+        let loaded = load(&config)?;
+        let current = self.shared.config.write();
+        *current.unwrap_or_else(PoisonError::into_inner) = Some(config);
+        self.note(signature);
+        self.show(loaded);
+        Ok(())
+    }
+
+    /// Remembers what the files were like that are read.
+    fn note(&self, signature: Signature) {
+        *self.looks() = Looks {
+            read: signature.clone(),
+            last: signature,
+        };
+    }
+
+    fn show(&self, loaded: Loaded) {
+        let current = self.shared.loaded.write();
+        *current.unwrap_or_else(PoisonError::into_inner) = loaded;
+    }
+
+    fn config(&self) -> Option<TlsConfig> {
+        let config = self.shared.config.read();
+        config.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Looks at the files, and reads them again if they are others than those that were read last.
@@ -367,7 +394,7 @@ impl TlsAcceptor {
     ///
     /// [`TlsError`]; the certificates then stay as they were.
     pub fn reload_if_changed(&self) -> Result<Reload, TlsError> {
-        let signature = Signature::of(self.files());
+        let signature = Signature::of(self.files().iter().map(PathBuf::as_path));
         {
             let mut looks = self.looks();
             let is_settled = signature == looks.last;
@@ -381,8 +408,10 @@ impl TlsAcceptor {
     }
 
     /// Returns every file that is read; none for a certificate made at the start.
-    pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.shared.config.iter().flat_map(TlsConfig::files)
+    pub fn files(&self) -> Vec<PathBuf> {
+        let config = self.config();
+        let files = config.iter().flat_map(TlsConfig::files);
+        files.map(Path::to_owned).collect()
     }
 
     /// Returns what clients will find wrong with the certificates at this time.
@@ -427,7 +456,7 @@ impl TlsAcceptor {
 impl fmt::Debug for TlsAcceptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TlsAcceptor")
-            .field("config", &self.shared.config)
+            .field("config", &self.config())
             .finish_non_exhaustive()
     }
 }

@@ -337,7 +337,7 @@ async fn a_certificate_for_development_is_made_on_the_spot() {
     let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
     let made = SelfSigned::new(&names, Duration::from_secs(3600)).unwrap();
     let acceptor = TlsAcceptor::self_signed(&made, [b"http/1.1"]).unwrap();
-    assert_eq!(acceptor.files().count(), 0);
+    assert!(acceptor.files().is_empty());
     assert_eq!(acceptor.warnings(SystemTime::now()), []);
     let listener = listen(&acceptor);
     acceptor.reload().unwrap();

@@ -28,6 +28,12 @@ final class Site extends Application implements iConfig
         return $wanted[$key] ?? null;
     }
 
+    public function __construct()
+    {
+        parent::__construct();
+        (self::wanted('booted') ?? fn () => null)();
+    }
+
     public static function configuration(): array
     {
         $configuration = [
@@ -117,9 +123,10 @@ final class Site extends Application implements iConfig
             })
             || self::regexMatch('#^renew$#', fn () => print json_encode(session_regenerate_id(true)))
             || self::regexMatch('#^logout$#', fn () => print json_encode(session_destroy()))
-            || self::regexMatch('#^database$#', function () {
+            || self::regexMatch('#^database/(\d+)$#', function ($milliseconds) {
+                $seconds = $milliseconds / 1000;
                 $database = Database::database(false);
-                echo $database->query('SELECT CONNECTION_ID()')->fetchColumn();
+                echo $database->query("SELECT CONNECTION_ID() + SLEEP($seconds)")->fetchColumn();
             });
     }
 
@@ -142,8 +149,10 @@ final class Site extends Application implements iConfig
                 register_shutdown_function(fn () => file_put_contents(__DIR__ . "/$name", 'done'));
                 echo 'at the end';
             })
+            || self::regexMatch('#^fatal$#', fn () => print strlen(str_repeat('x', 5 << 30)))
             || self::regexMatch('#^umask$#', fn () => print decoct(umask()))
             || self::regexMatch('#^random$#', fn () => print mt_rand())
+            || self::regexMatch('#^class$#', fn () => print (new ReflectionClass(WebSocket::class))->getFileName())
             || self::regexMatch('#^pid$#', fn () => print getmypid())
             || self::regexMatch('#^killed$#', fn () => posix_kill(getmypid(), SIGKILL));
     }

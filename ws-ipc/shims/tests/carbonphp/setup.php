@@ -21,6 +21,8 @@ final class Bridge
     private $control;
     /** @var resource */
     private $process;
+    /** @var ?resource */
+    private $web = null;
 
     /**
      * @param array<string, string> $environment
@@ -140,6 +142,18 @@ final class Bridge
         return file_get_contents("$this->site/stderr") . file_get_contents("$this->site/stdout");
     }
 
+    /** Serves the site to web requests, without the bridge; returns the address. */
+    public function startWeb(): string
+    {
+        $log = "$this->site/web.log";
+        $streams = [['file', '/dev/null', 'r'], ['file', $log, 'a'], ['file', $log, 'a']];
+        $command = [PHP_BINARY, '-S', '127.0.0.1:0', 'index.php'];
+        $this->web = proc_open($command, $streams, $pipes, $this->site);
+        $address = fn () => preg_match('#http://127\.0\.0\.1:\d+#', file_get_contents($log), $it) ? $it[0] : null;
+        eventually(fn () => $address() !== null);
+        return $address();
+    }
+
     /** Waits until something is said. */
     public function hasSaid(string $text): bool
     {
@@ -151,13 +165,13 @@ final class Bridge
         return proc_get_status($this->process)['pid'];
     }
 
-    /** @return int the exit code */
-    public function end(): int
+    public function end(): void
     {
-        proc_terminate($this->process);
-        $code = proc_close($this->process);
+        foreach (array_filter([$this->process, $this->web]) as $process) {
+            proc_terminate($process);
+            proc_close($process);
+        }
         remove($this->site);
-        return $code;
     }
 }
 
@@ -205,7 +219,8 @@ function make_site(string $configuration): string
 function start(string $site, array $streams, array $environment): mixed
 {
     $bridge = getenv('WS_BRIDGE') ?: dirname(__DIR__, 2) . '/carbonphp.php';
-    $command = [PHP_BINARY, '-d', "auto_prepend_file=$bridge", 'index.php', 'websocket'];
+    $settings = ['-d', 'opcache.enable_cli=1', '-d', "auto_prepend_file=$bridge"];
+    $command = [PHP_BINARY, ...$settings, 'index.php', 'websocket'];
     $environment += ['PATH' => '/usr/bin:/bin'];
     return proc_open($command, $streams, $pipes, $site, $environment);
 }

@@ -41,7 +41,7 @@ fn agreed() -> DeflateParams {
 
 /// An open connection whose socket takes nothing.
 fn connection(server: &Shared, deflate: Option<DeflateParams>, now: Instant) -> Inner {
-    let protocol = ws_proto::Connection::server(Arc::clone(&server.protocol), now);
+    let protocol = ws_proto::Connection::server(Arc::clone(&server.current().protocol), now);
     let protocol = protocol.with_deflate(deflate);
     Inner {
         protocol,
@@ -95,8 +95,9 @@ fn messages(client: &mut ws_proto::Connection) -> Vec<u8> {
 #[test]
 fn inv05_what_a_few_bytes_inflate_to_is_taken_in_shares() {
     let (server, now) = (echo_server(), Instant::now());
-    let mut client = ws_proto::Connection::client(Arc::clone(&server.protocol), [7; 32], now)
-        .with_deflate(agreed());
+    let mut client =
+        ws_proto::Connection::client(Arc::clone(&server.current().protocol), [7; 32], now)
+            .with_deflate(agreed());
     let mut bytes = messages(&mut client);
     assert!(bytes.len() < FAIR_SHARE / 8, "{} on the wire", bytes.len());
 
@@ -142,7 +143,8 @@ fn inv05_what_a_few_bytes_inflate_to_is_taken_in_shares() {
 #[test]
 fn what_came_as_it_is_counts_by_what_was_read() {
     let (server, now) = (echo_server(), Instant::now());
-    let mut client = ws_proto::Connection::client(Arc::clone(&server.protocol), [7; 32], now);
+    let mut client =
+        ws_proto::Connection::client(Arc::clone(&server.current().protocol), [7; 32], now);
     let mut bytes = messages(&mut client);
     let mut state = connection(&server, None, now);
     state.take_in(&mut bytes, &server, &mut Frames::default(), now);

@@ -56,7 +56,7 @@ pub(super) fn is_lines(headers: &HeaderMap) -> Result<bool, ApiError> {
 
 /// Reads a whole body.
 pub(super) async fn read(body: RequestBody, api: &Api) -> Result<Vec<u8>, ApiError> {
-    let max = BodyLimit::of(&api.server.config);
+    let max = BodyLimit::of(&api.server.current().config);
     let reading = read_at_most(body, max);
     match api.door.timeout {
         Some(patience) => within(patience, reading).await?,

@@ -3,18 +3,21 @@
 use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use ws_transport::ListenSocket;
 
 use super::Api;
 use super::error::ApiError;
+use super::page;
 use super::token::Tokens;
 use crate::config::{Config, ControlTcpConfig, HostRule};
 use crate::core::origin::is_loopback_host;
 use crate::core::rate::{Bucket, Rate};
 use crate::counters::ControlRefusal;
+
+const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
 /// One of the doors to the control API.
 #[derive(Debug)]
@@ -69,8 +72,13 @@ impl Door {
             let error = ApiError::new(StatusCode::MISDIRECTED_REQUEST, text);
             return Err((ControlRefusal::Host, error));
         }
-        // A page that a browser shows has no business here, whatever let it reach this door.
-        if headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site") {
+        // The operator's page holds nothing that is not public, and is where its token is given.
+        if self.lock.is_some() && page::is_page(request) {
+            return Ok(());
+        }
+        // A page that a browser shows has no business here, whatever let it reach this door; but
+        // for the operator's, which like anybody shows a token.
+        if is_from_browser(headers) && !(self.lock.is_some() && is_from_own_page(headers)) {
             let error = ApiError::new(StatusCode::FORBIDDEN, "not from a browser");
             return Err((ControlRefusal::Browser, error));
         }
@@ -120,6 +128,26 @@ impl Lock {
     }
 }
 
+fn is_from_browser(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::ORIGIN) || headers.contains_key(SEC_FETCH_SITE)
+}
+
+/// Whether the browser says that the page came through this door. No page can set these headers.
+fn is_from_own_page(headers: &HeaderMap) -> bool {
+    let mut sites = headers.get_all(SEC_FETCH_SITE).iter();
+    let mut origins = headers.get_all(header::ORIGIN).iter();
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    let is_own = |origin: &HeaderValue| {
+        let origin = origin.to_str().unwrap_or_default();
+        let (scheme, origin_host) = origin.split_once("://").unwrap_or_default();
+        let is_web = matches!(scheme, "http" | "https");
+        is_web && host.is_some_and(|host| host.eq_ignore_ascii_case(origin_host))
+    };
+    sites.all(|site| site == "same-origin") && origins.all(is_own)
+}
+
 /// RFC 6750 §2.1; the scheme's case is of no matter (RFC 9110 §11.1).
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let value = headers.get(header::AUTHORIZATION)?.as_bytes();
@@ -135,7 +163,7 @@ pub(super) async fn guard(State(api): State<Api>, request: Request, next: Next) 
     counters.control_requests.increment();
     let (response, has_token) = match api.door.admit(&request, Instant::now()) {
         Ok(()) => {
-            let has_token = !is_probe(&request);
+            let has_token = !is_probe(&request) && !page::is_page(&request);
             (next.run(request).await, has_token)
         }
         Err((refusal, error)) => {
@@ -153,4 +181,73 @@ pub(super) async fn guard(State(api): State<Api>, request: Request, next: Next) 
 /// Whether a request only looks whether the server lives, which needs no token.
 fn is_probe(request: &Request) -> bool {
     matches!(request.uri().path(), "/live" | "/ready")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let pairs = lines.iter().map(|(name, value)| {
+            let name = name.parse::<axum::http::HeaderName>().unwrap();
+            (name, HeaderValue::from_str(value).unwrap())
+        });
+        let mut headers = HeaderMap::new();
+        pairs.for_each(|(name, value)| {
+            headers.append(name, value);
+        });
+        headers
+    }
+
+    #[test]
+    fn t72_only_a_page_of_this_door_is_the_operators() {
+        let host = ("host", "ops.example.org:8889");
+        let own = [
+            &[host, ("sec-fetch-site", "same-origin")][..],
+            &[host, ("origin", "http://ops.example.org:8889")],
+            &[host, ("origin", "https://OPS.example.org:8889")],
+            &[
+                host,
+                ("origin", "http://ops.example.org:8889"),
+                ("sec-fetch-site", "same-origin"),
+            ],
+        ];
+        for lines in own {
+            let headers = headers(lines);
+            assert!(
+                is_from_browser(&headers) && is_from_own_page(&headers),
+                "{lines:?}"
+            );
+        }
+        let foreign = [
+            &[host, ("sec-fetch-site", "same-site")][..],
+            &[host, ("sec-fetch-site", "cross-site")],
+            &[host, ("sec-fetch-site", "none")],
+            &[host, ("sec-fetch-site", "")],
+            &[
+                host,
+                ("sec-fetch-site", "same-origin"),
+                ("sec-fetch-site", "cross-site"),
+            ],
+            &[host, ("origin", "null")],
+            &[host, ("origin", "")],
+            &[host, ("origin", "http://ops.example.org")],
+            &[host, ("origin", "http://ops.example.org:8889.evil")],
+            &[host, ("origin", "http://evil@ops.example.org:8889")],
+            &[host, ("origin", "file://ops.example.org:8889")],
+            &[("origin", "http://ops.example.org:8889")],
+            &[
+                host,
+                ("origin", "http://evil"),
+                ("sec-fetch-site", "same-origin"),
+            ],
+        ];
+        for lines in foreign {
+            let headers = headers(lines);
+            assert!(
+                is_from_browser(&headers) && !is_from_own_page(&headers),
+                "{lines:?}"
+            );
+        }
+    }
 }

@@ -49,7 +49,7 @@ pub(super) async fn events(
     let last = headers
         .get("Last-Event-ID")
         .map(|last| id_of(last).unwrap_or(0));
-    let max = api.server.config.control().max_listeners;
+    let max = api.server.current().config.control().max_listeners;
     let listener = api.server.hub.listen(last, max).map_err(|_| {
         let text = format!("control.max_listeners is {max}, and so many listen");
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, text)

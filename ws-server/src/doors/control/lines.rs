@@ -34,11 +34,11 @@ pub(super) fn send(api: Api, request: Request, key: Option<String>) -> Result<Re
     // It ends with the request's body, or when nobody takes the answers any more.
     tokio::spawn(serve(api, request.into_body(), answers));
     let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
-    Ok((kind, Body::new(Answers(stream))).into_response())
+    Ok((kind, Body::new(Answers::new(stream))).into_response())
 }
 
 async fn serve(api: Api, mut body: Body, answers: mpsc::Sender<Bytes>) {
-    let max = BodyLimit::of(&api.server.config);
+    let max = BodyLimit::of(&api.server.current().config);
     let mut lines = Lines::new(max.bytes);
     let deadline = || api.door.timeout.map(|patience| Instant::now() + patience);
     let mut next_by = deadline();
@@ -51,7 +51,7 @@ async fn serve(api: Api, mut body: Body, answers: mpsc::Sender<Bytes>) {
         found.retain(|line| !line.trim_ascii().is_empty());
         let mut answer = Vec::new();
         // As many as a batch may have, in one go.
-        for lines in found.chunks(api.server.config.control().max_batch.get()) {
+        for lines in found.chunks(api.server.current().config.control().max_batch.get()) {
             for one in answer_lines(&api, lines).await {
                 answer.extend_from_slice(one.to_string().as_bytes());
                 answer.push(b'\n');
@@ -116,7 +116,7 @@ async fn answer_lines(api: &Api, lines: &[Bytes]) -> Vec<Value> {
     let mut good: Vec<Push> = Vec::new();
     for line in lines {
         let request = body::parse::<SendRequest>(line);
-        match request.and_then(|request| request.check(&api.server.config)) {
+        match request.and_then(|request| request.check(&api.server.current().config)) {
             // What is wrong with one key must not hold up the other lines.
             Ok(push) if push.key.is_some() => {
                 answer_good(api, &mut good, &mut answers).await;
@@ -187,7 +187,13 @@ impl Lines {
 }
 
 /// The answers as the body of a response.
-struct Answers(mpsc::Receiver<Bytes>);
+pub(super) struct Answers(mpsc::Receiver<Bytes>);
+
+impl Answers {
+    pub(super) fn new(answers: mpsc::Receiver<Bytes>) -> Self {
+        Self(answers)
+    }
+}
 
 impl HttpBody for Answers {
     type Data = Bytes;

@@ -8,8 +8,10 @@ mod error;
 mod events;
 mod keys;
 mod lines;
+mod log;
 mod look;
 mod message;
+mod page;
 mod send;
 mod serve;
 mod sessions;
@@ -26,6 +28,7 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::middleware;
 use axum::routing::{delete, get, post};
+use tokio::sync::Semaphore;
 use tracing::info;
 use ws_transport::{BindOptions, ListenAddr, Listener};
 
@@ -35,6 +38,7 @@ use self::keys::Keys;
 use self::token::Tokens;
 use crate::config::Config;
 use crate::error::ServeError;
+use crate::log_tail::LogTail;
 use crate::shared::Shared;
 
 /// The sockets of the control API, and what is needed to get in.
@@ -91,19 +95,24 @@ pub(crate) async fn serve_control(
     doors: ControlDoors,
     server: Arc<Shared>,
     ready: Arc<AtomicBool>,
+    log: LogTail,
 ) {
     let url = |listener: &Listener| listener.url().replacen("ws:", "http:", 1);
     let tcp_url = doors.tcp.as_ref().map(|(listener, _)| url(listener));
     let metrics_url = doors.metrics.as_ref().map(url);
     let api = Api {
-        keys: Keys::new(server.config.control()),
-        door: Arc::new(Door::unix(&server.config)),
+        keys: Keys::new(server.current().config.control()),
+        door: Arc::new(Door::unix(&server.current().config)),
         tcp_url: tcp_url.map(Into::into),
         metrics_url: metrics_url.map(Into::into),
+        log_readers: Arc::new(Semaphore::new(
+            server.current().config.control().max_listeners,
+        )),
         server: Arc::clone(&server),
         ready,
+        log,
     };
-    let unix = serve::serve_unix(doors.unix, router(api.clone()));
+    let unix = serve::serve_unix(doors.unix, guarded(router(), &api));
     let metrics = async {
         if let Some(listener) = doors.metrics {
             info!(
@@ -114,17 +123,21 @@ pub(crate) async fn serve_control(
             serve::serve_tcp(listener, router, METRICS_TIMEOUT, METRICS_CONNECTIONS).await;
         }
     };
+    let current = Arc::clone(&server.current());
     let tcp = async {
-        if let (Some((listener, tokens)), Some(tcp)) = (doors.tcp, &server.config.control().tcp) {
+        if let (Some((listener, tokens)), Some(tcp)) = (doors.tcp, &current.config.control().tcp) {
             info!(
                 listen.addr = api.tcp_url.as_deref(),
                 "control API listening"
             );
-            let door = Door::tcp(&server.config, tcp, tokens);
-            let router = router(Api {
+            let door = Door::tcp(&current.config, tcp, tokens);
+            let api = Api {
                 door: Arc::new(door),
                 ..api.clone()
-            });
+            };
+            let router =
+                page::paths().fold(router(), |router, path| router.route(path, get(page::page)));
+            let router = guarded(router, &api);
             let most = tcp.max_connections.get();
             serve::serve_tcp(listener, router, tcp.timeout, most).await;
         }
@@ -132,7 +145,7 @@ pub(crate) async fn serve_control(
     tokio::join!(unix, tcp, metrics);
 }
 
-fn router(api: Api) -> Router {
+fn router() -> Router<Api> {
     Router::new()
         .route("/v1/send", post(send::send))
         .route("/v1/run", post(send::run))
@@ -147,11 +160,17 @@ fn router(api: Api) -> Router {
         )
         .route("/v1/sessions/{id}", delete(sessions::revoke))
         .route("/v1/status", get(look::status))
+        .route("/v1/log", get(log::log))
         .merge(figures())
+}
+
+/// A router behind a door.
+fn guarded(router: Router<Api>, api: &Api) -> Router {
+    router
         .fallback(no_such_resource)
         .method_not_allowed_fallback(not_with_this_method)
         .layer(middleware::from_fn_with_state(api.clone(), guard))
-        .with_state(api)
+        .with_state(api.clone())
 }
 
 /// What is at `metrics.listen`, for everybody who reaches it.
@@ -183,6 +202,9 @@ struct Api {
     server: Arc<Shared>,
     ready: Arc<AtomicBool>,
     door: Arc<Door>,
+    log: LogTail,
+    /// How many more may follow the log.
+    log_readers: Arc<Semaphore>,
     keys: Keys,
     /// Where the API listens on TCP.
     tcp_url: Option<Arc<str>>,

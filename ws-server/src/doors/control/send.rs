@@ -44,7 +44,7 @@ pub(super) async fn send(State(api): State<Api>, request: Request) -> Result<Res
         true => check_batch(&api, &body)?,
         false => {
             let request: SendRequest = body::parse(&body)?;
-            vec![request.check(&api.server.config)?]
+            vec![request.check(&api.server.current().config)?]
         }
     };
     drop(body);
@@ -59,14 +59,14 @@ pub(super) async fn send(State(api): State<Api>, request: Request) -> Result<Res
 /// Checks all of a batch before anything of it is sent.
 fn check_batch(api: &Api, body: &[u8]) -> Result<Vec<Push>, ApiError> {
     let requests: Vec<SendRequest> = body::parse(body)?;
-    let max = api.server.config.control().max_batch.get();
+    let max = api.server.current().config.control().max_batch.get();
     if requests.len() > max {
         let what = format!("the batch has {} messages", requests.len());
         return Err(ApiError::too_large(what, "control.max_batch", max));
     }
     let requests = requests.into_iter().enumerate();
     let pushes = requests.map(|(index, request)| {
-        let checked = request.check(&api.server.config);
+        let checked = request.check(&api.server.current().config);
         checked.map_err(|error| error.at(format_args!("[{index}]")))
     });
     pushes.collect()
@@ -76,7 +76,7 @@ pub(super) async fn run(
     State(api): State<Api>,
     Body(request): Body<RunRequest>,
 ) -> Result<Json<Value>, ApiError> {
-    let max = api.server.config.control().max_targets.get();
+    let max = api.server.current().config.control().max_targets.get();
     let target = request.to.target_of_at_most(max)?;
     if !api.server.runs(request.uri.as_bytes()) {
         return Err(ApiError::bad(

@@ -91,7 +91,7 @@ pub(super) async fn revoke(
 ) -> Result<Json<Value>, ApiError> {
     let id = session_id("to.session")(&id)?;
     let Query(words) = words.map_err(|error| ApiError::bad(error.body_text()))?;
-    let frame = words.frame(api.server.config.identity().close.clone())?;
+    let frame = words.frame(api.server.current().config.identity().close.clone())?;
     let (sessions, connections) = revoke_all(api, vec![id], frame).await?;
     Ok(Json(
         json!({ "sessions": sessions, "connections": connections }),
@@ -107,7 +107,7 @@ pub(super) async fn revoke_of_user(
     let user = user_id(&words.user)?;
     let UserWords { code, reason, .. } = words;
     let words = CloseWords { code, reason };
-    let frame = words.frame(api.server.config.identity().close.clone())?;
+    let frame = words.frame(api.server.current().config.identity().close.clone())?;
     let hub = &api.server.hub;
     let connected = || -> Vec<SessionId> {
         let registry = hub.registry();
@@ -122,7 +122,7 @@ pub(super) async fn revoke_of_user(
     let stored = hub.keeper.sessions_of(&user, &hub.counters).await;
     ids.extend(connected());
     // Where nobody names users, the user is the session.
-    if api.server.validation.is_none() && api.server.identifier.is_none() {
+    if api.server.current().validation.is_none() && api.server.identifier.is_none() {
         ids.extend(user.as_str().parse::<SessionId>().ok());
     }
     ids.extend(stored.iter().flatten());

@@ -4,6 +4,7 @@
 //! on, and each part is written down after the registry is free again. A list is a moment's picture
 //! only of each part: who was there all the time is in it, exactly once.
 
+use std::collections::HashMap;
 use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -18,6 +19,7 @@ use ws_session::{Binding, ConnectionId, Presence, Registry, SessionId, UserId};
 
 use super::Api;
 use super::error::ApiError;
+use crate::command::Traffic;
 use crate::hub::{Entry, Hub};
 
 /// Places of the registry that are looked at while it is held.
@@ -44,6 +46,8 @@ pub(super) struct ConnectionsQuery {
     after: Option<String>,
     user: Option<String>,
     session: Option<String>,
+    /// Whether the workers are asked what went over each.
+    traffic: bool,
 }
 
 type Asked<Q> = Result<Query<Q>, QueryRejection>;
@@ -77,6 +81,8 @@ struct ConnectionLine {
     uri: String,
     fifo: Option<String>,
     opened_at: f64,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    traffic: Option<Traffic>,
 }
 
 /// `GET /v1/users`.
@@ -171,8 +177,22 @@ pub(super) async fn connections(
     let page = Page::of(ids, asked.limit)?;
     let mut list = List::new("connections");
     for some in page.ids.chunks(ENTRIES_AT_ONCE) {
-        for snapshot in snapshots(hub, some) {
-            list.push(&snapshot.line())?;
+        let snapshots = snapshots(hub, some);
+        let mut traffic = match asked.traffic {
+            // One question to each worker, whose connections go on between the parts.
+            true => {
+                let connections = snapshots.iter().map(|it| (it.id, &it.entry));
+                hub.traffic(connections).await
+            }
+            false => HashMap::new(),
+        };
+        for snapshot in snapshots {
+            let traffic = traffic.remove(&snapshot.id);
+            let line = ConnectionLine {
+                traffic,
+                ..snapshot.line()
+            };
+            list.push(&line)?;
         }
         yield_now().await;
     }
@@ -254,6 +274,7 @@ impl Snapshot {
             uri: entry.uri.to_string(),
             fifo: entry.fifo.as_ref().map(shown),
             opened_at: unix_time(entry.opened_at),
+            traffic: None,
         }
     }
 }

@@ -16,7 +16,7 @@ import path from "node:path";
 import { createInterface } from "node:readline";
 import { promisify } from "node:util";
 
-const TIME_LIMIT = 60_000;
+const TIME_LIMIT = process.env.WS_PICTURES ? 150_000 : 60_000;
 export const STEP_LIMIT = 10_000;
 const STOP_LIMIT = 5_000;
 const BROWSER_FLAGS = [

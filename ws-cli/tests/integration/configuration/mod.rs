@@ -1,0 +1,3 @@
+//! The configuration of a running server, and input that cannot be used.
+
+mod reload;

@@ -1,0 +1,224 @@
+//! SIGHUP: what is in force at once, what is named, and what stays when anything is wrong.
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::secure::{Authority, leave, shown};
+use crate::support::{Server, Setup, eventually};
+use crate::wire::{Response, Wire, exchange, head};
+
+/// A server with this configuration file.
+fn server(file: &str) -> Server {
+    let setup = Setup::new();
+    std::fs::write(setup.dir().join("ws.toml"), file).unwrap();
+    setup.start()
+}
+
+/// Replaces the file, and has the server take it or refuse it.
+fn reload(server: &Server, file: &str, figure: &str) {
+    std::fs::write(server.dir().join("ws.toml"), file).unwrap();
+    let figure = format!("configuration.{figure}");
+    let before = server.figure(&figure);
+    server.signal(Signal::SIGHUP);
+    server.until(&figure, before + 1);
+}
+
+fn asked(server: &Server, lines: &[&str]) -> Response {
+    Response::parse(&exchange(server, head("/", lines)))
+}
+
+/// Whether the client gets an answer to this message, rather than a close.
+fn is_answered(wire: &mut Wire, message: &str) -> bool {
+    wire.say(message);
+    wire.frame().is_some_and(|frame| frame.opcode == 1)
+}
+
+fn records(log: &str) -> Vec<Value> {
+    log.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn limits_hold_for_connections_that_come_then() {
+    let server = server("app.backend = 'echo'\n[limits]\nmax_message_size = '1KiB'\n");
+    let (small, large) = ("x".repeat(100), "x".repeat(500));
+    let mut before = Wire::open(&server);
+    let file = "app.backend = 'echo'\n[limits]\nmax_message_size = '200B'\n";
+    reload(&server, file, "reloads");
+    let mut after = Wire::open(&server);
+    assert!(is_answered(&mut before, &large));
+    assert!(is_answered(&mut after, &small));
+    after.say(&large);
+    after.ends_with(1009);
+    before.bye();
+    server.finish();
+}
+
+#[test]
+fn places_and_origins_are_those_of_the_new_file() {
+    let server = server("app.backend = 'echo'\n");
+    let mut first = Wire::open(&server);
+    let file = "app.backend = 'echo'\nlimits.max_connections = 1\n\
+                server.allowed_hosts = ['localhost', '127.0.0.1']\n";
+    reload(&server, file, "reloads");
+    assert_eq!(asked(&server, &["Origin: http://127.0.0.1"]).status, 503);
+    let elsewhere = exchange(&server, "GET / HTTP/1.1\r\nHost: other\r\n\r\n");
+    assert_eq!(Response::parse(&elsewhere).status, 421);
+    // Who is there stays.
+    assert!(is_answered(&mut first, "still here"));
+    let file = "app.backend = 'echo'\nlimits.max_connections = 2\nidentity.cookie = 'other'\n\
+                origin.allow_missing = false\norigin.allow = ['https://a.example']\n";
+    reload(&server, file, "reloads");
+    assert_eq!(asked(&server, &[]).status, 403);
+    assert_eq!(asked(&server, &["Origin: http://127.0.0.1"]).status, 403);
+    let (second, answer) = Wire::over(server.raw_stream(), &["Origin: https://a.example"]);
+    assert!(answer.header("Set-Cookie").unwrap().starts_with("other="));
+    first.bye();
+    second.bye();
+    server.finish();
+}
+
+#[test]
+fn callbacks_answer_as_the_new_file_says() {
+    let file = |extra: &str| format!("[app]\ncommand = ['sh', '-c', 'echo $P']\n{extra}\n");
+    let server = server(&file("params = { P = 'one' }"));
+    let mut wire = Wire::open(&server);
+    wire.say("a");
+    assert_eq!(wire.hear(), "one");
+    reload(
+        &server,
+        &file("params = { P = 'two' }\nempty_reply = 'empty'"),
+        "reloads",
+    );
+    wire.say("b");
+    assert_eq!(wire.hear(), "two");
+    reload(
+        &server,
+        &file("empty_reply = 'empty'\nping = false"),
+        "reloads",
+    );
+    wire.say("ping");
+    assert_eq!(wire.hear(), "empty");
+    reload(
+        &server,
+        &file("error_reply = 'late'\nmax_output = 1\nparams = { P = 'three' }"),
+        "reloads",
+    );
+    wire.say("c");
+    assert_eq!(wire.hear(), "late");
+    wire.bye();
+    server.finish();
+}
+
+#[test]
+fn what_changes_is_logged_key_by_key_and_without_secrets() {
+    let file = "identity.store = 'memory'\napp.backend = 'echo'\n";
+    let server = server(file);
+    let file = "identity.store = 'redis://:canary@localhost'\napp.backend = 'echo'\n\
+                log.level = 'debug'\nserver.threads = 1\nlimits.write_timeout = '7s'\n";
+    reload(&server, file, "reloads");
+    // This is said at the level that now holds.
+    assert_eq!(asked(&server, &["Origin: http://evil.example"]).status, 403);
+    let log = server.finish();
+    assert!(!log.contains("canary"), "{log}");
+    let records = records(&log);
+    let told: Vec<_> = records
+        .iter()
+        .filter(|record| record["key"].is_string())
+        .map(|record| ["level", "key", "old", "new"].map(|name| record[name].as_str().unwrap()))
+        .collect();
+    let expected = [
+        ["WARN", "server.threads", "0", "1"],
+        ["INFO", "limits.write_timeout", "\"20s\"", "\"7s\""],
+        [
+            "WARN",
+            "identity.store",
+            "\"memory\"",
+            "\"redis://:***@localhost\"",
+        ],
+        ["INFO", "log.level", "\"info\"", "\"debug\""],
+    ];
+    assert_eq!(told, expected);
+    assert!(records.iter().any(|record| record["level"] == "DEBUG"));
+}
+
+#[test]
+fn t75_a_file_that_cannot_be_used_leaves_everything_as_it_was() {
+    let right = "app.backend = 'echo'\nlimits.max_message_size = '200B'\n";
+    let server = server(right);
+    let large = "x".repeat(500);
+    let unusable = [
+        "limits.max_message_size = '1KiB'\n[server".to_owned(),
+        "limits.max_message_size = '1KiB'\nlog.levl = 'x'\nlog.level = 'y'\n".to_owned(),
+        "#".repeat(10 << 20),
+        "a = ".to_owned() + &"[".repeat(100_000),
+        "control.idempotency_receipts = 90000\ncontrol.max_batch = 50000\n".to_owned(),
+    ];
+    for (nth, file) in unusable.iter().enumerate() {
+        reload(&server, file, "reloads_failed");
+        assert_eq!(
+            server.figure("configuration.reloads_failed"),
+            nth as u64 + 1
+        );
+        assert_eq!(server.figure("configuration.reloads"), 0);
+        let mut wire = Wire::open(&server);
+        wire.say(&large);
+        wire.ends_with(1009);
+    }
+    std::fs::remove_file(server.dir().join("ws.toml")).unwrap();
+    std::fs::create_dir(server.dir().join("ws.toml")).unwrap();
+    server.signal(Signal::SIGHUP);
+    server.until("configuration.reloads_failed", unusable.len() as u64 + 1);
+    std::fs::remove_dir(server.dir().join("ws.toml")).unwrap();
+    reload(&server, right, "reloads");
+    let log = server.finish();
+    let faults: Vec<_> = records(&log)
+        .iter()
+        .filter_map(|record| Some(record["fault"].as_str()?.to_owned()))
+        .collect();
+    for told in [
+        "ws.toml:2:",
+        "ws.toml:2:5: log.levl: unknown key, did you mean log.level?",
+        "ws.toml:3:13: log.level: \"y\" is not one of",
+        "larger than 1048576 bytes",
+        "with the settings that need a restart as they are: control.idempotency_receipts: must be",
+        "it is a directory",
+    ] {
+        assert!(
+            faults.iter().any(|fault| fault.contains(told)),
+            "{told}: {faults:#?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn certificates_and_settings_are_taken_together_or_not_at_all() {
+    let authority = Authority::new();
+    let setup = Setup::new().listen("wss://127.0.0.1:0");
+    authority.issue("localhost").write(setup.dir(), "");
+    let file = |prefix: &str, extra: &str| {
+        format!(
+            "app.backend = 'echo'\n{extra}\n[server.tls]\nreload_interval = 'off'\n\
+             cert = '{prefix}cert.pem'\nkey = '{prefix}key.pem'\n"
+        )
+    };
+    std::fs::write(setup.dir().join("ws.toml"), file("", "")).unwrap();
+    let server = setup.start();
+    let new = authority.issue("localhost");
+    new.write(server.dir(), "new-");
+    std::fs::write(server.dir().join("bad-cert.pem"), "garbage").unwrap();
+    let cookie = "identity.cookie = 'other'";
+    std::fs::write(server.dir().join("ws.toml"), file("bad-", cookie)).unwrap();
+    server.signal(Signal::SIGHUP);
+    server.until("certificates.reloads_failed", 1);
+    eventually("the signal is dealt with", || {
+        server.figure("configuration.reloads_failed") == 1
+    });
+    assert_eq!(server.figure("configuration.reloads"), 0);
+    reload(&server, &file("new-", cookie), "reloads");
+    let (client, _) = authority.caller().connect(&server).await;
+    assert_eq!(shown(&client), new.certificate);
+    leave(client).await;
+    server.finish();
+}
