@@ -38,6 +38,8 @@ pub(crate) enum Verb {
     Connect(ConnectArgs),
     Cert(CertArgs),
     Shim(ShimArgs),
+    #[command(name = "carbonphp")]
+    CarbonPhp(CarbonPhpArgs),
     Bench(Box<BenchArgs>),
     Config(ConfigArgs),
 }
@@ -74,6 +76,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) state_dir: Option<String>,
 
+    /// Serve the CarbonPHP application whose index.php this is, as php index.php websocket did
+    #[arg(long, value_name = "INDEX", conflicts_with_all = ["command", "echo", "fork", "worker", "stream"])]
+    pub(crate) carbonphp: Option<String>,
+
     /// Let this command decide who a client is; split like shell words, no shell runs
     #[arg(long, value_name = "CMD")]
     pub(crate) validate: Option<String>,
@@ -97,14 +103,47 @@ pub(crate) struct ServeArgs {
     /// The command runs once for each connection: lines in, lines out, as under websocketd
     #[arg(long, requires = "command", conflicts_with_all = ["fork", "worker"])]
     pub(crate) stream: bool,
-    /// With --fork or --worker: load the application anew when a file beside it changes
+
+    /// With --fork, --worker or --carbonphp: load the application anew when a file beside it changes
     #[arg(long)]
     pub(crate) watch: bool,
+
+    #[command(flatten)]
+    pub(crate) legacy: LegacyFlags,
 
     /// Answer each message with the output of this command; a single string is split like shell
     /// words, no shell runs
     #[arg(last = true, value_name = "CMD")]
     pub(crate) command: Vec<String>,
+}
+
+/// Flags of CarbonPHP's server, which stand in unit files. They work, and the log says what to write.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct LegacyFlags {
+    #[arg(long = "autoAssignAnyOpenPort", hide = true)]
+    pub(crate) any_open_port: bool,
+
+    #[arg(long = "autoAssignOpenPorts", hide = true, num_args = 0..=1,
+          default_missing_value = "true", value_name = "true|false")]
+    pub(crate) open_ports: Option<bool>,
+
+    #[arg(long = "dontVerifyIP", hide = true)]
+    pub(crate) dont_verify_ip: bool,
+}
+
+/// Gives flags of CarbonPHP's server that have one dash the two of all others. What stands behind
+/// two dashes is a command's own.
+pub(crate) fn with_long_flags(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut is_ours = true;
+    let args = args.into_iter().map(|arg| {
+        is_ours &= arg != "--";
+        match arg.to_str() {
+            Some("-dontVerifyIP") if is_ours => "--dontVerifyIP".into(),
+            Some("-help") if is_ours => "--help".into(),
+            _ => arg,
+        }
+    });
+    args.collect()
 }
 
 /// Pushes a message to connections
@@ -354,6 +393,43 @@ pub(crate) struct ShimArgs {
     pub(crate) name: Option<String>,
 }
 
+/// Shows what belongs to an application of CarbonPHP's
+///
+/// It is served by ws serve --carbonphp index.php, or by carbonphp.index in the configuration.
+#[derive(Debug, clap::Args)]
+#[command(before_help = "Example: ws carbonphp check index.php")]
+pub(crate) struct CarbonPhpArgs {
+    #[command(subcommand)]
+    pub(crate) verb: CarbonPhpVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CarbonPhpVerb {
+    Check(CarbonPhpCheckArgs),
+    /// Prints the bridge: the file of PHP that stands in for CarbonPHP's server
+    #[command(before_help = "Example: ws carbonphp bridge")]
+    Bridge,
+}
+
+/// Asks an application what it configures, and prints the settings that become of it
+///
+/// It is run once, up to its command websocket. What is printed is a configuration file; what is in
+/// yours, or in the environment, stands above it and is left out.
+#[derive(Debug, clap::Args)]
+#[command(before_help = "Example: ws carbonphp check index.php")]
+pub(crate) struct CarbonPhpCheckArgs {
+    /// Its index.php; without it that of carbonphp.index
+    #[arg(value_name = "INDEX")]
+    pub(crate) index: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) config: ConfigFile,
+
+    /// Print one JSON object: its report, and the settings
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// Makes a certificate for development
 ///
 /// Writes cert.pem and key.pem, and prints what to put into ws.toml. No client trusts the certificate
@@ -401,8 +477,8 @@ pub(crate) enum ConfigVerb {
 #[command(
     about = "Says what is wrong with the configuration; nothing if it is right",
     long_about = "Says what is wrong with the configuration; nothing if it is right\n\n\
-                  File, credentials, environment and flags are read as `ws serve` reads them. Exits with 78 if\n\
-                  anything is wrong.",
+                  File, credentials, environment and flags are read as `ws serve` reads them, and an application of\n\
+                  CarbonPHP's is asked what it configures. Exits with 78 if anything is wrong.",
     before_help = "Example: ws config check"
 )]
 pub(crate) struct CheckArgs {
@@ -593,10 +669,46 @@ mod tests {
     }
 
     #[test]
+    fn flags_of_carbonphp_s_server_are_understood() {
+        let parsed = |line: &str| {
+            let words = shell_words::split(line).unwrap().into_iter();
+            let words = with_long_flags(words.map(OsString::from));
+            match Args::try_parse_from(words).unwrap().verb {
+                Some(Verb::Serve(args)) => args,
+                other => panic!("{other:?}"),
+            }
+        };
+        for (line, port, keeps_ip) in [
+            ("", None, true),
+            ("--autoAssignOpenPorts", Some(true), true),
+            ("--autoAssignOpenPorts true", Some(true), true),
+            (
+                "--autoAssignOpenPorts=false -dontVerifyIP",
+                Some(false),
+                false,
+            ),
+            ("--dontVerifyIP", None, false),
+        ] {
+            let args = parsed(&format!("ws serve --carbonphp index.php {line}"));
+            assert_eq!(args.legacy.open_ports, port, "{line}");
+            assert_eq!(args.legacy.dont_verify_ip, !keeps_ip, "{line}");
+        }
+        let args = parsed("ws serve --autoAssignAnyOpenPort -- cmd -dontVerifyIP -help");
+        assert!(args.legacy.any_open_port && !args.legacy.dont_verify_ip);
+        assert_eq!(args.command, ["cmd", "-dontVerifyIP", "-help"]);
+        let help = with_long_flags(["ws", "serve", "-help"].map(OsString::from));
+        assert_eq!(Args::try_parse_from(help).unwrap_err().exit_code(), 0);
+    }
+
+    #[test]
     fn wrong_lines_exit_with_2() {
         for line in [
             "ws serve cmd",
             "ws serve --echo -- cmd",
+            "ws serve --carbonphp index.php -- cmd",
+            "ws serve --carbonphp index.php --echo",
+            "ws serve --carbonphp index.php --fork",
+            "ws carbonphp",
             "ws send hello",
             "ws send --all --user u hello",
             "ws send --user u --session s hello",

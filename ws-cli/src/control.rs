@@ -23,6 +23,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 
 use crate::args::{Client, Targets};
+use crate::carbonphp;
 use crate::config::{self, Layer, Surroundings};
 use crate::failure::{Code, Failure};
 
@@ -170,7 +171,11 @@ fn candidates(client: &Client, surroundings: &Surroundings) -> Result<Vec<Addres
         surroundings,
         Layer::default(),
     )?;
-    let configured = config::check(&raw, surroundings)?.control_socket();
+    // Of an application that is not asked here the rest of the settings is not known.
+    let configured = match carbonphp::state_dir(&raw, surroundings) {
+        Some(state_dir) => state_dir.join("control.sock"),
+        None => config::check(&raw, surroundings)?.control_socket(),
+    };
     let mut paths = vec![configured];
     for path in [
         directory.join("tmp/control.sock"),

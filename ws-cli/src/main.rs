@@ -4,6 +4,7 @@
 //! settings come from; each verb is a module of [`verb`]. Exit codes are those of [`failure`].
 
 mod args;
+mod carbonphp;
 mod config;
 mod control;
 mod failure;
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
             Err(error) => Failure::from(anyhow::Error::new(error).context(name)).report(),
         };
     }
-    let args = match Args::try_parse() {
+    let args = match Args::try_parse_from(args::with_long_flags(env::args_os())) {
         Ok(args) => args,
         Err(error) => {
             // Nobody is left to tell if the message cannot be written.
@@ -59,6 +60,7 @@ fn run(args: Args) -> Result<(), Failure> {
         Verb::Status(args) => verb::status::run(&args),
         Verb::Connect(args) => verb::connect::run(&args),
         Verb::Cert(args) => verb::cert::run(&args),
+        Verb::CarbonPhp(args) => verb::carbonphp::run(&args),
         Verb::Shim(args) => verb::shim::run(&args),
         Verb::Bench(args) => verb::bench::run(*args),
         Verb::Config(args) => verb::config::run(&args),

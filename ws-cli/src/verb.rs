@@ -1,6 +1,7 @@
 //! What each verb does.
 
 pub(crate) mod bench;
+pub(crate) mod carbonphp;
 pub(crate) mod cert;
 pub(crate) mod config;
 pub(crate) mod connect;

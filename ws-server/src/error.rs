@@ -55,6 +55,14 @@ pub enum ServeError {
         /// What the system said.
         source: io::Error,
     },
+    /// The bridge to an application of CarbonPHP's cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Bridge {
+        /// Where it should be.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// `app.require_user` is set, the server runs as root, and no user is named to run as.
     #[error("app.require_user is set, but app.user is not and the server runs as root")]
     RequireUser,
@@ -138,7 +146,9 @@ impl ServeError {
             },
             Self::Watch { .. } | Self::ControlTokens { .. } => ServeErrorKind::Configuration,
             Self::Bind(_) | Self::Fifo(_) => ServeErrorKind::CannotCreate,
-            Self::StateDir { source, .. } => of_io(source, ServeErrorKind::CannotCreate),
+            Self::StateDir { source, .. } | Self::Bridge { source, .. } => {
+                of_io(source, ServeErrorKind::CannotCreate)
+            }
             Self::Lookup { is_down: true, .. } => ServeErrorKind::Failure,
             Self::Lookup { .. } => ServeErrorKind::Configuration,
             Self::Identity { source, .. } => of_io(source, ServeErrorKind::Configuration),

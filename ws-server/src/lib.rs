@@ -17,6 +17,7 @@ mod accept;
 mod application;
 mod assembly;
 mod bell;
+mod bridge;
 mod certificates;
 mod command;
 pub mod config;

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use crate::config::Config;
 use crate::error::ServeError;
 use crate::shared::Shared;
 
@@ -29,12 +30,14 @@ impl Watch {
     /// Begins to watch; `None` if there is nothing to.
     ///
     /// What is in the state directory is passed over, what is hidden, what Python compiles, and the
-    /// file that the log goes to: all of these change because the application was loaded.
+    /// file that the log goes to: all of these change because the application was loaded. Of an
+    /// application of CarbonPHP's only files of PHP count, since it writes reports beside them.
     ///
     /// # Errors
     ///
     /// [`ServeError::Watch`] for a path that cannot be watched.
-    pub(crate) fn new(paths: &[PathBuf], state_dir: &Path) -> Result<Option<Self>, ServeError> {
+    pub(crate) fn new(config: &Config) -> Result<Option<Self>, ServeError> {
+        let (paths, state_dir) = (&config.app().watch, config.server().state_dir.as_path());
         if paths.is_empty() {
             return Ok(None);
         }
@@ -56,6 +59,7 @@ impl Watch {
         let judge = Judge {
             state_dir,
             roots: roots.clone(),
+            is_php: config.carbonphp().is_some(),
             own_output: [1, 2].map(|fd| file_of(format!("/proc/self/fd/{fd}").as_ref())),
         };
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
@@ -92,6 +96,8 @@ impl Watch {
 struct Judge {
     state_dir: PathBuf,
     roots: Vec<PathBuf>,
+    /// Only files of PHP count.
+    is_php: bool,
     /// Device and inode of what this process writes to.
     own_output: [Option<(u64, u64)>; 2],
 }
@@ -110,6 +116,9 @@ impl Judge {
             .roots
             .iter()
             .find_map(|root| path.strip_prefix(root).ok());
+        if self.is_php && path.extension().is_none_or(|extension| extension != "php") {
+            return false;
+        }
         let file = file_of(path);
         let is_own = file.is_some() && self.own_output.contains(&file);
         !is_own && !path.starts_with(&self.state_dir) && !below_root.is_some_and(is_no_source)
@@ -136,6 +145,7 @@ mod tests {
         let judge = Judge {
             state_dir: "/srv/app/tmp".into(),
             roots: vec!["/srv/app".into(), "/srv/.shared".into()],
+            is_php: false,
             own_output: [None, file_of(&log)],
         };
         let changed = |path: &str| {
@@ -155,5 +165,13 @@ mod tests {
         assert!(!changed(log.to_str().unwrap()));
         let read = Event::new(EventKind::Access(AccessKind::Read)).add_path("/srv/app/a".into());
         assert!(!judge.is_change(&read));
+        let judge = Judge {
+            is_php: true,
+            ..judge
+        };
+        let changed = |path: &str| {
+            judge.is_change(&Event::new(EventKind::Create(CreateKind::File)).add_path(path.into()))
+        };
+        assert!(changed("/srv/app/vendor/a.php") && !changed("/srv/app/logs/report.log"));
     }
 }

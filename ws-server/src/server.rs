@@ -15,6 +15,7 @@ use ws_ipc::{FifoDirectory, FifoOptions};
 use ws_transport::{BindOptions, Inherited, ListenAddr, ListenSocket, Listener, TlsAcceptor};
 
 use crate::assembly::share;
+use crate::bridge;
 use crate::certificates;
 use crate::command::Command;
 use crate::config::{AppBackend, Config, FifoNaming};
@@ -61,6 +62,7 @@ pub struct Host {
 pub fn run(config: Config, helper: HelperProgram, host: Host) -> Result<(), ServeError> {
     check_user(&config)?;
     make_state_dir(&config.server().state_dir)?;
+    bridge::place(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -109,7 +111,7 @@ async fn serve(config: Config, helper: HelperProgram, host: Host) -> Result<(), 
     let control = ControlDoors::bind(&config)?;
     let store = store::open(config.identity()).await?;
     let identifier = Identifier::open(config.identity()).await?;
-    let watch = Watch::new(&config.app().watch, &config.server().state_dir)?;
+    let watch = Watch::new(&config)?;
     let helpers = Helpers::start(&config, &helper).await?;
     raise_descriptor_limit();
 

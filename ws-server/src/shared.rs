@@ -7,7 +7,8 @@ use tokio::sync::watch;
 use ws_ipc::{FifoDirectory, Pool};
 
 use crate::application::{Application, Backend, Callback, Validation};
-use crate::config::Config;
+use crate::config::{Config, FifoRecords};
+use crate::core::uri::Uri;
 use crate::doors::FifoWatch;
 use crate::hub::Hub;
 use crate::identify::Identifier;
@@ -48,6 +49,13 @@ impl Shared {
     /// What holds at this moment. Whoever keeps it for long has it cloned, or takes it anew.
     pub(crate) fn current(&self) -> Guard<Arc<Current>> {
         self.current.load()
+    }
+
+    /// Whether it may be run as a message, when others than the client ask for that.
+    pub(crate) fn runs(&self, text: &[u8]) -> bool {
+        let records = self.current().config.fifo().records;
+        let takes_any = records == FifoRecords::Any && !text.is_empty();
+        takes_any || Uri::parse(text).is_some()
     }
 
     /// Has what is kept running for callbacks replaced by fresh processes, in good order.

@@ -12,12 +12,22 @@ use crate::output;
 #[derive(Clone, Debug)]
 pub(crate) struct Refusal {
     told: Vec<Told>,
+    /// That of a bad configuration, but for an application that was asked and failed.
+    code: Code,
 }
 
 impl Refusal {
     /// Says what is wrong with a flag.
     pub(crate) fn of_flag(flag: &str, problem: &str) -> Self {
         Told::new(problem).in_source(flag).into()
+    }
+
+    /// Says why an application could not be asked what it configures.
+    pub(crate) fn of_application(failure: &Failure) -> Self {
+        Self {
+            code: failure.code(),
+            ..Told::new(failure.to_string()).into()
+        }
     }
 
     pub(crate) fn told(&self) -> &[Told] {
@@ -109,11 +119,14 @@ impl Display for Told {
 
 impl Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("bad configuration")?;
         let mut told = String::new();
         for one in &self.told {
             write!(told, "\n{one}")?;
         }
+        if self.code != Code::Configuration {
+            return f.write_str(told.trim_start());
+        }
+        f.write_str("bad configuration")?;
         f.write_str(&told.replace('\n', "\n  "))
     }
 }
@@ -122,7 +135,10 @@ impl std::error::Error for Refusal {}
 
 impl From<Told> for Refusal {
     fn from(told: Told) -> Self {
-        Self { told: vec![told] }
+        Self {
+            told: vec![told],
+            code: Code::Configuration,
+        }
     }
 }
 
@@ -130,6 +146,7 @@ impl FromIterator<Told> for Refusal {
     fn from_iter<I: IntoIterator<Item = Told>>(told: I) -> Self {
         Self {
             told: told.into_iter().collect(),
+            code: Code::Configuration,
         }
     }
 }
@@ -142,7 +159,7 @@ impl From<&InvalidConfig> for Refusal {
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
-        Self::with_code(Code::Configuration, refusal)
+        Self::with_code(refusal.code, refusal)
     }
 }
 

@@ -6,6 +6,7 @@ use serde_json::json;
 use ws_server::config::{Config, Position, RawConfig, Source, SourceKind, defaults};
 
 use crate::args::{CheckArgs, ConfigArgs, ConfigVerb, PrintArgs};
+use crate::carbonphp::Asking;
 use crate::config::{Refusal, Surroundings};
 use crate::failure::Failure;
 use crate::output;
@@ -19,7 +20,7 @@ pub(crate) fn run(args: &ConfigArgs) -> Result<(), Failure> {
 }
 
 fn check(args: &CheckArgs) -> Result<(), Failure> {
-    let refusal = serve::configure(&args.serve, &Surroundings::of_process()?).err();
+    let refusal = serve::configure(&args.serve, &Surroundings::of_process()?, Asking::Now).err();
     if args.json {
         output::json(&report(refusal.as_ref()))?;
     }
@@ -40,7 +41,7 @@ fn print(args: &PrintArgs) -> Result<(), Failure> {
         };
     }
     let surroundings = Surroundings::of_process()?;
-    let config = serve::configure(&args.serve, &surroundings)?;
+    let (config, _) = serve::configure(&args.serve, &surroundings, Asking::Now)?;
     if args.json {
         return output::json(&listed(&config));
     }
@@ -77,6 +78,7 @@ fn kind(source: &Source) -> &'static str {
         SourceKind::Environment => "environment",
         SourceKind::Credential => "credential",
         SourceKind::CommandLine => "flag",
+        SourceKind::Application => "application",
     }
 }
 

@@ -8,7 +8,8 @@ use tracing::warn;
 use ws_server::config::{AppBackend, Config, RawConfig, RawKind, RawValue, Source};
 use ws_server::{ConfigSource, HelperProgram, Host, LogTail, ServeErrorKind};
 
-use crate::args::ServeArgs;
+use crate::args::{LegacyFlags, ServeArgs};
+use crate::carbonphp::{self, Asking, Report, Taken};
 use crate::config::{Layer, Refusal, Surroundings, check, exposed, load};
 use crate::failure::{Code, Failure};
 use crate::logging::{self, Gate};
@@ -16,7 +17,8 @@ use crate::supervision::Supervision;
 
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let surroundings = Surroundings::of_process()?;
-    let config = configure(args, &surroundings)?;
+    let (config, application) = configure(args, &surroundings, Asking::Now)?;
+    let is_carbonphp = application.is_some();
     // What went wrong is said behind the last line of the log.
     let tail = LogTail::default();
     let log = logging::install(config.log(), tail.clone())?;
@@ -24,12 +26,17 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         // Not an error: secrets that are mounted into containers often are.
         warn!(path = %path.display(), "every user of the host may read a secret setting");
     }
+    tell_of_legacy(&args.legacy);
+    if let Some(application) = &application {
+        application.tell();
+    }
     let host = Host {
         observer: Arc::new(Supervision::of_process()),
         source: Some(Arc::new(Again {
             args: args.clone(),
             surroundings,
             level: log.level(),
+            report: application.map(|application| application.report),
         })),
         log: tail,
     };
@@ -40,8 +47,36 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
             ServeErrorKind::NotPermitted => Code::NotPermitted,
             ServeErrorKind::Failure => Code::Failed,
         };
-        Failure::with_code(code, error)
+        match is_carbonphp && code == Code::CannotCreate {
+            true => {
+                let error = anyhow::Error::new(error);
+                let note = "exit code 73, where CarbonPHP's server had 18";
+                Failure::new(code, format!("{error:#} ({note})"))
+            }
+            false => Failure::with_code(code, error),
+        }
     })
+}
+
+/// Says what to write instead of flags of CarbonPHP's server.
+fn tell_of_legacy(flags: &LegacyFlags) {
+    let port = "server.auto_port = true";
+    for (is_given, flag, instead) in [
+        (flags.any_open_port, "--autoAssignAnyOpenPort", port),
+        (flags.open_ports.is_some(), "--autoAssignOpenPorts", port),
+        (
+            flags.dont_verify_ip,
+            "--dontVerifyIP",
+            "identity.verify_ip = false",
+        ),
+    ] {
+        if is_given {
+            warn!(
+                flag,
+                instead, "a flag of CarbonPHP's server: write the setting instead"
+            );
+        }
+    }
 }
 
 /// Reads the configuration once more, as it was read at the start.
@@ -49,11 +84,16 @@ struct Again {
     args: ServeArgs,
     surroundings: Surroundings,
     level: Option<Gate>,
+    /// What an application of CarbonPHP's said then. It is not asked again: the server starts no
+    /// processes once it serves.
+    report: Option<Report>,
 }
 
 impl ConfigSource for Again {
     fn read(&self) -> Result<Config, Vec<String>> {
-        configure(&self.args, &self.surroundings).map_err(|refusal| {
+        let asking = Asking::Not(self.report.as_ref());
+        let configured = configure(&self.args, &self.surroundings, asking);
+        configured.map(|(config, _)| config).map_err(|refusal| {
             let told = refusal.told().iter();
             told.map(ToString::to_string).collect()
         })
@@ -66,18 +106,30 @@ impl ConfigSource for Again {
     }
 }
 
-/// Reads what a server that is started like this has for its configuration.
+/// Reads what a server that is started like this has for its configuration, and what an application
+/// of CarbonPHP's has contributed to it.
 ///
 /// # Errors
 ///
 /// [`Refusal`] with everything that is wrong.
-pub(crate) fn configure(args: &ServeArgs, surroundings: &Surroundings) -> Result<Config, Refusal> {
+pub(crate) fn configure(
+    args: &ServeArgs,
+    surroundings: &Surroundings,
+    asking: Asking<'_>,
+) -> Result<(Config, Option<Taken>), Refusal> {
     let file = args.config.config.as_deref();
     let mut raw = load(file, surroundings, flags(args, surroundings))?;
-    if args.echo {
+    if args.echo || args.carbonphp.is_some() {
         // The flag says another backend than the file, which may have a command for its own.
         raw.remove("app.command");
     }
+    if args.carbonphp.is_some() {
+        raw.remove("app.backend");
+    }
+    if args.echo || !args.command.is_empty() {
+        CARBONPHP.iter().for_each(|path| raw.remove(path));
+    }
+    let application = carbonphp::prepare(&mut raw, surroundings, asking)?;
     if args.dev {
         set_missing(&mut raw, "log.format", "text", "--dev");
         set_missing(&mut raw, "log.level", "debug", "--dev");
@@ -87,22 +139,29 @@ pub(crate) fn configure(args: &ServeArgs, surroundings: &Surroundings) -> Result
         raw.set("app.watch", beside_command(&config)?);
         config = check(&raw, surroundings)?;
     }
-    if !args.dev {
-        return Ok(config);
+    if args.dev {
+        config = config
+            .for_development()
+            .map_err(|invalid| Refusal::from(&invalid))?;
     }
-    config
-        .for_development()
-        .map_err(|invalid| Refusal::from(&invalid))
+    Ok((config, application))
 }
+
+/// The section that a command or a built-in backend of the command line replaces.
+const CARBONPHP: [&str; 3] = ["carbonphp.index", "carbonphp.php", "carbonphp.connections"];
 
 /// The directories of the files that the application's command names.
 fn beside_command(config: &Config) -> Result<Vec<String>, Refusal> {
+    let index = config
+        .carbonphp()
+        .map(|it| it.index.as_os_str().to_string_lossy());
     let exec = match &config.app().backend {
         AppBackend::Callback(backend) => backend.exec(),
         _ => None,
     };
     let words = exec.map(|exec| exec.command.as_slice()).unwrap_or_default();
-    let files = words.iter().map(Path::new).filter(|path| path.is_file());
+    let words = words.iter().map(String::as_str).chain(index.as_deref());
+    let files = words.map(Path::new).filter(|path| path.is_file());
     let mut directories: Vec<String> = files
         .filter_map(|path| {
             path.canonicalize()
@@ -153,6 +212,23 @@ fn flags(args: &ServeArgs, surroundings: &Surroundings) -> Layer {
     }
     if args.echo {
         set(&["app", "backend"], "echo".into(), "--echo");
+    }
+    if let Some(index) = &args.carbonphp {
+        set(
+            &["carbonphp", "index"],
+            index.as_str().into(),
+            "--carbonphp",
+        );
+    }
+    let legacy = &args.legacy;
+    let any = || legacy.any_open_port.then_some(true);
+    if let Some(seeks) = legacy.open_ports.or_else(any) {
+        let flag = "--autoAssignOpenPorts";
+        set(&["server", "auto_port"], seeks.into(), flag);
+    }
+    if legacy.dont_verify_ip {
+        let path = ["identity", "verify_ip"];
+        set(&path, false.into(), "--dontVerifyIP");
     }
     if !args.command.is_empty() {
         // One string is split like shell words, several are taken as they are.
@@ -207,7 +283,7 @@ mod tests {
         let Some(Verb::Serve(args)) = Args::try_parse_from(words).unwrap().verb else {
             panic!()
         };
-        configure(&args, &surroundings)
+        Ok(configure(&args, &surroundings, Asking::Now)?.0)
     }
 
     fn command(config: &Config) -> &[String] {

@@ -14,6 +14,7 @@ mod admin;
 mod bench;
 mod callbacks;
 mod carbonphp;
+mod carbonphp_app;
 mod certificates;
 mod compression;
 mod configuration;

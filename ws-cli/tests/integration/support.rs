@@ -94,6 +94,12 @@ impl Setup {
         self
     }
 
+    /// Leaves it to the configuration where the server listens.
+    pub(crate) fn without_listen(mut self) -> Self {
+        self.args.drain(1..3);
+        self
+    }
+
     /// Adds a flag or an argument.
     pub(crate) fn arg(mut self, arg: impl Into<String>) -> Self {
         self.args.push(arg.into());

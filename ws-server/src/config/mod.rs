@@ -8,6 +8,7 @@
 mod account;
 mod build;
 mod callback;
+mod carbonphp;
 mod effective;
 mod fault;
 mod host;
@@ -30,6 +31,7 @@ use std::path::{Path, PathBuf};
 use ws_transport::{ListenAddr, ListenSocket};
 
 pub use account::Account;
+pub use carbonphp::{CarbonPhpConfig, CarbonPhpConnections};
 pub use fault::{Fault, InvalidConfig, Problem};
 pub use host::{HostRule, InvalidHost};
 pub use identity::{
@@ -68,6 +70,7 @@ pub struct Config {
     identity: IdentityConfig,
     validate: ValidateConfig,
     app: AppConfig,
+    carbonphp: Option<CarbonPhpConfig>,
     fifo: FifoConfig,
     control: ControlConfig,
     metrics: MetricsConfig,
@@ -99,6 +102,7 @@ impl Config {
             identity,
             validate: build::validate(&mut reader, &app.backend),
             app,
+            carbonphp: carbonphp::read(&mut reader),
             control: build::control(&mut reader),
             metrics: build::metrics(&mut reader),
             log: build::log(&mut reader),
@@ -166,6 +170,11 @@ impl Config {
     /// Returns `[app]`.
     pub fn app(&self) -> &AppConfig {
         &self.app
+    }
+
+    /// Returns `[carbonphp]`, if there is an application of CarbonPHP's.
+    pub fn carbonphp(&self) -> Option<&CarbonPhpConfig> {
+        self.carbonphp.as_ref()
     }
 
     /// Returns `[fifo]`.

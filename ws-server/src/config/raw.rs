@@ -21,6 +21,8 @@ pub enum SourceKind {
     Credential,
     /// The command line.
     CommandLine,
+    /// What the application says of itself.
+    Application,
 }
 
 /// A line and a column of a text, both counted from 1, columns in characters.

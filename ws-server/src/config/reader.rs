@@ -24,13 +24,18 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Begins by looking for names that no setting has.
     pub(super) fn new(raw: &'a RawConfig, base: &'a Path) -> Self {
-        let mut reader = Self {
+        let mut reader = Self::of_known(raw, base);
+        reader.find_unknown();
+        reader
+    }
+
+    /// The same for one who reads only a part, and leaves what is unknown to others.
+    pub(super) fn of_known(raw: &'a RawConfig, base: &'a Path) -> Self {
+        Self {
             raw,
             base,
             faults: Vec::new(),
-        };
-        reader.find_unknown();
-        reader
+        }
     }
 
     pub(super) fn finish<T>(self, value: T) -> Result<T, InvalidConfig> {
@@ -99,6 +104,12 @@ impl<'a> Reader<'a> {
                 None
             }
         }
+    }
+
+    /// Another one of the same, for settings of other sections: what is wrong with these is noted
+    /// there.
+    pub(super) fn aside(&self) -> Self {
+        Self::of_known(self.raw, self.base)
     }
 
     pub(super) fn flag(&mut self, path: &'static str) -> bool {

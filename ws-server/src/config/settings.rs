@@ -1,6 +1,7 @@
 //! Every setting: its name, its default and what it means. The one place that defaults live in.
 
 mod callbacks;
+mod carbonphp;
 mod doors;
 mod identity;
 mod server;
@@ -243,10 +244,11 @@ GiB. Relative paths are relative to the file. Lists in variables have commas.
 /// In the order of the rendered file: keys of a section stand together.
 pub(super) const SETTINGS: &[Setting] = &joined::<{ count() }>();
 
-const PARTS: [&[Setting]; 4] = [
+const PARTS: [&[Setting]; 5] = [
     server::SETTINGS,
     identity::SETTINGS,
     callbacks::SETTINGS,
+    carbonphp::SETTINGS,
     doors::SETTINGS,
 ];
 

@@ -19,13 +19,12 @@ use ws_proto::{EncodedMessage, MessageKind};
 use ws_session::{Target, UserId};
 
 use crate::application::Application;
-use crate::config::{FifoFraming, FifoRecords};
+use crate::config::FifoFraming;
 use crate::connection::Connection;
 use crate::core::answer::kind_of;
 use crate::core::complaints::Complaints;
 use crate::core::question::{Occasion, Question, Source};
 use crate::core::rate::{Bucket, Rate};
-use crate::core::uri::Uri;
 use crate::counters::{Counters, RecordRefusal};
 use crate::shard::Shard;
 use crate::shared::Shared;
@@ -135,9 +134,7 @@ fn is_runnable(shard: &Shard, record: &[u8]) -> bool {
     // The program of a connection reads whatever line it is.
     let current = shard.server.current();
     let application = current.application.as_ref();
-    current.config.fifo().records == FifoRecords::Any
-        || application.is_some_and(Application::is_stream)
-        || Uri::parse(record).is_some()
+    application.is_some_and(Application::is_stream) || shard.server.runs(record)
 }
 
 /// Runs every record of a connection's FIFO through the application, as that connection's user.

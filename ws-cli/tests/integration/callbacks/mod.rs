@@ -26,7 +26,7 @@ fn lines_of(dir: &Path, name: &str) -> Vec<String> {
 
 /// Where a program is among those that callbacks find. Says so if it is nowhere; in CI that fails.
 #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
-fn installed(program: &str) -> Option<PathBuf> {
+pub(crate) fn installed(program: &str) -> Option<PathBuf> {
     let dirs = ["/usr/local/bin", "/usr/bin", "/bin"].map(Path::new);
     let found = dirs
         .map(|dir| dir.join(program))
@@ -41,7 +41,7 @@ fn installed(program: &str) -> Option<PathBuf> {
 }
 
 /// The records of a log with this message.
-fn records(log: &str, message: &str) -> Vec<Value> {
+pub(crate) fn records(log: &str, message: &str) -> Vec<Value> {
     let records = log
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap());

@@ -40,8 +40,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         path: "fifo.records",
         default: DefaultValue::Text("uri"),
         applies: Applies::Live,
-        doc: "What is run of the records of users' and connections' FIFOs: \"uri\" (others are refused) or \"any\":\n\
-              what is not a URI is then a message like one that the browser sends.",
+        doc: "What is run of the records of users' and connections' FIFOs, and by `ws run`: \"uri\" (others are\n\
+              refused) or \"any\": what is not a URI is then a message like one that the browser sends.",
     },
     Setting {
         path: "fifo.framing",

@@ -13,7 +13,6 @@ use super::error::ApiError;
 use super::message::{Push, SendRequest};
 use super::{keys, lines};
 use crate::core::question::Source;
-use crate::core::uri::Uri;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -79,7 +78,7 @@ pub(super) async fn run(
 ) -> Result<Json<Value>, ApiError> {
     let max = api.server.current().config.control().max_targets.get();
     let target = request.to.target_of_at_most(max)?;
-    if Uri::parse(request.uri.as_bytes()).is_none() {
+    if !api.server.runs(request.uri.as_bytes()) {
         return Err(ApiError::bad(
             "uri: an absolute path of at most 8 KiB without control characters",
         ));
