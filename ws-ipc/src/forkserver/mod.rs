@@ -163,26 +163,26 @@ pub fn run_with(options: Options, handler: impl Fn(&Request) -> Answer) -> io::R
 
 /// Bytes that are read at first: most requests are shorter, and each page of a buffer is one more
 /// that a child gets of its own.
-const FIRST_READ_SIZE: usize = 4 * 1024;
+pub(crate) const FIRST_READ_SIZE: usize = 4 * 1024;
 
 /// Bytes of a longer request that are read at a time.
 const READ_SIZE: usize = 64 * 1024;
 
-/// Reads a whole request; `None` if the peer hung up before that.
+/// Reads a whole request by way of an empty buffer; `None` if the peer hung up before that.
 pub(crate) fn read_request(
     stream: &UnixStream,
+    buffer: &mut Vec<u8>,
     max_body_size: usize,
 ) -> io::Result<Option<Request>> {
     let mut decoder = scgi::RequestDecoder::new(max_body_size);
-    let mut buffer = Vec::with_capacity(FIRST_READ_SIZE);
     loop {
-        match rustix::io::read(stream, spare_capacity(&mut buffer)) {
+        match rustix::io::read(stream, spare_capacity(buffer)) {
             Ok(0) => return Ok(None),
             Ok(_) => {}
             Err(Errno::INTR) => continue,
             Err(error) => return Err(error.into()),
         }
-        if let Some(request) = decoder.feed(&buffer).map_err(io::Error::other)? {
+        if let Some(request) = decoder.feed(buffer).map_err(io::Error::other)? {
             return Ok(Some(Request(request)));
         }
         buffer.clear();

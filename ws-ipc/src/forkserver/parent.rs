@@ -96,6 +96,7 @@ impl Parent {
                 parent: rustix::process::getpid(),
                 signals: SignalState::now()?,
                 descriptors,
+                rehearsal: child::rehearsal()?,
             },
             listener,
             poll,

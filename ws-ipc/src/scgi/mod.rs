@@ -271,7 +271,11 @@ fn read_length(digits: &mut u32, value: &mut usize, chunk: &mut &[u8]) -> Result
 /// Moves bytes from `chunk` to `bytes` until there are `size`; returns whether there are.
 fn fill(bytes: &mut Vec<u8>, size: usize, chunk: &mut &[u8]) -> bool {
     let (taken, rest) = chunk.split_at(chunk.len().min(size - bytes.len()));
-    bytes.extend_from_slice(taken);
+    if bytes.capacity() == 0 {
+        *bytes = taken.to_vec();
+    } else {
+        bytes.extend_from_slice(taken);
+    }
     *chunk = rest;
     bytes.len() == size
 }
