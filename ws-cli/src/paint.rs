@@ -39,6 +39,16 @@ impl Paint {
         self.wrap("32", text)
     }
 
+    /// What is said besides.
+    pub(crate) fn aside(self, text: &str) -> String {
+        self.wrap("2", text)
+    }
+
+    /// What comes from the other side.
+    pub(crate) fn theirs(self, text: &str) -> String {
+        self.wrap("36", text)
+    }
+
     fn wrap(self, code: &str, text: &str) -> String {
         match self.is_on && !text.is_empty() {
             true => format!("\u{1b}[{code}m{text}\u{1b}[0m"),

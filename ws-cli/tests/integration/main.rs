@@ -41,6 +41,7 @@ mod sockets;
 mod stalled;
 mod stream;
 mod supervised;
+mod terminal;
 mod throttled;
 mod tls;
 mod validation;

@@ -545,3 +545,67 @@ fn connect_speaks_tls_and_believes_whom_it_is_told_to() {
     server.until("connections.open", 0);
     server.finish();
 }
+
+#[test]
+fn connect_serves_scripts() {
+    let server = Setup::new().app("cat; [ $WS_MESSAGE_TYPE = text ]").start();
+    let connect = |options: &[&str], stdin: &[u8]| {
+        let args = [&["connect"], options, &[&*server.url]].concat();
+        let args: Vec<_> = args.iter().map(OsStr::new).collect();
+        ws_in(server.dir(), &args, stdin, &[])
+    };
+    // Nothing is said but what came, and a slash is no command.
+    assert_eq!(
+        printed(&connect(&[], b"one\n/ping\n\x1b\n")),
+        "one\n/ping\n\x1b\n"
+    );
+    assert_eq!(printed(&connect(&["--once"], b"one\ntwo\n")), "one\n");
+    assert_eq!(printed(&connect(&[], b"")), "");
+    let none = connect(&["--once", "--wait", "0"], b"");
+    assert!(refused(&none, 75).contains("no message came within 0 s"));
+    let json = printed(&connect(&["--json"], b"{}\n"));
+    let events: Vec<Value> = json
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(events[0], json!({ "type": "text", "text": "{}" }));
+    assert_eq!(events[1]["type"], "close");
+    let (code, stdout, stderr) = told(&connect(&["-v"], b"one\n"));
+    assert_eq!((code, &*stdout), (0, "one\n"));
+    for fact in [
+        "* connected to 127.0.0.1:",
+        "* HTTP/1.1 101 Switching",
+        "* upgrade: websocket",
+    ] {
+        assert!(stderr.contains(fact), "{stderr}");
+    }
+    let pongs = connect(&["--ping-interval", "1ms", "--wait", "1"], b"one\n");
+    assert_eq!(told(&pongs).1, "one\n");
+    server.finish();
+}
+
+#[test]
+fn connect_says_why_it_is_not_let_in() {
+    let server = Setup::new().arg("--echo").start();
+    let connect = |options: &[&str]| {
+        let args = [&["connect"], options, &[&*server.url]].concat();
+        let args: Vec<_> = args.iter().map(OsStr::new).collect();
+        told(&ws_in(server.dir(), &args, b"", &[]))
+    };
+    let (code, stdout, stderr) = connect(&["--origin", "https://evil.example"]);
+    assert_eq!((code, &*stdout), (77, ""), "{stderr}");
+    assert!(stderr.contains("refused with 403 Forbidden: "), "{stderr}");
+    assert!(stderr.contains("--origin"), "{stderr}");
+    let (code, _, stderr) = connect(&["--subprotocol", "none-such"]);
+    assert_eq!(code, 1);
+    assert!(stderr.contains("none of the subprotocols"), "{stderr}");
+    let (code, _, _) = connect(&["--cookie", "novalue"]);
+    assert_eq!(code, 2);
+    // Somebody listens, and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}/", silent.local_addr().unwrap());
+    let args = ["connect", "--timeout", "50ms", &url].map(OsStr::new);
+    let late = ws_in(server.dir(), &args, b"", &[]);
+    assert!(refused(&late, 69).contains("not open after 50 ms"));
+    server.finish();
+}
