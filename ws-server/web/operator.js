@@ -256,7 +256,10 @@ $("close").querySelector("form").onsubmit = async (event) => {
 let isPaused = false;
 let held = [];
 
-/** A line is JSON, or text as on a terminal: the time, the level, the rest. */
+/** The levels of syslog, as far as there are such lines. */
+const PRIORITIES = { 3: "ERROR", 4: "WARN", 5: "INFO", 6: "INFO", 7: "DEBUG" };
+
+/** A line is JSON, or text as on a terminal: the time, the level, the rest; or for the journal: <priority>, the rest. */
 function parseLine(line) {
   try {
     const { timestamp, level, message = "", target, span, line: written = "", ...fields } = JSON.parse(line);
@@ -266,6 +269,8 @@ function parseLine(line) {
     // What a callback writes is a field of its line.
     return { at: new Date(timestamp), level, text: `${message} ${written}`.trim(), fields: rest.join(" ") };
   } catch {
+    const [, priority, rest] = /^<(\d)>(.*)$/s.exec(line) ?? [];
+    if (priority) return { at: new Date(NaN), level: PRIORITIES[priority], text: rest, fields: "" };
     const [, stamp, level, text] = /^(\S+)\s+(ERROR|WARN|INFO|DEBUG|TRACE)\s+(.*)$/s.exec(line) ?? [];
     return { at: new Date(stamp), level, text: text ?? line, fields: "" };
   }
