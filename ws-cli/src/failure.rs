@@ -56,7 +56,6 @@ impl Failure {
         }
     }
 
-    #[cfg(test)]
     pub(crate) fn code(&self) -> Code {
         self.code
     }

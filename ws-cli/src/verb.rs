@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod cert;
 pub(crate) mod config;
 pub(crate) mod connect;
+pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod kick;
 pub(crate) mod ls;

@@ -26,7 +26,6 @@ mod units;
 
 use std::path::{Path, PathBuf};
 
-use ws_transport::{ListenAddr, ListenSocket};
 
 pub use account::Account;
 pub use fault::{Fault, InvalidConfig, Problem};
@@ -50,6 +49,9 @@ pub use typed::{
     Trim, ValidateBackend, ValidateConfig,
 };
 pub use units::{parse_duration, parse_size};
+
+/// Where a listener is.
+pub use ws_transport::{ListenAddr, ListenSocket};
 
 pub use crate::store::{DatabaseKind, DatabaseUrl, StoreAddress, without_secrets};
 
