@@ -49,7 +49,7 @@ impl Surroundings {
     }
 
     /// Finds the configuration file. One that was asked for need not exist; reading it tells.
-    fn find_file(&self, asked: Option<&Path>) -> Option<PathBuf> {
+    pub(crate) fn find_file(&self, asked: Option<&Path>) -> Option<PathBuf> {
         let asked = asked.or_else(|| self.variable("WS_CONFIG").map(Path::new));
         if let Some(asked) = asked {
             return Some(self.directory.join(asked));

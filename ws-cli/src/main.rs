@@ -59,6 +59,7 @@ fn run(args: Args) -> Result<(), Failure> {
         Verb::Events(args) => verb::events::run(&args),
         Verb::Status(args) => verb::status::run(&args),
         Verb::Connect(args) => verb::connect::run(&args),
+        Verb::Doctor(args) => verb::doctor::run(&args),
         Verb::Cert(args) => verb::cert::run(&args),
         Verb::CarbonPhp(args) => verb::carbonphp::run(&args),
         Verb::Shim(args) => verb::shim::run(&args),

@@ -5,6 +5,7 @@ pub(crate) mod carbonphp;
 pub(crate) mod cert;
 pub(crate) mod config;
 pub(crate) mod connect;
+pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod kick;
 pub(crate) mod ls;

@@ -70,5 +70,5 @@ pub use server::{Host, run};
 pub use store::{ConnectError, StoreOpenError};
 /// Programs that run scripts as fork servers and workers.
 pub use ws_ipc::shims;
-/// Certificates for development.
-pub use ws_transport::{SelfSigned, TlsError};
+/// Certificates: those of a configuration, checked as the server does, and those for development.
+pub use ws_transport::{CertificateWarning, SelfSigned, TlsAcceptor, TlsError};

@@ -38,7 +38,8 @@ pub(crate) fn client_config(ca: Option<&Path>, is_insecure: bool) -> Result<Clie
     })
 }
 
-fn roots(file: Option<&Path>) -> Result<RootCertStore, Failure> {
+/// Reads the certificates that are trusted.
+pub(super) fn roots(file: Option<&Path>) -> Result<RootCertStore, Failure> {
     let system = || {
         let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
         let known = SYSTEM_CERTIFICATES.iter().map(PathBuf::from);

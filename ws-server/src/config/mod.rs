@@ -28,8 +28,6 @@ mod units;
 
 use std::path::{Path, PathBuf};
 
-use ws_transport::{ListenAddr, ListenSocket};
-
 pub use account::Account;
 pub use carbonphp::{CarbonPhpConfig, CarbonPhpConnections};
 pub use fault::{Fault, InvalidConfig, Problem};
@@ -54,6 +52,9 @@ pub use typed::{
     Trim, ValidateBackend, ValidateConfig,
 };
 pub use units::{parse_duration, parse_size};
+
+/// Where a listener is.
+pub use ws_transport::{ListenAddr, ListenSocket};
 
 pub use crate::store::{DatabaseKind, DatabaseUrl, StoreAddress, without_secrets};
 
