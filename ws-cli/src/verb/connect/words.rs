@@ -18,11 +18,11 @@ pub(super) fn close(code: u16) -> &'static str {
         1013 => "try again later: too much waits, or this side reads too slowly",
         1014 => "bad gateway: a server behind the one that answered",
         1015 => "TLS failed",
+        1004 | 1016..=2999 => "reserved: no server should send it",
         3000 => "unauthorized",
         3003 => "forbidden",
         3008 => "timeout",
-        1000..=2999 => "reserved: no server should send it",
-        3000..=3999 => "registered by a library or framework",
+        3001 | 3002 | 3004..=3007 | 3009..=3999 => "registered by a library or framework",
         4000..=4999 => "the application's own code",
         _ => "no close code",
     }
