@@ -385,7 +385,11 @@ test('without a control socket, a broadcast goes by the global FIFO', function (
     $nobody = ['WS_CONTROL_SOCKET' => "$bridge->site/none"];
     assert($bridge->ask('/broadcast/two', $nobody)->body === 'broadcast');
     assert(preg_match('/^one\n.*Pipe:\d+\ntwo\n.*Pipe:\d+\n$/D', stream_get_contents($fifo)) === 1);
-    assert($bridge->hasSaid('cannot send'));
+    // Not what the server was asked for and has failed to confirm: all would have it twice.
+    $bridge->status = 503;
+    assert($bridge->ask('/broadcast/three')->body === 'broadcast');
+    assert($bridge->hasSaid('cannot send: POST /v1/send: as asked'));
+    assert(stream_get_contents($fifo) === '');
 });
 
 test('what is written to userSocket is a message to that browser', function (Bridge $bridge) {
@@ -403,6 +407,22 @@ test('what is written to userSocket is a message to that browser', function (Bri
     assert(count($bridge->asked) === 2 && strlen($bridge->asked[1][1]['text']) === 1_000_000);
 });
 
+test('frames are taken apart, whatever else is written is one text', function (Bridge $bridge) {
+    $own = ['connection' => '00000000000000c1'];
+    assert($bridge->ask('/frames')->body === 'taken apart');
+    $expected = [];
+    foreach ([0, 1, 125, 126, 65_535, 65_536] as $size) {
+        $expected[] = ['POST /v1/send', ['to' => $own, 'text' => str_repeat('x', $size)]];
+    }
+    // Two frames in one write, a ping, which is the server's, and bytes.
+    $expected[] = ['POST /v1/send', ['to' => $own, 'text' => 'a']];
+    $expected[] = ['POST /v1/send', ['to' => $own, 'base64' => base64_encode("\xff\0")]];
+    $expected[] = ['DELETE /v1/connections/00000000000000c1?code=1000', []];
+    // Half a frame is none.
+    $expected[] = ['POST /v1/send', ['to' => $own, 'base64' => base64_encode("\x81\x05hell")]];
+    assert($bridge->asked === $expected);
+});
+
 test('a push that fails is a write that fails, and is logged', function (Bridge $bridge) {
     $bridge->receipt = ['connections' => 0, 'written' => 0, 'queued' => 0, 'dropped' => 0];
     assert($bridge->ask('/self/raw/hello')->body === 'false');
@@ -413,6 +433,7 @@ test('a push that fails is a write that fails, and is logged', function (Bridge 
     assert($bridge->hasSaid('POST /v1/send: as asked'));
     $nobody = ['WS_CONTROL_SOCKET' => "$bridge->site/none"];
     assert($bridge->ask('/self/raw/hello', $nobody)->body === 'false');
+    assert($bridge->hasSaid("the control socket $bridge->site/none cannot be written to"));
 });
 
 test('what is written to userPipe is in the FIFO of the connection, or run', function (Bridge $bridge) {

@@ -106,6 +106,18 @@ final class Site extends Application implements iConfig
                     default => WebSocket::sendToResource($text, $socket),
                 });
             })
+            || self::regexMatch('#^frames$#', function () {
+                $socket = self::$information->userSocket;
+                foreach ([0, 1, 125, 126, 65_535, 65_536] as $size) {
+                    fwrite($socket, WebSocket::encode(str_repeat('x', $size)));
+                }
+                $bytes = WebSocket::encode("\xff\0", WebSocket::BINARY);
+                $ping = WebSocket::encode('', WebSocket::PING);
+                fwrite($socket, WebSocket::encode('a') . $ping . $bytes);
+                fwrite($socket, WebSocket::encode('', WebSocket::CLOSE));
+                fwrite($socket, substr(WebSocket::encode('hello'), 0, -1));
+                echo 'taken apart';
+            })
             || self::regexMatch('#^users$#', function () {
                 // Written so that the bridge does not find the names in this file.
                 $relationships = WebSocket::${'userConnection' . 'Relationships'};

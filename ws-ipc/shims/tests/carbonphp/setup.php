@@ -223,8 +223,9 @@ function make_site(string $configuration): string
 function start(string $site, array $streams, array $environment): mixed
 {
     $bridge = getenv('WS_BRIDGE') ?: dirname(__DIR__, 2) . '/carbonphp.php';
-    $settings = ['-d', 'opcache.enable_cli=1', '-d', "auto_prepend_file=$bridge"];
-    $command = [PHP_BINARY, ...$settings, 'index.php', 'websocket'];
+    $opcache = ['-d', 'opcache.enable_cli=1', '-d', 'opcache.huge_code_pages=1'];
+    $prepended = ['-d', "auto_prepend_file=$bridge"];
+    $command = [PHP_BINARY, ...$opcache, ...$prepended, 'index.php', 'websocket'];
     $environment += ['PATH' => '/usr/bin:/bin'];
     return proc_open($command, $streams, $pipes, $site, $environment);
 }
