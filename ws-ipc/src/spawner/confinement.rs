@@ -15,7 +15,8 @@ pub struct Confinement {
     pub no_new_privs: bool,
     /// Limits of the process itself.
     pub limits: Limits,
-    /// How much it yields to others, 0 to 19; `None` is as much as the server.
+    /// How much it yields to others, 0 to 19, but never less than the server does; `None` is as much
+    /// as the server.
     pub nice: Option<u8>,
     /// Permissions that files do not get which it makes; `None` is what the server's umask says.
     pub umask: Option<u32>,

@@ -22,6 +22,8 @@ pub(super) struct Launcher {
     stack: Stack,
     /// The limit of descriptors that was there before this process raised its own.
     descriptors: Rlimit,
+    /// How much this process yields to others: only root may give a program less.
+    nice: i32,
 }
 
 /// A program that was started.
@@ -38,6 +40,7 @@ impl Launcher {
         Self {
             stack: Stack::default(),
             descriptors,
+            nice: rustix::process::getpriority_process(None).unwrap_or(0),
         }
     }
 
@@ -87,7 +90,7 @@ impl Launcher {
                 leads_group: order.kind == Kind::Run,
                 cgroup: cgroup.as_ref().map(JobCgroup::processes),
                 limits: &self.limits(&order.confinement),
-                nice: nice.map(i32::from),
+                nice: nice.map(i32::from).filter(|&nice| nice > self.nice),
                 umask: *umask,
                 identity: order.identity.map(|Identity { uid, gid }| (uid, gid)),
                 dir: dir.as_deref(),

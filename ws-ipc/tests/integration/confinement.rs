@@ -6,9 +6,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ws_ipc::exec::Exec;
-use ws_ipc::{Cgroup, Failure, Identity, Landlock, Limits, Spawners, SpawnersConfig};
+use ws_ipc::{
+    Cgroup, Failure, HelperCommand, Identity, Landlock, Limits, Spawners, SpawnersConfig,
+};
 
-use crate::support::{command, eventually, helper, kill, processes_with, run, script, spawners};
+use crate::support::{
+    command, eventually, example, helper, kill, processes_with, run, script, spawners, strings,
+};
 
 /// A user that nobody else is, as the system counts processes by user; `None`, aloud, without the
 /// right to become one.
@@ -63,6 +67,26 @@ async fn t64_program_has_no_privileges_and_cannot_gain_any() {
         assert_eq!(ids("Gid"), [gid.as_str(); 4]);
     }
     spawners.shutdown().await;
+}
+
+#[tokio::test]
+async fn t59_program_yields_as_asked_but_never_less_than_the_server() {
+    // Whoever is not root may not give a program less, so it must not be tried.
+    let niced = HelperCommand {
+        args: strings(&["-n", "12", example("spawner").to_str().unwrap()]),
+        program: "/usr/bin/nice".into(),
+    };
+    for (helper, asked, given) in [
+        (helper(), 10, "10\n"),
+        (niced.clone(), 10, "12\n"),
+        (niced, 15, "15\n"),
+    ] {
+        let spawners = Spawners::start(helper, SpawnersConfig::default()).unwrap();
+        let mut exec = script("nice");
+        exec.confinement.nice = Some(asked);
+        assert_eq!(run(&spawners, exec).await.unwrap(), given);
+        spawners.shutdown().await;
+    }
 }
 
 #[tokio::test]

@@ -583,7 +583,10 @@ fn t59_sandboxes_of_the_two_commands_are_apart() {
     assert_eq!(app.sandbox.umask, Some(0o027));
     assert_eq!(app.sandbox.landlock_read, [Path::new("/srv/data")]);
     assert!(app.sandbox.has_landlock() && app.sandbox.no_new_privs);
-    assert_eq!((app.sandbox.max_processes, app.sandbox.nice), (None, None));
+    assert_eq!(
+        (app.sandbox.max_processes, app.sandbox.nice),
+        (None, Some(10))
+    );
     assert_eq!(validate.sandbox.max_processes, Some(7));
     let groups = CgroupPlace::Dir("/srv/groups".into());
     assert_eq!(validate.sandbox.cgroup, Some(groups));

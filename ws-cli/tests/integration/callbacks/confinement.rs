@@ -107,7 +107,9 @@ async fn t59_limits_of_the_application_and_of_the_validation_are_their_own() {
     let validation = std::fs::read_to_string(dir.join("validation/report")).unwrap();
     let place = dir.join("validation").display().to_string();
     let lines: Vec<_> = validation.lines().collect();
+    // Unless it is told otherwise, it yields to the server.
     assert_eq!((lines[0], lines[1], lines[3]), ("50", "4096", "0077"));
+    assert_eq!(lines[4], "10");
     assert_eq!(lines[5], place);
     bye(client).await;
     server.finish();

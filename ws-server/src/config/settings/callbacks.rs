@@ -117,7 +117,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     },
     Setting {
         path: "validate.nice",
-        default: DefaultValue::Number(0),
+        default: DefaultValue::Number(10),
         applies: Applies::Restart,
         doc: "As app.nice, for the validation.",
     },
@@ -394,9 +394,11 @@ pub(super) const SETTINGS: &[Setting] = &[
     },
     Setting {
         path: "app.nice",
-        default: DefaultValue::Number(0),
+        default: DefaultValue::Number(10),
         applies: Applies::Restart,
-        doc: "How much it yields to the server and others when the CPU is short, 0 to 19.",
+        doc: "How much it yields to the server and others when the CPU is short, 0 to 19; at least as much as\n\
+              the server does itself. At 10 the server gets ten times the share of a callback, which leaves\n\
+              it responsive beside many that compute; on an idle machine it changes nothing.",
     },
     Setting {
         path: "app.no_new_privs",
