@@ -21,9 +21,9 @@ pub(super) fn close(code: u16) -> &'static str {
         3000 => "unauthorized",
         3003 => "forbidden",
         3008 => "timeout",
-        1000..=2999 => "reserved: no server should send it",
-        3000..=3999 => "registered by a library or framework",
         4000..=4999 => "the application's own code",
+        code if (3000..4000).contains(&code) => "registered by a library or framework",
+        code if (1000..3000).contains(&code) => "reserved: no server should send it",
         _ => "no close code",
     }
 }
