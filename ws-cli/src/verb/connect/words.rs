@@ -18,12 +18,12 @@ pub(super) fn close(code: u16) -> &'static str {
         1013 => "try again later: too much waits, or this side reads too slowly",
         1014 => "bad gateway: a server behind the one that answered",
         1015 => "TLS failed",
-        1004 | 1016..=2999 => "reserved: no server should send it",
         3000 => "unauthorized",
         3003 => "forbidden",
         3008 => "timeout",
-        3001 | 3002 | 3004..=3007 | 3009..=3999 => "registered by a library or framework",
         4000..=4999 => "the application's own code",
+        code if (3000..4000).contains(&code) => "registered by a library or framework",
+        code if (1000..3000).contains(&code) => "reserved: no server should send it",
         _ => "no close code",
     }
 }
