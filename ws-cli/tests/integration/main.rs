@@ -18,6 +18,7 @@ mod certificates;
 mod compression;
 mod control;
 mod crowd;
+mod doctor;
 mod echo;
 mod examples;
 mod exhaustion;
