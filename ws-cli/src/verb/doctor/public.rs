@@ -205,7 +205,12 @@ impl Examination<'_> {
                     "{addr}: a WebSocket server answers, but not the one of the control socket"
                 ),
             )
-            .advise("Two servers run: end the other one, or give this one another address."),
+            .advise(if self.config.server().auto_port {
+                "The port was taken, and the server has one of the next (server.auto_port): name it \
+                 with --listen."
+            } else {
+                "Two servers run: end the other one, or give this one another address."
+            }),
             (Some(trouble), _) => Finding::fault(CHECK, format!("{said}, then {trouble}"))
                 .advise("The log of the server says why."),
             (None, _) => Finding::ok(CHECK, said),
