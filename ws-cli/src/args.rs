@@ -429,7 +429,7 @@ pub(crate) struct ConnectArgs {
 ///
 /// Exits with 1 if anything is wrong, 69 if no server is reached, 78 if the configuration is bad.
 #[derive(Debug, clap::Args)]
-#[command(before_help = "Example: ws doctor wss://localhost/chat --silence 65s")]
+#[command(before_help = "Example: ws doctor ws://127.0.0.1:8888/")]
 pub(crate) struct DoctorArgs {
     // Before the command of the flags of `ws serve`, which ends the line.
     /// Where the public connects: wss://HOST/PATH or ws://HOST:PORT/PATH

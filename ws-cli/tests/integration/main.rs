@@ -20,6 +20,7 @@ mod compression;
 mod configuration;
 mod control;
 mod crowd;
+mod doctor;
 mod documented;
 mod echo;
 mod examples;

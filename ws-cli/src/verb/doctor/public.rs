@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
-use ws_server::config::{ListenAddr, ListenSocket};
+use ws_server::config::{AppBackend, ListenAddr, ListenSocket};
 
 use super::finding::Finding;
 use super::probe::{self, Answer, Ask, Bytes, Head, PATIENCE, Talk};
@@ -190,7 +190,7 @@ impl Examination<'_> {
             Err(trouble) => Some(trouble),
         };
         let seen = server.seen(&mark).await;
-        if self.config.app().ping && trouble.is_none() && seen != Some(None) {
+        if self.answers_ping() && trouble.is_none() && seen != Some(None) {
             match talk.say_ping().await {
                 Ok(_) => said.push("\"ping\" is answered with \"pong\"".to_owned()),
                 Err(error) => trouble = Some(error),
@@ -205,11 +205,22 @@ impl Examination<'_> {
                     "{addr}: a WebSocket server answers, but not the one of the control socket"
                 ),
             )
-            .advise("Two servers run: end the other one, or give this one another address."),
+            .advise(if self.config.server().auto_port {
+                "The port was taken, and the server has one of the next (server.auto_port): name it \
+                 with --listen."
+            } else {
+                "Two servers run: end the other one, or give this one another address."
+            }),
             (Some(trouble), _) => Finding::fault(CHECK, format!("{said}, then {trouble}"))
                 .advise("The log of the server says why."),
             (None, _) => Finding::ok(CHECK, said),
         }))
+    }
+
+    /// Whether the server answers the text `ping` without asking an application.
+    fn answers_ping(&self) -> bool {
+        let app = self.config.app();
+        app.ping && !matches!(app.backend, AppBackend::Echo)
     }
 
     /// Goes the way that the public goes.
@@ -291,20 +302,19 @@ impl Examination<'_> {
             }
         }
         let is_ours = matches!(seen, Some(Some(_)));
+        let mut is_alive = pong.is_ok();
         if is_ours {
-            way.findings.extend(way::judge_scheme(
-                head,
-                place,
-                &self.config.identity().cookie,
-            ));
+            let cookie = &self.config.identity().cookie;
+            way.findings.extend(way::judge_scheme(head, place, cookie));
             // Another server may not answer it itself, and ask its application.
-            if self.config.app().ping && pong.is_ok() {
+            if self.answers_ping() && is_alive {
                 let said = talk.say_ping().await;
-                way.findings
-                    .push(way::judge_frames("messages", "\"pong\"", &said, &around));
+                is_alive = said.is_ok();
+                let judged = way::judge_frames("messages", "\"pong\"", &said, &around);
+                way.findings.push(judged);
             }
         }
-        if let (Some(asked), true) = (self.args.silence, pong.is_ok()) {
+        if let Some(asked) = self.args.silence.filter(|_| is_alive) {
             let silence = talk.be_silent(asked).await;
             let interval = self.config.limits().ping_interval;
             way.findings

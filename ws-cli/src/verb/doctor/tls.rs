@@ -207,6 +207,8 @@ fn trouble(error: &rustls::Error, chain: &[Link]) -> Trouble {
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             Trouble::WrongName
         }
+        // An authority of the same name is known, but it has another key.
+        CertificateError::BadSignature => Trouble::UnknownIssuer,
         CertificateError::UnknownIssuer => match chain {
             [only] if only.issuer == only.subject => Trouble::SelfSigned,
             [_] => Trouble::NoIntermediate,

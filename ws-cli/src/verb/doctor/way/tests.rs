@@ -1,8 +1,13 @@
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
 use proptest::prelude::*;
+use ws_server::config::{TrustedPeer, TrustedPeers};
 
 use super::super::finding::Verdict::{self, Fault, Ok as Fine, Warning};
+use super::super::probe::{Answer, Head, Silence, Trouble};
+use super::super::tls::{self, Shown};
 use super::*;
-use ws_server::config::TrustedPeer;
 
 fn head(status: u16, headers: &[(&str, &str)], body: &str) -> Head {
     let headers = headers.iter();
