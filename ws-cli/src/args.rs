@@ -396,8 +396,8 @@ pub(crate) enum ConfigVerb {
 #[command(
     about = "Says what is wrong with the configuration; nothing if it is right",
     long_about = "Says what is wrong with the configuration; nothing if it is right\n\n\
-                  File, credentials, environment and flags are read as `ws serve` reads them. Exits with 78 if\n\
-                  anything is wrong.",
+                  File, credentials, environment and flags are read as `ws serve` reads them, and so are the\n\
+                  certificates, keys and tokens that they name. Exits with 78 if anything is wrong.",
     before_help = "Example: ws config check"
 )]
 pub(crate) struct CheckArgs {

@@ -4,5 +4,5 @@
 mod control;
 mod fifo;
 
-pub(crate) use control::{ControlDoors, serve_control};
+pub(crate) use control::{ControlDoors, check_tokens, serve_control};
 pub(crate) use fifo::{FifoWatch, GLOBAL_FIFO, serve_connection, serve_global, serve_user};

@@ -27,6 +27,7 @@ mod counters;
 mod demo;
 mod doors;
 mod error;
+mod files;
 mod gate;
 mod helpers;
 mod hub;
@@ -55,6 +56,7 @@ mod user_fifos;
 mod visitor;
 
 pub use error::{ServeError, ServeErrorKind};
+pub use files::check_files;
 pub use helpers::{HELPERS, HelperProgram, helper_main};
 pub use reconfigure::ConfigSource;
 pub use server::run;

@@ -531,6 +531,39 @@ fn config_check_says_everything_that_is_wrong_and_nothing_else() {
 }
 
 #[test]
+fn config_check_looks_at_the_files_that_are_named() {
+    let dir = TempDir::new().unwrap();
+    let file = "[app]\ncommand = './none'\nwatch = ['gone']\nbackend = 'fork'\n\
+                [validate]\ncommand = './plain'\n\
+                [server]\nlisten = ['wss://127.0.0.1:0']\n\
+                tls = { cert = 'cert.pem', key = 'key.pem' }\n\
+                [control]\nlisten = '127.0.0.1:0'\ntoken_file = 'short'\n\
+                [identity.token]\nsecret_file = 'open'\n\
+                [identity.php]\nsave_path = 'plain'\n";
+    fs::write(dir.path().join("ws.toml"), file).unwrap();
+    fs::write(dir.path().join("plain"), "").unwrap();
+    fs::write(dir.path().join("short"), "canary\n").unwrap();
+    fs::write(dir.path().join("open"), "canary").unwrap();
+    let error = refused(&ws(dir.path(), &["config", "check"]), 78);
+    for told in [
+        ":2:11: app.command: cannot run ",
+        ":3:9: app.watch: cannot watch ",
+        ":6:11: validate.command: cannot run ",
+        ":9:16: server.tls.cert: cannot read the certificate ",
+        ":12:14: control.token_file: cannot use ",
+        ":14:15: identity.token.secret_file: cannot use ",
+        ":16:13: identity.php.save_path: cannot use ",
+    ] {
+        assert!(error.contains(told), "{told}\n{error}");
+    }
+    assert!(!error.contains("canary"), "{error}");
+    fs::write(dir.path().join("ws.toml"), "app.command = './plain'\n").unwrap();
+    refused(&ws(dir.path(), &["config", "check"]), 78);
+    fs::write(dir.path().join("ws.toml"), "app.command = 'plain'\n").unwrap();
+    assert_eq!(printed(&ws(dir.path(), &["config", "check"])), "");
+}
+
+#[test]
 fn config_print_can_be_read_again() {
     let dir = TempDir::new().unwrap();
     let print = |args: &[&str]| {

@@ -18,6 +18,7 @@ mod to;
 mod token;
 mod users;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -41,6 +42,12 @@ use crate::shared::Shared;
 pub(crate) struct ControlDoors {
     unix: Listener,
     tcp: Option<(Listener, Tokens)>,
+}
+
+/// Says why a file of tokens cannot be used.
+pub(crate) fn check_tokens(path: &Path) -> Result<(), String> {
+    let tokens = Tokens::load(path);
+    tokens.map(drop).map_err(|error| error.to_string())
 }
 
 impl ControlDoors {
