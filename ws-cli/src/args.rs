@@ -44,6 +44,8 @@ pub(crate) enum Verb {
     CarbonPhp(CarbonPhpArgs),
     Bench(Box<BenchArgs>),
     Config(ConfigArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
 }
 
 impl Default for Verb {
@@ -568,8 +570,9 @@ pub(crate) enum ConfigVerb {
 #[command(
     about = "Says what is wrong with the configuration; nothing if it is right",
     long_about = "Says what is wrong with the configuration; nothing if it is right\n\n\
-                  File, credentials, environment and flags are read as `ws serve` reads them, and an application of\n\
-                  CarbonPHP's is asked what it configures. Exits with 78 if anything is wrong.",
+                  File, credentials, environment and flags are read as `ws serve` reads them, an application of\n\
+                  CarbonPHP's is asked what it configures, and the certificates, keys and tokens that are named\n\
+                  are read. Exits with 78 if anything is wrong.",
     before_help = "Example: ws config check"
 )]
 pub(crate) struct CheckArgs {
@@ -607,6 +610,40 @@ pub(crate) struct ConfigFile {
     /// Read this configuration file
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+}
+
+/// Prints what a shell completes command lines with
+///
+/// For bash, say: ws completions bash > ~/.local/share/bash-completion/completions/ws
+#[derive(Debug, clap::Args)]
+#[command(before_help = "Example: ws completions bash")]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub(crate) shell: clap_complete::Shell,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Prints a manual page, or writes all of them
+///
+/// Without a verb it is that of ws itself. To read one: ws man send | man -l -
+#[derive(Debug, clap::Args)]
+#[command(before_help = "Example: ws man --out man1")]
+pub(crate) struct ManArgs {
+    /// Write all pages into this directory, made if it is not there
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["verb", "json"])]
+    pub(crate) out: Option<PathBuf>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// The verb: send, or sessions revoke
+    #[arg(value_name = "VERB")]
+    pub(crate) verb: Vec<String>,
 }
 
 /// Whom a message is for.

@@ -65,6 +65,8 @@ fn run(args: Args) -> Result<(), Failure> {
         Verb::Shim(args) => verb::shim::run(&args),
         Verb::Bench(args) => verb::bench::run(*args),
         Verb::Config(args) => verb::config::run(&args),
+        Verb::Completions(args) => verb::completions::run(&args),
+        Verb::Man(args) => verb::man::run(&args),
     }
 }
 

@@ -4,5 +4,5 @@
 mod control;
 mod fifo;
 
-pub(crate) use control::{ControlDoors, METRICS_CONNECTIONS, serve_control};
+pub(crate) use control::{ControlDoors, METRICS_CONNECTIONS, check_tokens, serve_control};
 pub(crate) use fifo::{FifoWatch, GLOBAL_FIFO, serve_connection, serve_global, serve_user};

@@ -1,5 +1,7 @@
 //! Why a server did not start or did not go on.
 
+use std::error::Error;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -105,6 +107,22 @@ pub enum ServeError {
     /// Threads, event queues or signal handlers are not to be had.
     #[error("cannot set up the server: {0}")]
     System(#[source] io::Error),
+}
+
+/// An error with everything that it stems from, for one line of the log.
+#[derive(Debug)]
+pub(crate) struct Chain<'a>(pub(crate) &'a dyn Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
 }
 
 /// What kind of problem a [`ServeError`] is: what a program's exit code tells.

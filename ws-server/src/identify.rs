@@ -57,6 +57,14 @@ pub(crate) struct Unproved {
     pub(crate) cause: String,
 }
 
+/// Reads the files of the sources, and says which cannot be used.
+pub(crate) fn check_files(config: &IdentityConfig) -> Vec<ServeError> {
+    let tokens = config.token.as_deref().map(Tokens::load);
+    let php = config.php.as_deref().map(PhpSessions::open);
+    let errors = [tokens.and_then(Result::err), php.and_then(Result::err)];
+    errors.into_iter().flatten().collect()
+}
+
 impl Identifier {
     /// Gets the sources ready; `None` if there are none.
     ///

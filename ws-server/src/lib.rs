@@ -28,6 +28,7 @@ mod counters;
 mod demo;
 mod doors;
 mod error;
+mod files;
 mod gate;
 mod heartbeat;
 mod helpers;
@@ -61,6 +62,7 @@ mod user_fifos;
 mod visitor;
 
 pub use error::{ServeError, ServeErrorKind};
+pub use files::check_files;
 pub use helpers::{HELPERS, HelperProgram, helper_main};
 pub use log_tail::LogTail;
 pub use observer::Observer;

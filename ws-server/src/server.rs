@@ -107,8 +107,9 @@ async fn serve(config: Config, helper: HelperProgram, host: Host) -> Result<(), 
     let mut signals = Signals::new().map_err(ServeError::System)?;
     let tls = certificates::load(&config)?;
     let listeners = bind(&config, tls.clone())?;
-    let fifos = open_fifos(&config)?;
+    // First of what is in the state directory: it tells which process has it already.
     let control = ControlDoors::bind(&config)?;
+    let fifos = open_fifos(&config)?;
     let store = store::open(config.identity()).await?;
     let identifier = Identifier::open(config.identity()).await?;
     let watch = Watch::new(&config)?;

@@ -56,10 +56,12 @@ pub enum BindError {
         addr: ListenAddr,
     },
     /// Another process answers on the Unix socket.
-    #[error("cannot listen on {addr}: another process is listening there")]
+    #[error("cannot listen on {addr}: {} is listening there", process(*pid))]
     SocketInUse {
         /// The address as it was given.
         addr: ListenAddr,
+        /// Its process id, if that can be seen from here.
+        pid: Option<i32>,
     },
     /// A socket of another user is in the place, whether anybody answers on it or not.
     #[error("cannot listen on {addr}: the socket there belongs to user id {owner}")]
@@ -187,6 +189,13 @@ impl AcceptFailure {
             _ => Self::Broken,
         }
     }
+}
+
+fn process(pid: Option<i32>) -> String {
+    pid.map_or_else(
+        || "another process".to_owned(),
+        |pid| format!("process {pid}"),
+    )
 }
 
 /// The text of a system error as part of a longer sentence: `address already in use`.

@@ -7,6 +7,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::fs::{
     AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, Stat, chmodat, chownat, fchmod, flock,
     fstat, openat, statat, unlinkat,
@@ -49,7 +51,7 @@ pub(crate) fn bind(
 pub(crate) enum UnixBindError {
     System(io::Error),
     Access(io::Error),
-    InUse,
+    InUse { pid: Option<i32> },
     Foreign { owner: u32 },
     NotASocket,
 }
@@ -59,7 +61,7 @@ impl UnixBindError {
         match self {
             Self::System(error) => BindError::Listen { addr, error },
             Self::Access(error) => BindError::Access { addr, error },
-            Self::InUse => BindError::SocketInUse { addr },
+            Self::InUse { pid } => BindError::SocketInUse { addr, pid },
             Self::Foreign { owner } => BindError::ForeignSocket { addr, owner },
             Self::NotASocket => BindError::NotASocket { addr },
         }
@@ -88,7 +90,7 @@ impl SocketFile {
         let inode = openat(&place.dir, &place.name, flags, Mode::empty())?;
         let status = fstat(&inode)?;
         if !is_socket(&status) || status.st_uid != geteuid().as_raw() {
-            return Err(UnixBindError::InUse);
+            return Err(UnixBindError::InUse { pid: None });
         }
         Ok(Self {
             place,
@@ -197,7 +199,7 @@ fn bind_at(place: &Place, options: &BindOptions) -> Result<OwnedFd, UnixBindErro
             Err(errno) => return Err(errno.into()),
         }
     }
-    Err(UnixBindError::InUse)
+    Err(UnixBindError::InUse { pid: None })
 }
 
 /// Removes what is in the place, if it is a socket of ours, or one that we gave to `owner`, on which
@@ -216,17 +218,30 @@ fn remove_stale(place: &Place, owner: Option<u32>) -> Result<(), UnixBindError> 
             owner: status.st_uid,
         });
     }
-    match connect(unix_socket()?, &place.address) {
+    let socket = unix_socket()?;
+    match connect(&socket, &place.address) {
         Err(Errno::CONNREFUSED) => {}
         Err(Errno::NOENT) => return Ok(()),
         // EAGAIN: its backlog is full. EPROTOTYPE: it is a datagram socket.
-        Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => return Err(UnixBindError::InUse),
+        Ok(()) => {
+            let pid = listening_process(&socket);
+            return Err(UnixBindError::InUse { pid });
+        }
+        Err(Errno::AGAIN | Errno::PROTOTYPE) => return Err(UnixBindError::InUse { pid: None }),
         Err(errno) => return Err(errno.into()),
     }
     match unlinkat(&place.dir, &place.name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
+}
+
+/// Returns who listens where a socket is connected to, unless it is in another PID namespace.
+fn listening_process(socket: &OwnedFd) -> Option<i32> {
+    // unix(7): they are those at the call of listen(2). Not rustix: a process that cannot be seen has
+    // the number 0, which its type does not allow.
+    let listener = getsockopt(socket, PeerCredentials).ok()?;
+    Some(listener.pid()).filter(|pid| *pid != 0)
 }
 
 fn unix_socket() -> Result<OwnedFd, Errno> {

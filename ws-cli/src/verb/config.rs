@@ -20,7 +20,11 @@ pub(crate) fn run(args: &ConfigArgs) -> Result<(), Failure> {
 }
 
 fn check(args: &CheckArgs) -> Result<(), Failure> {
-    let refusal = serve::configure(&args.serve, &Surroundings::of_process()?, Asking::Now).err();
+    let checked = serve::configure(&args.serve, &Surroundings::of_process()?, Asking::Now);
+    let checked = checked.and_then(|(config, _)| {
+        ws_server::check_files(&config).map_err(|invalid| Refusal::from(&invalid))
+    });
+    let refusal = checked.err();
     if args.json {
         output::json(&report(refusal.as_ref()))?;
     }

@@ -363,6 +363,8 @@ fn second_server_in_one_state_directory_is_exit_73() {
         assert_eq!(code_of(&second), 73, "{second:?}");
         let said = String::from_utf8(second.stderr).unwrap();
         assert!(said.contains(state.trim_end_matches('/')), "{said}");
+        let who = format!("process {} is listening there", first.pid());
+        assert!(said.contains(&who), "{said}");
         // The first one goes on as before.
         assert_eq!(first.control("GET", "/ready", "").0, 200);
         if fifos == "true" {

@@ -26,7 +26,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 /// The longest that anything in these tests may take: they fail then, they do not hang.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-const WS: &str = env!("CARGO_BIN_EXE_ws");
+pub(crate) const WS: &str = env!("CARGO_BIN_EXE_ws");
 
 /// Runs `check` again and again until it is true.
 ///
@@ -197,7 +197,7 @@ impl Setup {
 
     /// Starts a server that does not come up, and returns what it says and its exit code.
     pub(crate) fn fail(self) -> Output {
-        let mut command = Command::new(WS);
+        let mut command = self.program();
         command
             .args(&self.args)
             .args(&self.command)

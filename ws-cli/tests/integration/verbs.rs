@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::*;
+use crate::wire::Wire;
 
 /// A verb, run in a directory with this on its stdin.
 fn ws_in(dir: &Path, args: &[&OsStr], stdin: &[u8], env: &[(&str, &str)]) -> Output {
@@ -346,32 +347,140 @@ fn wrong_command_lines_exit_with_2_and_name_the_help() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
+/// Address and duration apart, each is run as it is printed, beside a server with a user.
 #[test]
-fn every_help_shows_an_example() {
-    let dir = TempDir::new().unwrap();
-    let verbs: [&[&str]; 9] = [
-        &[],
-        &["serve"],
-        &["send"],
-        &["run"],
-        &["ls"],
-        &["status"],
-        &["config"],
-        &["config", "check"],
-        &["config", "print"],
-    ];
-    for verb in verbs {
+fn every_help_begins_with_an_example_that_works() {
+    let people = Setup::new()
+        .validate("echo alice")
+        .command(&["cat"])
+        .start();
+    let echo = Setup::new().arg("--echo").start();
+    let pages = people.dir().join("pages");
+    let args = ["man", "--out", "pages"];
+    assert_eq!(printed(&ws(people.dir(), &args)), "");
+    let mut tried = 0;
+    for page in fs::read_dir(&pages).unwrap() {
+        let page = page.unwrap().file_name().into_string().unwrap();
+        let verb: Vec<&str> = page
+            .strip_suffix(".1")
+            .unwrap()
+            .split('-')
+            .skip(1)
+            .collect();
         for flag in ["--help", "-h"] {
             let args: Vec<&str> = verb.iter().copied().chain([flag]).collect();
-            let help = printed(&ws(dir.path(), &args));
-            let example = help.lines().find(|line| line.contains("Example"));
+            let help = printed(&ws(people.dir(), &args));
+            let example = help.lines().next().unwrap().strip_prefix("Example: ");
             let example = example.unwrap_or_else(|| panic!("{args:?}: {help}"));
-            let line: Vec<&str> = ["ws"].iter().chain(verb).copied().collect();
-            assert!(example.contains(&line.join(" ")), "{example}");
+            let begin = [&["ws"], &verb[..]].concat().join(" ");
+            assert!(example.starts_with(&begin), "{example}");
+            if flag == "--help" {
+                try_example(example, &people, &echo);
+                tried += 1;
+            }
         }
     }
-    let version = printed(&ws(dir.path(), &["--version"]));
+    assert!(tried >= 20, "{tried}");
+    let version = printed(&ws(people.dir(), &["--version"]));
     assert_eq!(version, format!("ws {}\n", env!("CARGO_PKG_VERSION")));
+    people.finish();
+    echo.finish();
+}
+
+fn try_example(example: &str, people: &Server, echo: &Server) {
+    let line = example
+        .replace("ws://127.0.0.1:8888/", &echo.url)
+        .replace("10s", "200ms");
+    let words = shell_words::split(&line).unwrap();
+    let mut command = Command::new(WS);
+    command.args(&words[1..]).env_remove("RUST_LOG");
+    command
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .stdout(Stdio::piped());
+    let alice = Wire::open(people);
+    if ["serve", "events"].contains(&words[1].as_str()) {
+        // These go on until they are told to end.
+        let elsewhere = TempDir::new().unwrap();
+        let dir = if words[1] == "serve" {
+            elsewhere.path()
+        } else {
+            people.dir()
+        };
+        let mut child = command
+            .current_dir(dir)
+            .env("WS__SERVER__LISTEN", "127.0.0.1:0")
+            .spawn()
+            .unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        // Whoever listens hears of somebody who goes, when he has begun to.
+        if words[1] == "events" {
+            people.until("events.listeners", 1);
+            alice.bye();
+        }
+        let mut said = String::new();
+        stdout.read_line(&mut said).unwrap();
+        assert!(!said.is_empty(), "{example}");
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        let status = child.wait().unwrap();
+        assert!(
+            words[1] != "serve" || status.success(),
+            "{example}: {status}"
+        );
+        return;
+    }
+    let output = command.current_dir(people.dir()).output().unwrap();
+    assert!(output.status.success(), "{example}: {output:?}");
+}
+
+#[test]
+fn completions_are_there_for_every_shell() {
+    let dir = TempDir::new().unwrap();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = printed(&ws(dir.path(), &["completions", shell]));
+        for word in ["sessions", "--listen", "completions"] {
+            assert!(
+                script.contains(word.trim_start_matches('-')),
+                "{shell}: {word}"
+            );
+        }
+        let json = printed(&ws(dir.path(), &["completions", shell, "--json"]));
+        let json: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["script"], script);
+    }
+    let unknown = ws(dir.path(), &["completions", "nonsense"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    // bash takes it, and completes with it.
+    let script = printed(&ws(dir.path(), &["completions", "bash"]));
+    fs::write(dir.path().join("ws.bash"), script).unwrap();
+    let ask =
+        "source ws.bash; COMP_WORDS=(ws conf); COMP_CWORD=1; _ws ws conf ws; echo ${COMPREPLY[@]}";
+    let output = Command::new("bash")
+        .args(["-c", ask])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "config\n");
+}
+
+#[test]
+fn manual_pages_are_printed_or_written() {
+    let dir = TempDir::new().unwrap();
+    let page = printed(&ws(dir.path(), &["man", "sessions", "revoke"]));
+    assert!(
+        page.contains("ws sessions revoke \\-\\-user alice"),
+        "{page}"
+    );
+    assert_eq!(printed(&ws(dir.path(), &["man", "--out", "a/b"])), "");
+    let written = fs::read_to_string(dir.path().join("a/b/ws-sessions-revoke.1")).unwrap();
+    assert_eq!(written, page);
+    let json: Value = serde_json::from_str(&printed(&ws(dir.path(), &["man", "--json"]))).unwrap();
+    assert_eq!(json["name"], "ws.1");
+    refused(&ws(dir.path(), &["man", "nonsense"]), 2);
+    fs::write(dir.path().join("file"), "").unwrap();
+    let error = refused(&ws(dir.path(), &["man", "--out", "file/x"]), 1);
+    assert!(error.contains("file/x"), "{error}");
 }
 
 #[test]
@@ -425,6 +534,39 @@ fn config_check_says_everything_that_is_wrong_and_nothing_else() {
     for args in [["serve"].as_slice(), &["ls"]] {
         refused(&ws(dir.path(), args), 78);
     }
+}
+
+#[test]
+fn config_check_looks_at_the_files_that_are_named() {
+    let dir = TempDir::new().unwrap();
+    let file = "[app]\ncommand = './none'\nwatch = ['gone']\nbackend = 'fork'\n\
+                [validate]\ncommand = './plain'\n\
+                [server]\nlisten = ['wss://127.0.0.1:0']\n\
+                tls = { cert = 'cert.pem', key = 'key.pem' }\n\
+                [control]\nlisten = '127.0.0.1:0'\ntoken_file = 'short'\n\
+                [identity.token]\nsecret_file = 'open'\n\
+                [identity.php]\nsave_path = 'plain'\n";
+    fs::write(dir.path().join("ws.toml"), file).unwrap();
+    fs::write(dir.path().join("plain"), "").unwrap();
+    fs::write(dir.path().join("short"), "canary\n").unwrap();
+    fs::write(dir.path().join("open"), "canary").unwrap();
+    let error = refused(&ws(dir.path(), &["config", "check"]), 78);
+    for told in [
+        ":2:11: app.command: cannot run ",
+        ":3:9: app.watch: cannot watch ",
+        ":6:11: validate.command: cannot run ",
+        ":9:16: server.tls.cert: cannot read the certificate ",
+        ":12:14: control.token_file: cannot use ",
+        ":14:15: identity.token.secret_file: cannot use ",
+        ":16:13: identity.php.save_path: cannot use ",
+    ] {
+        assert!(error.contains(told), "{told}\n{error}");
+    }
+    assert!(!error.contains("canary"), "{error}");
+    fs::write(dir.path().join("ws.toml"), "app.command = './plain'\n").unwrap();
+    refused(&ws(dir.path(), &["config", "check"]), 78);
+    fs::write(dir.path().join("ws.toml"), "app.command = 'plain'\n").unwrap();
+    assert_eq!(printed(&ws(dir.path(), &["config", "check"])), "");
 }
 
 #[test]

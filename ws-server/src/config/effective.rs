@@ -57,6 +57,11 @@ impl Config {
         })
     }
 
+    /// Returns what was written for a setting, and where.
+    pub(crate) fn written(&self, path: &str) -> Option<&RawValue> {
+        self.written.raw.get(path)
+    }
+
     /// Returns the same as one tree.
     pub fn shown(&self) -> RawConfig {
         let mut shown = RawConfig::default();

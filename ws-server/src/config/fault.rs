@@ -14,7 +14,7 @@ pub struct InvalidConfig {
 }
 
 impl InvalidConfig {
-    pub(super) fn new(faults: Vec<Fault>) -> Self {
+    pub(crate) fn new(faults: Vec<Fault>) -> Self {
         Self { faults }
     }
 
@@ -49,7 +49,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    pub(super) fn new(path: impl Into<String>, value: Option<&RawValue>, problem: Problem) -> Self {
+    pub(crate) fn new(path: impl Into<String>, value: Option<&RawValue>, problem: Problem) -> Self {
         let source = value.and_then(RawValue::source);
         let position = match problem {
             Problem::UnknownKey { .. } => source.and_then(Source::key_position),

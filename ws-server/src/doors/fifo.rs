@@ -26,6 +26,7 @@ use crate::core::complaints::Complaints;
 use crate::core::question::{Occasion, Question, Source};
 use crate::core::rate::{Bucket, Rate};
 use crate::counters::{Counters, RecordRefusal};
+use crate::error::Chain;
 use crate::shard::Shard;
 use crate::shared::Shared;
 
@@ -194,7 +195,7 @@ impl FifoWatch {
             match directory.changed().await {
                 Ok(names) => names.iter().for_each(|name| self.tell(name)),
                 Err(error) => {
-                    warn!(%error, "the FIFO directory cannot be watched");
+                    warn!(error = %Chain(&error), "the FIFO directory cannot be watched");
                     sleep(RENEWAL_INTERVAL).await;
                 }
             }
@@ -358,7 +359,7 @@ impl Reader {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => {
-                    warn!(fifo = %self.fifo.path().display(), %error, "cannot read a FIFO");
+                    warn!(fifo = %self.fifo.path().display(), error = %Chain(&error), "cannot read a FIFO");
                     self.pause();
                 }
             }
@@ -485,7 +486,7 @@ impl Reader {
                 warn!(fifo = %self.fifo.path().display(), "a FIFO had vanished and was made anew")
             }
             Err(error) => {
-                warn!(%error, "a FIFO vanished and cannot be made anew");
+                warn!(error = %Chain(&error), "a FIFO vanished and cannot be made anew");
                 self.is_changed = true;
                 self.pause();
             }

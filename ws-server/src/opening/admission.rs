@@ -21,6 +21,7 @@ use crate::core::credential;
 use crate::core::forwarded::Forwarded;
 use crate::counters::Refusal;
 use crate::doors::{self, GLOBAL_FIFO};
+use crate::error::Chain;
 use crate::hub::Hub;
 use crate::places::{Place, Visit};
 use crate::user_fifos::Hold;
@@ -285,7 +286,7 @@ impl<'a> Opening<'_, 'a> {
             None => fifos.create(&by_id),
         };
         made.map(Some).map_err(|error| {
-            warn!(conn.id = %self.id, %error, "cannot make the connection's FIFO");
+            warn!(conn.id = %self.id, error = %Chain(&error), "cannot make the connection's FIFO");
             internal(&error)
         })
     }
@@ -306,7 +307,7 @@ impl<'a> Opening<'_, 'a> {
             .user_fifos
             .hold(user, || fifos.create(&user_fifo_name(user)));
         let (hold, made) = held.map_err(|error| {
-            warn!(conn.id = %self.id, %error, "cannot make the user's FIFO");
+            warn!(conn.id = %self.id, error = %Chain(&error), "cannot make the user's FIFO");
             internal(&error)
         })?;
         if let Some(fifo) = made {

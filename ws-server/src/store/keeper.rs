@@ -176,7 +176,11 @@ impl Keeper {
             data: record.data,
             addr: record.addr,
             unused_for: age(record.used_at),
-            left: end.map(|end| end.duration_since(now).unwrap_or_default()),
+            // Nor does it make anybody live longer.
+            left: end.map(|end| {
+                let left = end.duration_since(now).unwrap_or_default();
+                self.max_age.map_or(left, |max| left.min(max))
+            }),
         }
     }
 
@@ -537,5 +541,59 @@ impl Drop for InFlight<'_> {
             pending.give_back(std::mem::take(&mut self.changes));
             self.keeper.has_pending.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ws_session::{MemoryStore, SessionConfig};
+
+    use super::*;
+    use crate::config::{Config, RawConfig};
+
+    fn keeper(max_age: &str) -> Keeper {
+        let mut raw = RawConfig::default();
+        raw.set("identity.max_age", max_age);
+        let config = Config::from_raw(&raw, "/".as_ref()).unwrap();
+        let sessions = Sessions::new(SessionConfig::default());
+        Keeper::new(
+            sessions,
+            Arc::new(MemoryStore::default()),
+            config.identity(),
+        )
+    }
+
+    /// Between two runs of the server the wall clock is all that there is; within one it is asked
+    /// for nothing that a session's life depends on.
+    #[test]
+    fn a_clock_that_jumps_makes_no_session_younger_than_none_or_longer_lived_than_allowed() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let then = SystemTime::UNIX_EPOCH + HOUR * 24 * 365 * 50;
+        let record = |expires_at| SessionRecord {
+            id: SessionId::of_name("a"),
+            user: None,
+            addr: None,
+            created_at: then,
+            used_at: then + HOUR,
+            expires_at,
+            data: None,
+        };
+        let bounded = keeper("8h");
+        let seen = |now| {
+            let one = bounded.remembered(record(Some(then + HOUR * 8)), now);
+            (one.unused_for, one.left.unwrap())
+        };
+        assert_eq!(seen(then + HOUR * 3), (HOUR * 2, HOUR * 5));
+        // Put back by years: as if just used and just made.
+        assert_eq!(seen(then - HOUR * 24 * 3000), (Duration::ZERO, HOUR * 8));
+        assert_eq!(seen(SystemTime::UNIX_EPOCH), (Duration::ZERO, HOUR * 8));
+        // Put forward: over, and no overflow.
+        let far = then + HOUR * 24 * 36_500;
+        assert_eq!(
+            seen(far),
+            (far.duration_since(then + HOUR).unwrap(), Duration::ZERO)
+        );
+        let endless = keeper("off").remembered(record(None), SystemTime::UNIX_EPOCH);
+        assert_eq!((endless.unused_for, endless.left), (Duration::ZERO, None));
     }
 }

@@ -1,3 +1,4 @@
 //! The configuration of a running server, and input that cannot be used.
 
+mod input;
 mod reload;

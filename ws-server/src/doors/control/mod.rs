@@ -20,6 +20,7 @@ mod to;
 mod token;
 mod users;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -53,6 +54,12 @@ pub(crate) struct ControlDoors {
 pub(crate) const METRICS_CONNECTIONS: usize = 16;
 /// How long the head of a request to it may take, and how long its client may take nothing.
 const METRICS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Says why a file of tokens cannot be used.
+pub(crate) fn check_tokens(path: &Path) -> Result<(), String> {
+    let tokens = Tokens::load(path);
+    tokens.map(drop).map_err(|error| error.to_string())
+}
 
 impl ControlDoors {
     /// Binds them.
