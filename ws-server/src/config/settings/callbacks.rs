@@ -55,8 +55,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         path: "validate.fork_exit",
         default: DefaultValue::Text("normal"),
         doc: "How the children of a fork server end once they have answered: \"normal\", as programs of their\n\
-              language do, or \"kill\", at once. For PHP the latter is several times faster, but functions\n\
-              registered for the shutdown do not run. Told to the command in WS_FORK_EXIT.",
+              language do, or \"kill\", at once. For PHP the latter is several times faster, but destructors\n\
+              do not run; functions registered for the shutdown do. Told to the command in WS_FORK_EXIT.",
     },
     Setting {
         path: "validate.timeout",
@@ -219,8 +219,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         path: "app.fork_exit",
         default: DefaultValue::Text("normal"),
         doc: "How the children of a fork server end once they have answered: \"normal\", as programs of their\n\
-              language do, or \"kill\", at once. For PHP the latter is several times faster, but functions\n\
-              registered for the shutdown do not run. Told to the command in WS_FORK_EXIT.",
+              language do, or \"kill\", at once. For PHP the latter is several times faster, but destructors\n\
+              do not run; functions registered for the shutdown do. Told to the command in WS_FORK_EXIT.",
     },
     Setting {
         path: "app.stream",
