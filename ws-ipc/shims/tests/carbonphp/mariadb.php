@@ -26,7 +26,8 @@ final class Mariadb
             '--user=' . posix_getpwuid(posix_geteuid())['name'],
         ];
         $method = '--auth-root-authentication-method=normal';
-        proc_close(proc_open(['mariadb-install-db', ...$options, $method], $streams, $pipes));
+        $installation = ['/usr/bin/mariadb-install-db', ...$options, $method];
+        proc_close(proc_open($installation, $streams, $pipes));
         $this->process = proc_open(['/usr/sbin/mariadbd', ...$options], $streams, $pipes);
         register_shutdown_function($this->end(...));
         if (!eventually(fn () => $this->connect())) {

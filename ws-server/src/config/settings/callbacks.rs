@@ -64,8 +64,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: DefaultValue::Text("normal"),
         applies: Applies::Restart,
         doc: "How the children of a fork server end once they have answered: \"normal\", as programs of their\n\
-              language do, or \"kill\", at once. For PHP the latter is several times faster, but functions\n\
-              registered for the shutdown do not run. Told to the command in WS_FORK_EXIT.",
+              language do, or \"kill\", at once. For PHP the latter is several times faster, but destructors\n\
+              do not run; functions registered for the shutdown do. Told to the command in WS_FORK_EXIT.",
     },
     Setting {
         path: "validate.timeout",
@@ -258,8 +258,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: DefaultValue::Text("normal"),
         applies: Applies::Restart,
         doc: "How the children of a fork server end once they have answered: \"normal\", as programs of their\n\
-              language do, or \"kill\", at once. For PHP the latter is several times faster, but functions\n\
-              registered for the shutdown do not run. Told to the command in WS_FORK_EXIT.",
+              language do, or \"kill\", at once. For PHP the latter is several times faster, but destructors\n\
+              do not run; functions registered for the shutdown do. Told to the command in WS_FORK_EXIT.",
     },
     Setting {
         path: "app.stream",
