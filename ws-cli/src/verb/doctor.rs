@@ -21,6 +21,7 @@ use ws_server::config::{Config, ListenSocket};
 use self::finding::{Finding, Report};
 use self::way::{Place, Seen};
 use crate::args::{Client, ConfigFile, DoctorArgs};
+use crate::carbonphp::Asking;
 use crate::config::Surroundings;
 use crate::control::{self, Ask, Caller};
 use crate::failure::{Code, Failure};
@@ -37,8 +38,8 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<(), Failure> {
     });
     let place = place.transpose()?;
     let headers = headers(&args.header)?;
-    let config = match serve::configure(&args.serve, &surroundings) {
-        Ok(config) => config,
+    let config = match serve::configure(&args.serve, &surroundings, Asking::Now) {
+        Ok((config, _)) => config,
         Err(refusal) => {
             if args.json {
                 let says = refusal.told().iter().map(ToString::to_string);
