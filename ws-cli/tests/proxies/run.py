@@ -24,7 +24,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 WS = str(pathlib.Path(os.environ["WS_BIN"]).resolve())
-CONFIGURATIONS = pathlib.Path(__file__).resolve().parents[3] / "docs" / "proxies"
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+CONFIGURATIONS = ROOT / "docs" / "proxies"
 
 # What a browser calls the public address; only the test's client knows where it really is.
 HOST = "chat.example"
@@ -36,6 +37,9 @@ PATIENCE = 20
 
 # Apache does not serve as root, and asks as whom instead.
 APACHE_AS = [] if os.geteuid() else ["-c", "User www-data", "-c", "Group www-data"]
+
+# Makes a site with the application that the bridge for CarbonPHP is tested with.
+MAKE_SITE = ROOT / "ws-ipc" / "shims" / "tests" / "carbonphp" / "make-site.php"
 
 # Gives back the message, below /uri the target of the handshake, and below /leave closes.
 APPLICATION = """#!/bin/sh
@@ -171,6 +175,36 @@ DocumentRoot {dir}/site
 """
 
 
+# What a site of PHP has besides: every request that is for no file goes to index.php.
+PHP_SITE = """
+LoadModule dir_module /usr/lib/apache2/modules/mod_dir.so
+LoadModule proxy_fcgi_module /usr/lib/apache2/modules/mod_proxy_fcgi.so
+<Directory {dir}/site>
+    FallbackResource /index.php
+    <FilesMatch "\\.php$">
+        SetHandler "proxy:unix:{dir}/php.sock|fcgi://localhost"
+    </FilesMatch>
+</Directory>
+"""
+
+PHP_FPM = """
+[global]
+error_log = {dir}/fpm.log
+daemonize = no
+[www]
+listen = {dir}/php.sock
+listen.mode = 0666
+pm = static
+pm.max_children = 2
+"""
+
+
+def php_fpm():
+    """php-fpm, under whatever version's name."""
+    found = sorted(pathlib.Path("/usr/sbin").glob("php-fpm*"))
+    return str(found[-1]) if found else None
+
+
 def htaccess():
     return Proxy(
         "Apache by .htaccess",
@@ -274,7 +308,7 @@ class Stack:
                 (self.dir / "site").mkdir(exist_ok=True)
                 (self.dir / "site" / ".htaccess").write_text(text)
                 (self.dir / "site" / "page.html").write_text("a page\n")
-                (self.dir / "site.conf").write_text(SITE.format(**words))
+                (self.dir / "site.conf").write_text(self.site().format(**words))
             process = await asyncio.create_subprocess_exec(
                 *[program, *(word.format(**words) for word in self.proxy.command)],
                 cwd=self.dir,
@@ -287,6 +321,10 @@ class Stack:
                 self.process = process
                 return
         raise AssertionError(f"{self.proxy.name} did not start: {self.log('proxy.log')}")
+
+    def site(self):
+        """The configuration around an .htaccess."""
+        return SITE
 
     async def is_listening(self, process):
         """Whether the proxy came up. The port was free a moment ago, but it was not held."""
@@ -355,6 +393,87 @@ class Stack:
             if figures["connections"]["open"] == 0:
                 return figures
             await asyncio.sleep(0.02)
+
+
+class CarbonPhpStack(Stack):
+    """An application of CarbonPHP's: its pages by php-fpm, its messages by `ws serve --carbonphp`."""
+
+    def site(self):
+        return SITE + PHP_SITE
+
+    async def start_server(self):
+        site = self.dir / "site"
+        await self.run("php", str(MAKE_SITE), str(site))
+        vendor = site / "vendor"
+        if vendor.is_symlink():
+            # Where it lies, Apache's user need not get to.
+            original = vendor.resolve()
+            vendor.unlink()
+            shutil.copytree(original, vendor)
+        for name in ("tmp", "tmp/sessions"):
+            (site / name).mkdir(mode=0o755, exist_ok=True)
+        as_whom = {}
+        if not os.geteuid():
+            # The two lines of the documentation: FIFOs for the group of the web server.
+            as_whom = {"WS__FIFO__GROUP": "www-data"}
+            shutil.chown(site / "tmp" / "sessions", "www-data", "www-data")
+        self.environment = {name: value for name, value in os.environ.items() if name[:3] != "WS_"}
+        self.environment |= {"WS__SERVER__PROXY__TRUSTED": "127.0.0.1", **as_whom}
+        await self.start_fpm()
+        return await self.serve("127.0.0.1:0")
+
+    async def serve(self, listen):
+        self.server = await asyncio.create_subprocess_exec(
+            *[WS, "serve", "--carbonphp", "index.php", "--listen", listen],
+            cwd=self.dir / "site",
+            env=self.environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=(self.dir / "server.log").open("ab"),
+        )
+        self.processes.append(self.server)
+        line = (await asyncio.wait_for(self.server.stdout.readline(), PATIENCE)).decode().strip()
+        if not line:
+            raise AssertionError(f"the server did not start: {self.log('server.log')}")
+        self.backend = line.removeprefix("ws://").removesuffix("/")
+        return self.backend
+
+    async def start_fpm(self):
+        configuration = PHP_FPM.format(dir=self.dir)
+        if not os.geteuid():
+            configuration += "user = www-data\ngroup = www-data\n"
+        (self.dir / "fpm.conf").write_text(configuration)
+        process = await asyncio.create_subprocess_exec(
+            *[php_fpm(), "--nodaemonize", "--fpm-config", str(self.dir / "fpm.conf")],
+            cwd=self.dir,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=(self.dir / "fpm-output.log").open("ab"),
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        self.processes.append(process)
+        for _ in range(PATIENCE * 20):
+            if (self.dir / "php.sock").exists():
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"php-fpm did not start: {self.log('fpm-output.log')}")
+
+    async def run(self, *command):
+        process = await asyncio.create_subprocess_exec(*command, cwd=self.dir)
+        status = await asyncio.wait_for(process.wait(), PATIENCE)
+        assert status == 0, f"{command}: {status}"
+
+    async def page(self, path):
+        """A page of the site, by Apache and php-fpm."""
+        head = f"GET {path} HTTP/1.1\r\nHost: {HOST}:{self.port}\r\nConnection: close\r\n\r\n"
+        answer = (await self.raw(head.encode())).decode()
+        assert answer.split(" ")[1] == "200", answer[:500]
+        return answer.partition("\r\n\r\n")[2]
+
+    def enter(self, user, **options):
+        """A browser of this user's."""
+        origin = f"http://{HOST}:{self.port}"
+        headers = {"Cookie": f"user={user}"}
+        return self.connect("/", origin=origin, additional_headers=headers, **options)
 
 
 def free_port():
@@ -548,6 +667,53 @@ async def without_pings_the_tunnel_is_cut(stack):
             raise AssertionError("the idle tunnel was not cut") from None
 
 
+async def messages_are_answered_by_the_application(stack):
+    async with stack.enter("7") as ws:
+        for uri, expected in [("/echo/hello", "hello"), ("echo/{}", "{}"), ("ping", "pong")]:
+            await ws.send(uri)
+            assert await ws.recv() == expected, uri
+        await ws.send("/silent")
+        assert (await ws.recv()).startswith("A route was matched but did not signal"), uri
+
+
+async def b09_nobody_is_connected_without_a_cookie(stack):
+    assert await stack.status("/") == 401
+
+
+async def visitors_have_their_own_address_and_cookie(stack):
+    async with stack.enter("7", local_addr=("127.0.0.2", 0)) as ws, stack.enter("8"):
+        await ws.send("/whoami")
+        seen = json.loads(await ws.recv())
+        assert seen["server"]["REMOTE_ADDR"] == "127.0.0.2", seen
+        assert seen["server"]["HTTP_COOKIE"] == "user=7", seen
+
+
+async def pages_of_the_site_are_its_own(stack):
+    page = await stack.page("/")
+    assert page == "" or "page" in page, page
+
+
+async def a_web_request_pushes_to_one_user_and_to_all(stack):
+    async with stack.enter("7") as seven, stack.enter("8") as eight:
+        assert "notified" in await stack.page("/notify/7/hello")
+        assert await seven.recv() == "hello"
+        assert "broadcast" in await stack.page("/broadcast/everybody")
+        assert await seven.recv() == "everybody"
+        assert await eight.recv() == "everybody"
+
+
+async def a_restart_closes_with_1001_and_browsers_come_back(stack):
+    async with stack.enter("7") as ws:
+        stack.server.send_signal(signal.SIGTERM)
+        await expect_close(ws, 1001)
+    status = await asyncio.wait_for(stack.server.wait(), PATIENCE)
+    assert status == 0, f"the server ended with {status}"
+    await stack.serve(stack.backend)
+    async with stack.enter("7") as ws:
+        assert "notified" in await stack.page("/notify/7/again")
+        assert await ws.recv() == "again"
+
+
 async def expect_close(ws, code, reason=None):
     try:
         async with asyncio.timeout(PATIENCE):
@@ -600,7 +766,18 @@ BEFORE_TLS_CHECKS = [
 ]
 
 
-async def run(proxy, checks, **options):
+CARBONPHP_CHECKS = [
+    messages_are_answered_by_the_application,
+    foreign_pages_are_refused,
+    b09_nobody_is_connected_without_a_cookie,
+    visitors_have_their_own_address_and_cookie,
+    pages_of_the_site_are_its_own,
+    a_web_request_pushes_to_one_user_and_to_all,
+    a_restart_closes_with_1001_and_browsers_come_back,
+]
+
+
+async def run(proxy, checks, make=Stack, **options):
     """The lines to print and how many of them are failures."""
     lines, failed = [], 0
 
@@ -610,7 +787,7 @@ async def run(proxy, checks, **options):
         failed += 1
 
     try:
-        async with Stack(proxy, **options) as stack:
+        async with make(proxy, **options) as stack:
             for check in checks:
                 name = check.__name__.replace("_", " ")
                 try:
@@ -644,6 +821,11 @@ async def main():
             runs.append((over_unix.name, run(over_unix, OVER_UNIX_CHECKS, unix=True)))
         if make in BEFORE_TLS:
             runs.append((f"{proxy.name}, before TLS", run(proxy, BEFORE_TLS_CHECKS, tls=True)))
+    if php_fpm() is None or shutil.which("php") is None:
+        missing.add("php-fpm")
+    elif htaccess().find() is not None:
+        behind = run(htaccess(), CARBONPHP_CHECKS, make=CarbonPhpStack)
+        runs.append(("Apache by .htaccess, an application of CarbonPHP's behind", behind))
     results = await asyncio.gather(*(work for _, work in runs))
     for (name, _), (lines, failures) in zip(runs, results):
         print(f"{name}:", *lines, sep="\n")

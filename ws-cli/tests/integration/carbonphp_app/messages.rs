@@ -68,12 +68,12 @@ async fn who_throws_exits_or_dies_costs_one_answer_and_says_so_in_the_log() {
     let Some(setup) = site() else { return };
     let server = setup.set("app.error_reply", "failed").start();
     let mut client = enter(&server, "user=7").await;
-    for uri in ["/throw", "/exit", "/deprecated", "/killed"] {
+    for uri in ["/throw", "/exit", "/killed"] {
         assert_eq!(ask(&mut client, uri).await, "failed", "{uri}");
         assert_eq!(ask(&mut client, "/echo/next").await, "next", "{uri}");
     }
     assert_eq!(ask(&mut client, "/warn").await, "went on");
-    assert_eq!(server.figure("callbacks.failed"), 4);
+    assert_eq!(server.figure("callbacks.failed"), 3);
     assert_eq!(server.figure("connections.closed"), 0);
     bye(client).await;
     let log = server.finish();
