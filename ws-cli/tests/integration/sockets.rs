@@ -107,10 +107,8 @@ fn a_live_socket_is_not_stolen() {
     let server = beside_tcp().start();
     let path = server.dir().join("ws.sock");
     let text = refusal_to_start(at(&path), 73);
-    assert!(
-        text.contains("another process is listening there"),
-        "{text}"
-    );
+    let told = format!("process {} is listening there", server.pid());
+    assert!(text.contains(&told), "{text}");
     greet(unix(&path));
     server.finish();
 }

@@ -243,8 +243,8 @@ async fn t41_a_file_of_ours_is_kept_under_another_name() {
 #[tokio::test]
 async fn a_second_server_in_the_same_directory_is_refused() {
     let server = Setup::new().app(WHO).start();
-    let state = server.state("").to_str().unwrap().to_owned();
-    let output = Setup::new().arg("--state-dir").arg(state).app(WHO).fail();
+    let fifos = server.state("fifo").to_str().unwrap().to_owned();
+    let output = Setup::new().set("fifo.dir", fifos).app(WHO).fail();
     assert_eq!(output.status.code(), Some(73));
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(error.contains("another server"), "{error}");
