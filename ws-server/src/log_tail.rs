@@ -132,6 +132,10 @@ fn shown(line: &[u8]) -> Box<str> {
     // What is behind this would be cut off anyway.
     let line = &line[..line.len().min(4 * MAX_LINE_SIZE)];
     let text = String::from_utf8_lossy(line);
+    // As good as every line.
+    if text.len() <= MAX_LINE_SIZE && text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return text.into();
+    }
     let mut shown = String::with_capacity(text.len().min(MAX_LINE_SIZE));
     let mut rest = text.chars();
     while let Some(character) = rest.next() {
