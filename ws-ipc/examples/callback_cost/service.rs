@@ -1,9 +1,10 @@
 //! Fork servers and workers: beside a bare fork, and beside a process that sends bytes back.
 
+use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -63,18 +64,37 @@ pub(crate) async fn compare_fork(plan: &Plan) -> Outcome<()> {
         unit: "us",
         wanted: "less than 100 us",
     };
-    let course = Course::start(PoolKind::ForkServers, crate::FORK_SERVER).await?;
+    let least = Row {
+        what: "fork in C with all that a child is owed",
+        wanted: "",
+        ..cost
+    };
+    let course = Course::start(PoolKind::ForkServers, &own(crate::FORK_SERVER)?).await?;
     match make_bare(course.dir.path()) {
-        Ok(bare) => {
+        Ok([bare, least_fork]) => {
             course.call_often(calls / 10).await?;
-            let mut pairs = Vec::new();
+            let size = status_kib(course.pid()?, "RssAnon:")?.to_string();
+            let argv = [
+                least_fork.into(),
+                size.into(),
+                PAYLOAD.len().to_string().into(),
+            ];
+            let other = Course::start(PoolKind::ForkServers, &argv).await?;
+            other.call_often(calls / 10).await?;
+            let (mut pairs, mut least_pairs) = (Vec::new(), Vec::new());
             for _ in 0..rounds {
                 let bare = measure_bare(&bare, calls, course.pid()?)?;
                 pairs.push((course.cpu_time(calls).await?, bare));
+                least_pairs.push((other.cpu_time(calls).await?, bare));
             }
             cost.report(plan, &pairs)?;
+            least.report(plan, &least_pairs)?;
+            other.end().await;
         }
-        Err(error) => cost.skip(plan, &error.to_string())?,
+        Err(error) => {
+            cost.skip(plan, &error.to_string())?;
+            least.skip(plan, &error.to_string())?;
+        }
     }
     let pairs = compare_times(&course, rounds.min(5), calls / 4, Some(PACE)).await?;
     paced.report(plan, &pairs)?;
@@ -90,7 +110,7 @@ pub(crate) async fn compare_worker(plan: &Plan) -> Outcome<()> {
         unit: "us",
         wanted: "at most 2",
     };
-    let course = Course::start(PoolKind::Workers, crate::WORKER).await?;
+    let course = Course::start(PoolKind::Workers, &own(crate::WORKER)?).await?;
     course.call_often(calls / 10).await?;
     row.report(plan, &compare_times(&course, rounds, calls, None).await?)?;
     let mut echo = Echo::start()?;
@@ -143,7 +163,12 @@ async fn compare_times(
     Ok(pairs)
 }
 
-/// A pool of one process, which is this program.
+/// This program once more, as this.
+fn own(argument: &str) -> Outcome<[OsString; 2]> {
+    Ok([std::env::current_exe()?.into(), argument.into()])
+}
+
+/// A pool of one process.
 struct Course {
     spawners: Spawners,
     pool: Pool,
@@ -153,12 +178,12 @@ struct Course {
 }
 
 impl Course {
-    async fn start(kind: PoolKind, argument: &str) -> Outcome<Self> {
+    async fn start(kind: PoolKind, argv: &[OsString]) -> Outcome<Self> {
         let dir = tempfile::tempdir()?;
         let spawners = Spawners::start(helper(), SpawnersConfig::default())?;
         let config = PoolConfig {
             command: ServiceCommand {
-                argv: vec![std::env::current_exe()?.into(), argument.into()],
+                argv: argv.to_vec(),
                 env: Vec::new(),
                 dir: None,
                 identity: None,
@@ -215,12 +240,18 @@ impl Course {
     }
 }
 
-fn make_bare(dir: &Path) -> Outcome<std::path::PathBuf> {
-    let source = dir.join("bare_fork.c");
-    std::fs::write(&source, include_str!("bare_fork.c"))?;
-    let file = dir.join("bare_fork");
-    program::compile(&source, &file, &["-O2"])?;
-    Ok(file)
+/// The loop and the fork server in C.
+fn make_bare(dir: &Path) -> Outcome<[PathBuf; 2]> {
+    let make = |name: &str, text: &str| {
+        let file = dir.join(name);
+        let source = file.with_extension("c");
+        std::fs::write(&source, text)?;
+        // Bound at the start, as programs in Rust are, and not in each child anew.
+        program::compile(&source, &file, &["-O2", "-Wl,-z,now"])?;
+        Outcome::Ok(file)
+    };
+    let bare = make("bare_fork", include_str!("bare_fork.c"))?;
+    Ok([bare, make("least_fork", include_str!("least_fork.c"))?])
 }
 
 /// Microseconds of CPU time for each of so many bare calls from a process of the same size.

@@ -196,6 +196,27 @@ async fn t57_daemon_of_a_closure_does_not_outlive_it() {
     setup.end().await;
 }
 
+/// The command is no subreaper, as no shim can make itself one: what leaves it is the spawner's.
+#[tokio::test]
+async fn t57_daemons_of_a_command_do_not_outlive_it() {
+    let mark = format!("COMMAND_DAEMON={}", std::process::id());
+    let daemon = |clean: &str| format!("setsid sh -c 'exec env {clean} {mark} sleep 600' &");
+    let forkserver = example("forkserver");
+    // One daemon knows whose it is by its environment, one does not.
+    let script = format!(
+        "{} {} exec {}",
+        daemon(""),
+        daemon("-i"),
+        forkserver.display()
+    );
+    let setup = Setup::with("/bin/sh", &["-c", &script]).await;
+    setup.ask("/pid").await.unwrap();
+    eventually("both daemons", || processes_with(&mark).len() == 2).await;
+    setup.service.shutdown().await;
+    eventually("no daemon left", || processes_with(&mark).is_empty()).await;
+    setup.end().await;
+}
+
 #[tokio::test]
 async fn killed_fork_server_loses_what_it_had_and_is_restarted() {
     let setup = Setup::new().await;
