@@ -33,6 +33,18 @@ impl Figures {
         }
     }
 
+    /// The Unix time when they were asked for.
+    pub(crate) fn at(&self) -> Duration {
+        self.at
+    }
+
+    /// How often a figure grows in a second, since `before`; 0 if that cannot be said.
+    pub(crate) fn rate(&self, before: &Self, path: &str) -> f64 {
+        // A server that was started again begins at 0.
+        let grown = self.count(path).saturating_sub(before.count(path));
+        per_second(grown, self.at.saturating_sub(before.at))
+    }
+
     /// A figure of the status by its path, `messages.received`; one that this server does not have
     /// is 0.
     pub(crate) fn count(&self, path: &str) -> u64 {
@@ -84,6 +96,16 @@ impl Figures {
             durations.subtract(&before.metrics.durations(name));
         }
         durations
+    }
+}
+
+/// 0 if no time has passed: a clock may be set back.
+pub(crate) fn per_second(count: u64, time: Duration) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    let count = count as f64;
+    match time.is_zero() {
+        true => 0.0,
+        false => count / time.as_secs_f64(),
     }
 }
 

@@ -57,6 +57,7 @@ fn run(args: Args) -> Result<(), Failure> {
         Verb::Sessions(args) => verb::sessions::run(&args.verb),
         Verb::Ls(args) => verb::ls::run(&args),
         Verb::Events(args) => verb::events::run(&args),
+        Verb::Top(args) => verb::top::run(&args),
         Verb::Status(args) => verb::status::run(&args),
         Verb::Connect(args) => verb::connect::run(&args),
         Verb::Doctor(args) => verb::doctor::run(&args),

@@ -18,3 +18,4 @@ pub(crate) mod sessions;
 pub(crate) mod shim;
 pub(crate) mod status;
 mod tls;
+pub(crate) mod top;

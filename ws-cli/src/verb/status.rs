@@ -14,6 +14,8 @@ use crate::figures::Figures;
 use crate::output;
 use crate::paint::Paint;
 
+pub(crate) use self::report::complaints;
+
 pub(crate) fn run(args: &StatusArgs) -> Result<(), Failure> {
     if args.client.json || args.all {
         let answer = control::call(&args.client, Method::GET, "/v1/status", None)?;

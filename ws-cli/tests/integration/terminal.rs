@@ -9,7 +9,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
 use nix::pty::{Winsize, openpty};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{Termios, tcgetattr};
+use nix::unistd::Pid;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -180,7 +182,7 @@ fn what_came_last_is_shown_before_the_end() {
     for number in 0..50 {
         server.send(json!({ "all": true }), &format!("message {number}"));
     }
-    server.signal(nix::sys::signal::Signal::SIGTERM);
+    server.signal(Signal::SIGTERM);
     terminal.until(" message 49\r\n");
     let (status, said) = terminal.end();
     assert_eq!(status.code(), Some(1), "{said}");
@@ -197,9 +199,102 @@ fn a_terminated_client_gives_its_terminal_back() {
     let dir = TempDir::new().unwrap();
     let terminal = Terminal::start(dir.path(), &["connect", &server.url], &[]);
     terminal.until("> ");
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(terminal.child.id()).unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    let pid = Pid::from_raw(i32::try_from(terminal.child.id()).unwrap());
+    kill(pid, Signal::SIGTERM).unwrap();
     let (status, said) = terminal.end();
     assert_eq!(status.code(), Some(0), "{said}");
+    server.finish();
+}
+
+#[tokio::test]
+async fn top_shows_who_talks_and_closes_whom_it_is_told_to() {
+    let server = Setup::new().arg("--echo").start();
+    let mut client = server.connect().await;
+    let args = ["top", "--interval", "100ms"];
+    let mut terminal = Terminal::start(server.dir(), &args, &[]);
+    let id = server.connections()[0]["id"].as_str().unwrap().to_owned();
+    terminal.until("CONNECTION");
+    terminal.until(&id);
+    assert_eq!(ask(&mut client, "hello").await, "hello");
+    // Nothing is closed without a yes.
+    terminal.press("jx");
+    terminal.until(&format!("close connection {id}? y/n"));
+    terminal.press("n");
+    terminal.until("q quit");
+    assert_eq!(ask(&mut client, "still here").await, "still here");
+    terminal.press("x");
+    terminal.until("y/n");
+    terminal.press("y");
+    assert_eq!(close_code(&mut client).await, 1008);
+    terminal.until("closed 1 of ");
+    terminal.press("q");
+    let (status, _) = terminal.end();
+    assert_eq!(status.code(), Some(0));
+    drop(client);
+    server.finish();
+}
+
+#[tokio::test]
+async fn top_gives_its_terminal_back_when_it_is_terminated_or_the_server_is_gone() {
+    let server = Setup::new().arg("--echo").start();
+    let terminal = Terminal::start(server.dir(), &["top", "--interval", "100ms"], &[]);
+    terminal.until("CONNECTION");
+    let pid = Pid::from_raw(i32::try_from(terminal.child.id()).unwrap());
+    kill(pid, Signal::SIGTERM).unwrap();
+    let (status, shown) = terminal.end();
+    assert_eq!(status.code(), Some(0));
+    // The alternate screen is left.
+    assert!(shown.contains("\x1b[?1049l"), "{shown:?}");
+    let dir = TempDir::new().unwrap();
+    let socket = server.state("control.sock");
+    let args = [
+        "top",
+        "--interval",
+        "100ms",
+        "--control",
+        socket.to_str().unwrap(),
+    ];
+    let mut terminal = Terminal::start(dir.path(), &args, &[]);
+    terminal.until("CONNECTION");
+    // The one that looks has a descriptor of the server, which is counted otherwise.
+    server.signal(Signal::SIGTERM);
+    server.check_end();
+    terminal.until("! no server is reached");
+    terminal.press("\x03");
+    assert_eq!(terminal.end().0.code(), Some(0));
+    let (status, shown) = Terminal::start(dir.path(), &args, &[]).end();
+    assert_eq!(status.code(), Some(69));
+    assert!(
+        shown.contains("no server is reached") && !shown.contains("\x1b[?1049h"),
+        "{shown:?}"
+    );
+}
+
+#[tokio::test]
+async fn top_serves_scripts() {
+    let server = Setup::new().app("cat").start();
+    let mut client = server.connect().await;
+    assert_eq!(ask(&mut client, "hello").await, "hello");
+    let page = server.ws(&["top", "--once", "--interval", "50ms"]);
+    let page = String::from_utf8(page.stdout).unwrap();
+    let id = server.connections()[0]["id"].as_str().unwrap().to_owned();
+    assert!(page.starts_with("ws ") && page.contains(&id), "{page}");
+    let line = server.ws(&[
+        "top",
+        "--once",
+        "--json",
+        "--interval",
+        "50ms",
+        "--sort",
+        "total",
+    ]);
+    let line: serde_json::Value = serde_json::from_slice(&line.stdout).unwrap();
+    assert_eq!(line["connections"], 1);
+    assert_eq!(line["callbacks_running"], 0.0);
+    assert_eq!(line["talkers"][0]["id"], *id);
+    assert_eq!(line["talkers"][0]["messages"], 2);
+    let none = server.ws(&["top"]);
+    assert_eq!(none.status.code(), Some(2));
+    bye(client).await;
     server.finish();
 }

@@ -40,7 +40,7 @@ fn headline(figures: &Figures) -> String {
 }
 
 /// What an operator should look at.
-fn complaints(figures: &Figures) -> Vec<String> {
+pub(crate) fn complaints(figures: &Figures) -> Vec<String> {
     let mut complaints = Vec::new();
     let mut say = |is_so: bool, what: String| complaints.extend(is_so.then_some(what));
     say(
