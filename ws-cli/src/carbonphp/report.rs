@@ -246,9 +246,10 @@ mod tests {
         assert_eq!(config.server().listen[0].to_string(), "localhost:8888");
         assert_eq!(config.server().state_dir, Path::new("/srv/site/tmp"));
         let bridge = "auto_prepend_file=/srv/site/tmp/carbonphp-bridge.php";
+        let (opcache, pages) = ("opcache.enable_cli=1", "opcache.huge_code_pages=1");
         assert_eq!(
-            command(&config),
-            ["php", "-d", bridge, "index.php", "websocket"]
+            command(&config).join(" "),
+            format!("php -d {opcache} -d {pages} -d {bridge} index.php websocket")
         );
         assert!(matches!(
             config.validate().backend,
@@ -263,7 +264,7 @@ mod tests {
 
     #[test]
     fn what_is_written_stands_above_what_the_application_says() {
-        let file = "php = 'php8.3 -n'\nconnections = 'never'\n\
+        let file = "php = 'php8.3 -n -d opcache.enable_cli=0'\nconnections = 'never'\n\
                     [server]\nlisten = ['127.0.0.1:1']\nstate_dir = '/run/ws'\n\
                     [app]\nempty_reply = 'nothing'\nenv = { A = 'b' }\n\
                     [identity]\nverify_ip = true\n\
@@ -272,8 +273,9 @@ mod tests {
         let (config, set) = applied(&report(&[("verify_ip", false.into())]), file);
         assert_eq!(config.server().listen[0].to_string(), "127.0.0.1:1");
         let words = command(&config);
-        assert_eq!(words[..2], ["php8.3", "-n"]);
-        assert_eq!(words[3], "auto_prepend_file=/run/ws/carbonphp-bridge.php");
+        let php = "php8.3 -n -d opcache.enable_cli=0 -d opcache.huge_code_pages=1";
+        assert_eq!(words[..6].join(" "), php);
+        assert_eq!(words[7], "auto_prepend_file=/run/ws/carbonphp-bridge.php");
         let exec = config.app().backend.callback().unwrap().exec().unwrap();
         let env: Vec<_> = exec
             .env

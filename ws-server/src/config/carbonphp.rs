@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use ws_ipc::shims::CARBONPHP_SETTINGS;
+
 use super::account::{self, Account};
 use super::fault::InvalidConfig;
 use super::raw::RawConfig;
@@ -66,16 +68,23 @@ impl CarbonPhpConfig {
     }
 
     /// Returns the command that runs the application behind a bridge, in
-    /// [its directory](Self::directory).
+    /// [its directory](Self::directory): with the settings of PHP with which it costs least, unless
+    /// `php` has them otherwise.
     pub fn command(&self, bridge: &Path) -> Vec<String> {
         let name = self.index.file_name().unwrap_or(self.index.as_os_str());
+        let is_given = |name: &str| self.php.iter().any(|word| word.contains(name));
+        let cheaper = CARBONPHP_SETTINGS
+            .iter()
+            .filter(|(name, _)| !is_given(name))
+            .flat_map(|(name, value)| ["-d".to_owned(), format!("{name}={value}")]);
         let own = [
             "-d".to_owned(),
             format!("auto_prepend_file={}", bridge.display()),
             name.to_string_lossy().into_owned(),
             "websocket".to_owned(),
         ];
-        self.php.iter().cloned().chain(own).collect()
+        let php = self.php.iter().cloned();
+        php.chain(cheaper).chain(own).collect()
     }
 
     /// Returns the directory of its `index.php`.

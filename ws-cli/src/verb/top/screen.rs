@@ -128,7 +128,7 @@ fn head(model: &Model, now: &Sample) -> Vec<Line<'static>> {
         let quantile = |q| {
             durations
                 .quantile(q)
-                .map_or("-".to_owned(), human::duration)
+                .map_or_else(|| "-".to_owned(), human::duration)
         };
         lines.push(Line::raw(format!(
             "callbacks   {}  running {running:.0} of {:.0}  p50 {}  p99 {}  failed {}",
