@@ -26,7 +26,6 @@ mod units;
 
 use std::path::{Path, PathBuf};
 
-
 pub use account::Account;
 pub use fault::{Fault, InvalidConfig, Problem};
 pub use host::{HostRule, InvalidHost};
