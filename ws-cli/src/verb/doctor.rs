@@ -9,6 +9,7 @@ mod local;
 mod probe;
 mod public;
 mod remedy;
+mod sockets;
 mod tls;
 mod way;
 

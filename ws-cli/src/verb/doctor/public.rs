@@ -16,6 +16,7 @@ use ws_server::config::{AppBackend, ListenAddr, ListenSocket};
 use super::finding::Finding;
 use super::probe::{self, Answer, Ask, Bytes, Head, PATIENCE, Talk};
 use super::remedy::Proxy;
+use super::sockets;
 use super::tls::{self, Shown};
 use super::way::{self, Around, Cause, Place};
 use super::{Examination, Server, mark};
@@ -54,8 +55,17 @@ impl Examination<'_> {
     /// Shakes hands with each listener.
     pub(super) async fn listeners(&self, server: &mut Server) -> Result<AtListeners, Failure> {
         let mut at = AtListeners::default();
+        let pid = server.status.as_ref().map(|status| status.pid);
+        let unnamed = pid.and_then(|pid| sockets::unnamed(self.config, pid));
         for addr in &self.config.server().listen {
-            match self.listener(addr, server).await? {
+            let found = unnamed.filter(|_| !sockets::is_named(addr)).map(|found| {
+                let (host, port) = (found.ip().to_string(), found.port());
+                addr.clone().with_socket(ListenSocket::Tcp { host, port })
+            });
+            match self
+                .listener(found.as_ref().unwrap_or(addr), server)
+                .await?
+            {
                 Reached::Answers(finding) => {
                     at.findings.push(finding);
                     at.is_reached = true;

@@ -36,6 +36,15 @@ fn a_server_that_is_well_is_found_to_be() {
 }
 
 #[test]
+fn a_port_that_the_kernel_chose_is_found() {
+    let server = Setup::new().arg("--echo").start();
+    let found = run(server.dir(), &["--echo", "--listen", "127.0.0.1:0"]);
+    found.check("listener", "ok", &format!("{}: 101, pong", server.addr));
+    assert_eq!(found.code, Some(0));
+    server.finish();
+}
+
+#[test]
 fn text_names_verdicts_and_has_no_colour_in_a_pipe() {
     let server = Setup::new().arg("--echo").start();
     let addr = server.addr.to_string();
