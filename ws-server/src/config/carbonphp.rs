@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use ws_ipc::shims;
+
 use super::account::{self, Account};
 use super::fault::InvalidConfig;
 use super::raw::RawConfig;
@@ -69,13 +71,18 @@ impl CarbonPhpConfig {
     /// [its directory](Self::directory).
     pub fn command(&self, bridge: &Path) -> Vec<String> {
         let name = self.index.file_name().unwrap_or(self.index.as_os_str());
+        // Before those of the configuration, which win.
+        let cheap = shims::CARBONPHP_SETTINGS.iter();
+        let cheap = cheap.flat_map(|(name, value)| ["-d".to_owned(), format!("{name}={value}")]);
         let own = [
             "-d".to_owned(),
             format!("auto_prepend_file={}", bridge.display()),
             name.to_string_lossy().into_owned(),
             "websocket".to_owned(),
         ];
-        self.php.iter().cloned().chain(own).collect()
+        let (program, options) = self.php.split_at(1);
+        let words = program.iter().cloned().chain(cheap);
+        words.chain(options.iter().cloned()).chain(own).collect()
     }
 
     /// Returns the directory of its `index.php`.
