@@ -282,7 +282,7 @@ mod tests {
         let (config, set) = applied(&report(&[("verify_ip", false.into())]), file);
         assert_eq!(config.server().listen[0].to_string(), "127.0.0.1:1");
         let words = command(&config);
-        assert_eq!((&*words[0], &*words[5]), ("php8.3", "-n"));
+        assert_eq!(words[..2], ["php8.3", "-n"]);
         assert_eq!(words[7], "auto_prepend_file=/run/ws/carbonphp-bridge.php");
         let exec = config.app().backend.callback().unwrap().exec().unwrap();
         let env: Vec<_> = exec

@@ -71,8 +71,10 @@ impl CarbonPhpConfig {
     /// [its directory](Self::directory).
     pub fn command(&self, bridge: &Path) -> Vec<String> {
         let name = self.index.file_name().unwrap_or(self.index.as_os_str());
-        // Before those of the configuration, which win.
+        // Behind the words of the configuration, of which the first need not be PHP itself.
+        let is_given = |name: &str| self.php.iter().any(|word| word.contains(name));
         let cheap = shims::CARBONPHP_SETTINGS.iter();
+        let cheap = cheap.filter(|(name, _)| !is_given(name));
         let cheap = cheap.flat_map(|(name, value)| ["-d".to_owned(), format!("{name}={value}")]);
         let own = [
             "-d".to_owned(),
@@ -80,9 +82,7 @@ impl CarbonPhpConfig {
             name.to_string_lossy().into_owned(),
             "websocket".to_owned(),
         ];
-        let (program, options) = self.php.split_at(1);
-        let words = program.iter().cloned().chain(cheap);
-        words.chain(options.iter().cloned()).chain(own).collect()
+        self.php.iter().cloned().chain(cheap).chain(own).collect()
     }
 
     /// Returns the directory of its `index.php`.
