@@ -349,13 +349,15 @@ fn wrong_command_lines_exit_with_2_and_name_the_help() {
 #[test]
 fn every_help_shows_an_example() {
     let dir = TempDir::new().unwrap();
-    let verbs: [&[&str]; 9] = [
+    let verbs: [&[&str]; 11] = [
         &[],
         &["serve"],
         &["send"],
         &["run"],
         &["ls"],
         &["status"],
+        &["top"],
+        &["connect"],
         &["config"],
         &["config", "check"],
         &["config", "print"],

@@ -128,7 +128,7 @@ fn head(model: &Model, now: &Sample) -> Vec<Line<'static>> {
         let quantile = |q| {
             durations
                 .quantile(q)
-                .map_or("-".to_owned(), human::duration)
+                .map_or_else(|| "-".to_owned(), human::duration)
         };
         lines.push(Line::raw(format!(
             "callbacks   {}  running {running:.0} of {:.0}  p50 {}  p99 {}  failed {}",
@@ -187,7 +187,7 @@ fn columns(is_by_user: bool, is_wide: bool) -> Vec<Column> {
             printable(row.key.id())
         })),
     }
-    columns.push(column("USER", None, Constraint::Fill(1), |row| {
+    columns.push(column("USER", None, Constraint::Fill(2), |row| {
         printable(&row.user)
     }));
     if !is_by_user && is_wide {

@@ -44,7 +44,8 @@ pub(super) async fn run(mut model: Model, mut sampler: Sampler) -> Result<(), Fa
                 Some(Ok(Event::Key(key))) => match model.press(key) {
                     Some(Action::Quit) => return Ok(()),
                     Some(Action::Kick(key)) => {
-                        if kicks.try_send(key).is_err() {
+                        let is_taken = kicks.try_send(key).is_ok();
+                        if !is_taken {
                             model.say("the server has not answered yet: try again".to_owned());
                         }
                     }
