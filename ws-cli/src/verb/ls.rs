@@ -10,6 +10,7 @@ use serde::Deserialize;
 use crate::args::ListArgs;
 use crate::control;
 use crate::failure::Failure;
+use crate::human;
 use crate::output;
 
 pub(crate) fn run(args: &ListArgs) -> Result<(), Failure> {
@@ -125,12 +126,7 @@ struct Connection {
 
 impl Connection {
     fn row(&self, now: Duration) -> [String; 7] {
-        let address = match (self.ip.as_deref(), self.port) {
-            (Some(ip), Some(port)) if ip.contains(':') => format!("[{ip}]:{port}"),
-            (Some(ip), Some(port)) => format!("{ip}:{port}"),
-            (Some(ip), None) => ip.to_owned(),
-            (None, _) => "unix".to_owned(),
-        };
+        let address = address(self.ip.as_deref(), self.port);
         let fifo = self.fifo.as_deref().unwrap_or("-");
         [
             &self.id,
@@ -145,16 +141,20 @@ impl Connection {
     }
 }
 
+/// Renders where a visitor comes from.
+pub(super) fn address(ip: Option<&str>, port: Option<u16>) -> String {
+    match (ip, port) {
+        (Some(ip), Some(port)) if ip.contains(':') => format!("[{ip}]:{port}"),
+        (Some(ip), Some(port)) => format!("{ip}:{port}"),
+        (Some(ip), None) => ip.to_owned(),
+        (None, _) => "unix".to_owned(),
+    }
+}
+
 /// Renders the time since `opened_at` in its largest unit; clocks may disagree, so never below 0.
 pub(super) fn age(now: Duration, opened_at: f64) -> String {
-    let seconds = (now.as_secs_f64() - opened_at).max(0.0);
-    let (divisor, unit) = match seconds {
-        seconds if seconds < 120.0 => (1.0, "s"),
-        seconds if seconds < 7_200.0 => (60.0, "m"),
-        seconds if seconds < 172_800.0 => (3_600.0, "h"),
-        _ => (86_400.0, "d"),
-    };
-    format!("{:.0}{unit}", (seconds / divisor).floor())
+    let opened_at = Duration::try_from_secs_f64(opened_at).unwrap_or_default();
+    human::age(now.saturating_sub(opened_at))
 }
 
 #[cfg(test)]

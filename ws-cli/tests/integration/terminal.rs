@@ -104,7 +104,12 @@ impl Terminal {
             status.is_some()
         });
         assert_eq!(tcgetattr(&self.slave).unwrap(), self.before);
-        (status.unwrap(), self.text())
+        // Behind this there is nothing more to read.
+        let mark = "\0the end\0";
+        let mut slave = File::from(self.slave.try_clone().unwrap());
+        slave.write_all(mark.as_bytes()).unwrap();
+        eventually("all is read", || self.text().ends_with(mark));
+        (status.unwrap(), self.text().replace(mark, ""))
     }
 }
 

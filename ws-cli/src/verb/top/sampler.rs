@@ -11,6 +11,7 @@ use super::model::Key;
 use crate::control::{Ask, CallError, Caller, TIMEOUT};
 use crate::failure::Failure;
 use crate::figures::Figures;
+use crate::verb::ls;
 
 /// Of more connections, those with the smallest ids are looked at.
 pub(super) const MAX_CONNECTIONS: usize = 10_000;
@@ -44,12 +45,7 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn address(&self) -> String {
-        match (self.ip.as_deref(), self.port) {
-            (Some(ip), Some(port)) if ip.contains(':') => format!("[{ip}]:{port}"),
-            (Some(ip), Some(port)) => format!("{ip}:{port}"),
-            (Some(ip), None) => ip.to_owned(),
-            (None, _) => "unix".to_owned(),
-        }
+        ls::address(self.ip.as_deref(), self.port)
     }
 }
 

@@ -187,7 +187,7 @@ fn columns(is_by_user: bool, is_wide: bool) -> Vec<Column> {
             printable(row.key.id())
         })),
     }
-    columns.push(column("USER", None, Constraint::Fill(1), |row| {
+    columns.push(column("USER", None, Constraint::Fill(2), |row| {
         printable(&row.user)
     }));
     if !is_by_user && is_wide {
