@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
@@ -83,6 +84,23 @@ impl Kind {
     }
 }
 
+/// An address that was free a moment ago. Nobody who leaves the choice to the kernel gets it in the
+/// meantime: its port is below those.
+fn free_address() -> SocketAddr {
+    static TRIED: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u32 = 12_000;
+    const COUNT: u32 = 18_000;
+    loop {
+        let tried = u32::from(TRIED.fetch_add(1, Ordering::Relaxed));
+        // Runs at the same time begin elsewhere.
+        let port = FIRST + (std::process::id().wrapping_mul(97).wrapping_add(tried)) % COUNT;
+        let addr = SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).unwrap()));
+        if TcpListener::bind(addr).is_ok() {
+            return addr;
+        }
+    }
+}
+
 /// A proxy that runs.
 struct Proxy {
     child: Child,
@@ -104,10 +122,7 @@ impl Proxy {
         // The port was free a moment ago, but it is not held.
         (0..5)
             .find_map(|_| {
-                let front = {
-                    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-                    listener.local_addr().unwrap()
-                };
+                let front = free_address();
                 let mut text = shipped.clone();
                 let mut replace = |old: &str, new: &str| {
                     assert!(text.contains(old), "no {old:?} in {name}");
