@@ -361,7 +361,7 @@ impl Life {
     /// The connection that waits longest and is still of use.
     fn take_ahead(&self) -> Option<Ahead> {
         let mut ahead = lock(&self.ahead);
-        std::iter::from_fn(|| ahead.pop_front()).find(Ahead::is_open)
+        std::iter::from_fn(|| ahead.pop_front()).find(|ahead| self.service.has_open(ahead))
     }
 
     /// Makes the connections that are missing, as far as that is possible at once.

@@ -142,9 +142,22 @@ impl Service {
     /// if that is not possible now.
     pub(crate) fn connect_ahead(&self) -> Option<Ahead> {
         self.check().ok()?;
-        unix_path::connect_at_once(self.socket_path())
-            .ok()
-            .map(Ahead)
+        let life = self.running_life();
+        let stream = unix_path::connect_at_once(self.socket_path()).ok()?;
+        Some(Ahead { stream, life })
+    }
+
+    /// Whether a connection is still of use: the program that has accepted it, or will, is there,
+    /// and has sent nothing and not hung up.
+    pub(crate) fn has_open(&self, ahead: &Ahead) -> bool {
+        // A child of a program that has ended may hold it open for a moment.
+        let is_of_now = ahead.life.is_none() || ahead.life == self.running_life();
+        is_of_now && ahead.is_open()
+    }
+
+    fn running_life(&self) -> Option<u64> {
+        let state = self.front.shared.state.borrow();
+        matches!(state.phase, Phase::Running { .. }).then_some(state.life)
     }
 
     /// Says so if nobody can be asked, nor will be soon.
@@ -255,13 +268,16 @@ pub async fn scgi_call(
 
 /// A connection that was made before there was a request. It belongs to no runtime yet.
 #[derive(Debug)]
-pub(crate) struct Ahead(std::os::unix::net::UnixStream);
+pub(crate) struct Ahead {
+    stream: std::os::unix::net::UnixStream,
+    /// Of the program that ran then; `None` if the next one accepts it.
+    life: Option<u64>,
+}
 
 impl Ahead {
-    /// Whether the program, if it has accepted, is still there: it has sent nothing and not hung up.
-    pub(crate) fn is_open(&self) -> bool {
+    fn is_open(&self) -> bool {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        let peeked = rustix::net::recv(&self.0, &mut [0; 1][..], flags);
+        let peeked = rustix::net::recv(&self.stream, &mut [0; 1][..], flags);
         peeked.is_err_and(|error| error == Errno::AGAIN)
     }
 }
@@ -305,7 +321,7 @@ async fn call(
     max_output: usize,
 ) -> Result<Vec<u8>, Failure> {
     service.check()?;
-    if let Some(Ahead(stream)) = ahead {
+    if let Some(Ahead { stream, .. }) = ahead {
         let length = Length::Required;
         return scgi::exchange_at_once(stream, env, payload, max_output, length).await;
     }

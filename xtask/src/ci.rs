@@ -445,6 +445,7 @@ test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; 
                 Step::Conformance,
                 Step::Clients,
                 Step::Proxies,
+                Step::Dist,
                 Step::Browser
             ])
         );

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::carbonphp_app::make_site;
 use crate::support::*;
 use crate::wire::Wire;
 
@@ -388,8 +389,12 @@ fn every_help_begins_with_an_example_that_works() {
 }
 
 fn try_example(example: &str, people: &Server, echo: &Server) {
+    let url = match example.starts_with("ws doctor") {
+        true => &people.url,
+        false => &echo.url,
+    };
     let line = example
-        .replace("ws://127.0.0.1:8888/", &echo.url)
+        .replace("ws://127.0.0.1:8888/", url)
         .replace("10s", "200ms");
     let words = shell_words::split(&line).unwrap();
     let mut command = Command::new(WS);
@@ -430,7 +435,22 @@ fn try_example(example: &str, people: &Server, echo: &Server) {
         );
         return;
     }
-    let output = command.current_dir(people.dir()).output().unwrap();
+    let site = TempDir::new().unwrap();
+    let dir = match words[1..] {
+        [ref verb, ref check, ..] if verb == "carbonphp" && check == "check" => {
+            if make_site(site.path()).is_none() {
+                return;
+            }
+            site.path()
+        }
+        [ref verb, ..] if verb == "doctor" => {
+            // It reads the server's configuration, and the other server's is another one.
+            command.env("WS__SERVER__LISTEN", people.addr.to_string());
+            people.dir()
+        }
+        _ => people.dir(),
+    };
+    let output = command.current_dir(dir).output().unwrap();
     assert!(output.status.success(), "{example}: {output:?}");
 }
 

@@ -43,10 +43,16 @@ fn site() -> Option<Setup> {
 }
 
 fn site_in(setup: Setup) -> Option<Setup> {
-    installed("php")?;
-    php(&[MAKE_SITE, setup.dir().to_str().unwrap()], setup.dir());
-    fs::create_dir_all(setup.dir().join("tmp/sessions")).unwrap();
+    make_site(setup.dir())?;
     Some(setup.arg("--carbonphp").arg("index.php").keeps(BRIDGE))
+}
+
+/// Makes the application in a directory; `None` if PHP is not installed.
+pub(crate) fn make_site(dir: &Path) -> Option<()> {
+    installed("php")?;
+    php(&[MAKE_SITE, dir.to_str().unwrap()], dir);
+    fs::create_dir_all(dir.join("tmp/sessions")).unwrap();
+    Some(())
 }
 
 /// Says what is different in the application: what its `configuration.php` returns.
