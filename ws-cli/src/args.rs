@@ -422,7 +422,7 @@ pub(crate) struct ConnectArgs {
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) cookie: Vec<String>,
 
-    /// Come from this page, as a browser would: https://example.org
+    /// Come from this page, as a browser would: `https://example.org`
     #[arg(long, value_name = "ORIGIN")]
     pub(crate) origin: Option<String>,
 
