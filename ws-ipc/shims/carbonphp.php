@@ -1006,7 +1006,8 @@ function take_frames_apart(string $bytes): ?array
             default => unpack('J', $head[3])[1],
         };
         $start = strlen($head[0]);
-        if (strlen($bytes) - $start < $length) {
+        // One with the highest bit set is negative here, and no length (RFC 6455 §5.2).
+        if ($length < 0 || strlen($bytes) - $start < $length) {
             return null;
         }
         $frames[] = [ord($bytes[0]) & 0xf, substr($bytes, $start, $length)];

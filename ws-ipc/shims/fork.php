@@ -41,6 +41,8 @@ namespace ws;
 
 const MAX_REQUEST_SIZE = 64 << 20;
 const MAX_CHILDREN = 256;
+/** Seconds that shutdown functions may take. */
+const SHUTDOWN_TIME = 30;
 
 /** Adds a header to the answer: X-WS-Type, X-WS-Close, X-WS-User, Status, Set-Cookie, ... */
 function header(string $name, string $value): void
@@ -343,6 +345,10 @@ final class ForkServer
     {
         pcntl_signal(SIGTERM, SIG_DFL);
         pcntl_signal(SIGCHLD, SIG_DFL);
+        // Closed, not only forgotten: the loop around this still counts those that were ready.
+        foreach ([...array_column($this->arriving, 0), ...array_filter($this->children)] as $other) {
+            socket_close($other);
+        }
         $this->arriving = $this->children = [];
         socket_close($this->listener);
         restore_error_handler();
@@ -356,24 +362,46 @@ final class ForkServer
             if (session_status() === PHP_SESSION_ACTIVE) {
                 session_write_close();
             }
-            // It is the last of them. To release all memory would cost more than the answer did.
-            register_shutdown_function(fn () => posix_kill(posix_getpid(), SIGKILL));
+            // It is the last of them, and behind those that they register. To release all memory
+            // would cost more than the answer did.
+            register_shutdown_function(fn () => register_shutdown_function(self::kill(...)));
         }
         // Who has the answer hangs up, for which the group is killed. Out of it, this process
-        // lives to run its shutdown functions.
+        // lives to run its shutdown functions: so long, and whether or not the group is asked to
+        // end meanwhile.
+        pcntl_signal(SIGTERM, SIG_IGN);
+        pcntl_signal(SIGALRM, SIG_DFL);
+        pcntl_alarm(SHUTDOWN_TIME);
         posix_setpgid(0, $group);
         send($connection, $answer);
         exit(0);
     }
 
+    private static function kill(): never
+    {
+        if (session_status() === PHP_SESSION_ACTIVE) {
+            session_write_close();
+        }
+        posix_kill(posix_getpid(), SIGKILL);
+        exit;
+    }
+
     private function reap(): void
     {
         foreach ($this->children as $pid => $connection) {
+            // What it started dies with it, before it is reaped: its number is its own until then.
+            // The state follows the name, which may hold anything.
+            $stat = @file_get_contents("/proc/$pid/stat");
+            if ($stat !== false && preg_match('/.*\) [ZX]/s', $stat)) {
+                posix_kill(-$pid, SIGKILL);
+            }
             if (pcntl_waitpid($pid, $status, WNOHANG) === 0) {
                 continue;
             }
-            // What it started dies with it. Its number is taken while its group has members.
-            posix_kill(-$pid, SIGKILL);
+            if ($stat === false) {
+                // Where /proc may not be read: the number is at least taken while its group has members.
+                posix_kill(-$pid, SIGKILL);
+            }
             unset($this->children[$pid]);
             if ($connection) {
                 // What it started and has left the group may hold the connection, too.

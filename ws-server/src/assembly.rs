@@ -92,7 +92,7 @@ pub(crate) fn share(
         draining,
         current: ArcSwap::from_pointee(Current {
             protocol: Arc::new(protocol(&config)),
-            rates: Rates::new(limits.rates, Instant::now()),
+            rates: Arc::new(Rates::new(limits.rates, Instant::now())),
             application,
             validation,
             config,
@@ -122,7 +122,11 @@ pub(crate) fn renew(former: &Current, config: Config) -> Current {
     });
     Current {
         protocol: Arc::new(protocol(&config)),
-        rates: Rates::new(config.limits().rates, Instant::now()),
+        // What users have used up they have used up, unless another amount is theirs now.
+        rates: match config.limits().rates == former.config.limits().rates {
+            true => Arc::clone(&former.rates),
+            false => Arc::new(Rates::new(config.limits().rates, Instant::now())),
+        },
         application,
         validation,
         config,

@@ -70,6 +70,8 @@ pub use page::BROWSER_LIBRARY;
 pub use reconfigure::ConfigSource;
 pub use server::{Host, run};
 pub use store::{ConnectError, StoreOpenError};
+/// Where programs are found, unless the configuration says otherwise.
+pub use visitor::DEFAULT_PATH;
 /// Programs that run scripts as fork servers and workers.
 pub use ws_ipc::shims;
 /// Certificates: those of a configuration, checked as the server does, and those for development.

@@ -10,7 +10,7 @@ use ws_session::UserId;
 use crate::core::rate::{Bucket, Rate, Throttle};
 
 /// `limits.message_rate` and its like.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RateLimits {
     pub(crate) per_connection: Option<NonZeroU32>,
     pub(crate) per_user: Option<NonZeroU32>,

@@ -67,7 +67,7 @@ pub(crate) async fn reload(
     server.reload_application();
     info!(
         signal = "HUP",
-        "configuration, certificates, keys and the application's processes are renewed"
+        "configuration, certificates and the application's processes are renewed"
     );
 }
 

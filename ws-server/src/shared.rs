@@ -21,7 +21,7 @@ use crate::sockets::Sockets;
 pub(crate) struct Current {
     pub(crate) config: Config,
     pub(crate) protocol: Arc<ws_proto::Config>,
-    pub(crate) rates: Rates,
+    pub(crate) rates: Arc<Rates>,
     /// `None`: messages are echoed in the server.
     pub(crate) application: Option<Application>,
     /// `None`: the user id is the session id.

@@ -19,7 +19,7 @@ use crate::core::uri::Uri;
 pub(crate) const SERVER_SOFTWARE: &str = concat!("ws/", env!("CARGO_PKG_VERSION"));
 
 /// Where programs are looked for unless the configuration says otherwise.
-pub(crate) const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// The header in which a client offers subprotocols.
 const PROTOCOLS: &str = "Sec-WebSocket-Protocol";

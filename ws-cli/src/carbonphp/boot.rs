@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -9,11 +10,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 use ws_server::config::CarbonPhpConfig;
-use ws_server::shims;
+use ws_server::{DEFAULT_PATH, shims};
 
 use super::report::Report;
 use crate::failure::{Code, Failure};
@@ -23,8 +25,6 @@ use crate::output::printable;
 const DEADLINE: Duration = Duration::from_secs(30);
 /// How often to look whether it has ended.
 const INTERVAL: Duration = Duration::from_millis(5);
-/// Where programs are found unless `app.env` says otherwise, as by the server.
-const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// How much is shown of what an application said before it ended.
 const LAST_LINES: usize = 12;
 const LAST_BYTES: u64 = 8192;
@@ -71,14 +71,27 @@ fn prepared(application: &CarbonPhpConfig, command: &[String]) -> Command {
     run.args(&command[1..])
         .current_dir(application.directory())
         .env_clear()
-        .env("PATH", PATH)
+        .env("PATH", DEFAULT_PATH)
         .envs(&application.env)
         .stdin(Stdio::null())
         .process_group(0);
-    if let Some(account) = application.account {
-        run.gid(account.gid()).uid(account.uid());
+    if let Some((uid, gid)) = account(application) {
+        run.gid(gid).uid(uid);
     }
     run
+}
+
+/// User and group to ask it as; `None` is whoever asks. Where nobody says whom it runs as, root asks
+/// it as the owner of its code: who may write that would become root otherwise.
+fn account(application: &CarbonPhpConfig) -> Option<(u32, u32)> {
+    if let Some(account) = application.account {
+        return Some((account.uid(), account.gid()));
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return None;
+    }
+    let code = fs::metadata(&application.index).ok()?;
+    (code.uid() != 0).then(|| (code.uid(), code.gid()))
 }
 
 /// Why the PHP cannot run the bridge, if it cannot. In words that each PHP understands.
@@ -171,9 +184,9 @@ impl Place {
         let place = Self(tempfile::Builder::new().prefix("ws-carbonphp-").tempdir()?);
         let bridge = place.file("bridge.php");
         fs::write(&bridge, shims::carbonphp_bridge())?;
-        if let Some(account) = application.account {
+        if let Some((uid, gid)) = account(application) {
             for path in [&bridge, place.0.path()] {
-                std::os::unix::fs::chown(path, Some(account.uid()), Some(account.gid()))?;
+                std::os::unix::fs::chown(path, Some(uid), Some(gid))?;
             }
         }
         Ok(place)
@@ -205,7 +218,12 @@ impl Place {
 
     /// Reads the report, if there is one.
     fn report(&self) -> Result<Option<serde_json::Result<Report>>, Failure> {
-        let file = match File::open(self.file("report.json")) {
+        // The application's user may put anything there.
+        let opened = File::options()
+            .read(true)
+            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
+            .open(self.file("report.json"));
+        let file = match opened {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened.context("cannot read the report of the application")?,
         };

@@ -166,13 +166,13 @@ impl From<Refusal> for Failure {
 /// Characters of a line that are shown.
 const MAX_SHOWN: usize = 100;
 
-/// Makes a line fit to be shown: what stands before the host of an address may be a password.
+/// Makes a line fit to be shown: a value may be a secret, and whether it is cannot be told where the
+/// syntax is wrong. So keys and sections are shown.
 fn shown(line: &str) -> String {
-    let line = match (line.find("://"), line.rfind('@')) {
-        (Some(scheme), Some(at)) if scheme < at => {
-            format!("{}***{}", &line[..scheme + 3], &line[at..])
-        }
-        _ => line.to_owned(),
+    let line = match line.split_once('=') {
+        Some((key, _)) if !key.contains(['"', '\'']) => format!("{}= ...", key),
+        _ if line.trim_start().starts_with('[') => line.to_owned(),
+        _ => "...".to_owned(),
     };
     match line.char_indices().nth(MAX_SHOWN) {
         Some((end, _)) => output::printable(&line[..end]) + "...",
@@ -185,11 +185,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn t70_the_line_that_is_shown_has_no_password() {
-        let line = "store = \"mysql://ws:canary@host/db";
-        assert_eq!(shown(line), "store = \"mysql://***@host/db");
-        assert_eq!(shown("a@b://c"), "a@b://c");
-        let long = shown(&format!("x = '{}'", "é\u{1b}".repeat(99)));
+    fn t70_the_line_that_is_shown_has_no_secret() {
+        assert_eq!(shown("store = \"mysql://ws:canary@host/db"), "store = ...");
+        assert_eq!(shown("API_KEY = \"canary"), "API_KEY = ...");
+        assert_eq!(shown("canary\""), "...");
+        assert_eq!(shown("'canary' = 1"), "...");
+        assert_eq!(shown("[server"), "[server");
+        let long = shown(&format!("[{}", "é\u{1b}".repeat(99)));
         assert!(long.ends_with("...") && !long.contains('\u{1b}'), "{long}");
     }
 }

@@ -728,6 +728,34 @@ fn session_does_not_follow_to_another_address_unless_it_may() {
     }
 }
 
+/// Whoever has had another's browser take over a token of his would be that other one with it.
+#[test]
+fn t02_a_token_does_not_follow_to_another_user() {
+    let server = echo().validate("echo \"$HTTP_X_USER\"").start();
+    let (wire, response) = Wire::over(server.raw_stream(), &["X-User: guest"]);
+    let planted = format!("Cookie: ws_session={}", token_of(&response));
+    let of_guest = session(&server);
+    wire.bye();
+    server.until("connections.open", 0);
+
+    let (wire, response) = Wire::over(server.raw_stream(), &["X-User: alice", &planted]);
+    let own = format!("Cookie: ws_session={}", token_of(&response));
+    let of_alice = session(&server);
+    assert_ne!(of_alice, of_guest);
+    wire.bye();
+    server.until("connections.open", 0);
+
+    for (user, cookie, expected) in [("guest", planted, of_guest), ("alice", own, of_alice)] {
+        let user = format!("X-User: {user}");
+        let (wire, response) = Wire::over(server.raw_stream(), &[&user, &cookie]);
+        assert_eq!(response.header("Set-Cookie"), None);
+        assert_eq!(session(&server), expected);
+        wire.bye();
+        server.until("connections.open", 0);
+    }
+    server.finish();
+}
+
 #[test]
 fn refused_visitor_gets_no_session() {
     let server = echo().validate("exit 1").start();

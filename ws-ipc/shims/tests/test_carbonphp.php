@@ -613,6 +613,15 @@ test('it ends like a program that has done its work', function (Bridge $bridge) 
     assert(eventually(fn () => is_file("$bridge->site/mark")));
 }, ['WS_FORK_EXIT' => 'normal']);
 
+test('what has answered finishes before it ends, though its group is asked to end', function (Bridge $bridge) {
+    assert($bridge->ask('/lingering/mark')->body === 'at the end');
+    foreach (children_of($bridge->pid()) as $child) {
+        posix_kill((int) $child, SIGTERM);
+    }
+    assert(eventually(fn () => is_file("$bridge->site/mark")));
+    assert(eventually(fn () => children_of($bridge->pid()) === []));
+}, ['WS_FORK_EXIT' => 'kill']);
+
 /** @return resource */
 function make_fifo(string $path): mixed
 {

@@ -117,7 +117,7 @@ pub fn is_secret(path: &str) -> bool {
 /// Settings that may hold a password.
 const SECRETS: [&str; 2] = ["identity.store", "identity.lookup.source"];
 /// Tables of variables, any of which may be one.
-const SECRET_TABLES: [&str; 2] = ["app.env", "validate.env"];
+const SECRET_TABLES: [&str; 4] = ["app.env", "app.params", "validate.env", "validate.params"];
 
 /// Returns where the first setting of that kind stands in the table; behind all if there is none.
 pub(super) fn position(is_wanted: impl Fn(&Setting) -> bool) -> usize {

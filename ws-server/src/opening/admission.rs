@@ -174,6 +174,22 @@ impl<'a> Opening<'_, 'a> {
         // Unless it is a guest, whose name is the session's.
         let is_named = server.current().validation.is_some()
             || server.identifier.is_some() && user != UserId::from(session);
+        // With the token that one user had, nobody becomes another: whoever has planted it in this
+        // browser would be that other one, too, with what the application keeps in the session.
+        let is_others = is_named && named.is_none() && issued.is_none() && {
+            let sessions = server.hub.sessions();
+            sessions.user(session).is_some_and(|former| *former != user)
+        };
+        if is_others {
+            let token = self.issue(addr, asked_at)?;
+            issued = Some(Issued {
+                hub: &server.hub,
+                session: token.id(),
+                token,
+                is_handed_out: false,
+            });
+        }
+        let session = issued.as_ref().map_or(session, |issued| issued.session);
         let session = named.unwrap_or(session);
         // Whoever is only being validated has no place, and may find all of them taken now.
         let place = visit.settle(&user)?;

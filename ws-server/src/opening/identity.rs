@@ -135,14 +135,24 @@ impl<'a> Opening<'_, 'a> {
                 }
             }
         }
+        let token = self.issue(addr, now)?;
+        Ok((token.id(), Some(token)))
+    }
+
+    /// Makes a session that nobody knows of.
+    pub(super) fn issue(
+        &self,
+        addr: Option<IpAddr>,
+        now: Instant,
+    ) -> Result<SessionToken, Refused> {
+        let hub = &self.shard.server.hub;
         // What could not be written down would be lost with the server.
         if hub.keeper.is_down() {
             return Err(NoAnswer.into());
         }
         let fresh = self.shard.randomness.borrow_mut().take();
         let fresh = fresh.map_err(|error| internal(&error))?;
-        let token = hub.sessions().issue(addr, now, fresh);
-        Ok((token.id(), Some(token)))
+        Ok(hub.sessions().issue(addr, now, fresh))
     }
 
     pub(super) async fn ask(

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use ws_server::config::{
     AppBackend, CallbackBackend, Config, ExecConfig, StoreAddress, Tls, ValidateBackend,
 };
-use ws_server::{CertificateWarning, TlsAcceptor, shims};
+use ws_server::{CertificateWarning, DEFAULT_PATH, TlsAcceptor, shims};
 
 use super::Server;
 use super::finding::Finding;
@@ -324,7 +324,8 @@ fn command_findings(check: &'static str, exec: &ExecConfig, who: &Account) -> Ve
     let Some(command) = exec.command.first() else {
         return Vec::new();
     };
-    let (path, program) = find_program(command);
+    let folders = exec.env.get("PATH").map_or(DEFAULT_PATH, String::as_str);
+    let (path, program) = find_program(command, folders);
     let interpreter = path.as_deref().and_then(interpreter_of);
     let is_there = interpreter.as_deref().map(|name| {
         let is_there = Path::new(name).exists();
@@ -350,8 +351,8 @@ fn command_findings(check: &'static str, exec: &ExecConfig, who: &Account) -> Ve
     findings
 }
 
-/// Finds a command as the shell does.
-fn find_program(command: &str) -> (Option<PathBuf>, Program) {
+/// Finds a command as a spawner does, in these folders.
+fn find_program(command: &str, path: &str) -> (Option<PathBuf>, Program) {
     if command.contains('/') {
         let path = PathBuf::from(command);
         return match entry(&path) {
@@ -359,8 +360,7 @@ fn find_program(command: &str) -> (Option<PathBuf>, Program) {
             None => (None, Program::Missing),
         };
     }
-    let folders = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&folders)
+    let found = std::env::split_paths(path)
         .map(|folder| folder.join(command))
         .find_map(|path| {
             let entry = entry(&path).filter(|it| !it.is_dir && it.mode & 0o111 != 0)?;
@@ -387,9 +387,18 @@ mod tests {
 
     #[test]
     fn commands_are_found_by_path_and_by_name() {
-        assert!(matches!(find_program("sh"), (Some(_), Program::Found(_))));
-        assert_eq!(find_program("no-such-command"), (None, Program::NotInPath));
-        assert_eq!(find_program("/no/such/command"), (None, Program::Missing));
+        assert!(matches!(
+            find_program("sh", DEFAULT_PATH),
+            (Some(_), Program::Found(_))
+        ));
+        assert_eq!(
+            find_program("no-such-command", DEFAULT_PATH),
+            (None, Program::NotInPath)
+        );
+        assert_eq!(
+            find_program("/no/such/command", DEFAULT_PATH),
+            (None, Program::Missing)
+        );
     }
 
     #[test]

@@ -200,7 +200,7 @@ impl Examination<'_> {
             Err(trouble) => Some(trouble),
         };
         let seen = server.seen(&mark).await;
-        if self.answers_ping() && trouble.is_none() && seen != Some(None) {
+        if self.answers_ping() && trouble.is_none() && matches!(seen, Some(Some(_))) {
             match talk.say_ping().await {
                 Ok(_) => said.push("\"ping\" is answered with \"pong\"".to_owned()),
                 Err(error) => trouble = Some(error),
@@ -260,6 +260,18 @@ impl Examination<'_> {
             let judged = way::judge_certificate(shown, &place.host, insecure, now);
             way.findings.push(judged);
         }
+        // A visitor's cookie is for the server, not for whoever may stand in its place.
+        let is_doubtful = opened.shown.as_ref().is_some_and(|it| it.trouble.is_some());
+        let headers = match is_doubtful && !self.args.insecure {
+            true => &[],
+            false => &self.headers[..],
+        };
+        if headers.len() < self.headers.len() {
+            way.findings.push(Finding::not_checked(
+                "headers",
+                "those of --header are not sent over a connection that is not to be trusted",
+            ));
+        }
         let mark = mark()?;
         let target = place.marked(&mark);
         let authority = place.authority();
@@ -268,7 +280,7 @@ impl Examination<'_> {
             target: &target,
             host: &authority,
             origin: Some(&origin),
-            headers: &self.headers,
+            headers,
             deflate: false,
         };
         let Opened {

@@ -170,6 +170,14 @@ final class Site extends Application implements iConfig
                 echo 'at the end';
             })
             || self::regexMatch('#^fatal$#', fn () => print strlen(str_repeat('x', 5 << 30)))
+            || self::regexMatch('#^lingering/(\w+)$#', function ($name) {
+                $finish = fn () => file_put_contents(__DIR__ . "/$name", 'done');
+                register_shutdown_function(function () use ($finish) {
+                    usleep(300_000);
+                    register_shutdown_function($finish);
+                });
+                echo 'at the end';
+            })
             || self::regexMatch('#^umask$#', fn () => print decoct(umask()))
             || self::regexMatch('#^random$#', fn () => print mt_rand())
             || self::regexMatch('#^class$#', function () {
