@@ -74,14 +74,12 @@ fn now(server: &Shared, figures: &mut Figures<'_>) -> fmt::Result {
             registry.session_count(),
         )
     };
-    let current = server.current();
-    let limits = current.config.limits();
     figures.gauges([
         ("ws_connections", "Open connections", connections),
         (
             "ws_connections_max",
-            "Connections that limits.max_connections allows",
-            limits.max_connections.get(),
+            "Connections that there may be, by limits.max_connections and by descriptors",
+            hub.places().most(),
         ),
         ("ws_users", "Users with an open connection", users),
         ("ws_sessions", "Sessions with an open connection", sessions),

@@ -94,6 +94,12 @@ impl Places {
         change(&mut self.taken().limits);
     }
 
+    /// How many connections there may be.
+    pub(crate) fn most(&self) -> usize {
+        let limits = self.taken().limits;
+        limits.total.get().min(limits.by_descriptors)
+    }
+
     fn taken(&self) -> MutexGuard<'_, Taken> {
         // The counts are consistent between the calls, so a panic elsewhere does not spoil them.
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)

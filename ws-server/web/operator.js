@@ -335,12 +335,15 @@ function showState(state, text) {
 
 /** The answer, or nothing if there is none: then the page says so. */
 async function ask(method, path) {
+  const asked = api;
   try {
-    const answer = await api?.ask(method, path);
+    const answer = await asked?.ask(method, path);
+    // What somebody asked who has signed out meanwhile is nobody's.
+    if (api !== asked) return undefined;
     if (answer) showState("open", "Connected");
     return answer;
   } catch (error) {
-    failed(error);
+    if (api === asked) failed(error);
     return undefined;
   }
 }
@@ -368,15 +371,26 @@ function kept() {
   }
 }
 
+/** Grows with each sign-in and sign-out: only the last of them counts. */
+let turn = 0;
+
 async function signIn(token) {
+  const mine = ++turn;
   const candidate = new Api(token);
+  let status;
   try {
-    showStatus(await candidate.ask("GET", "/v1/status"));
+    status = await candidate.ask("GET", "/v1/status");
   } catch (error) {
-    const words = error.status === 401 ? "The server does not know this token." : error.message;
-    signOut(error.status ? words : "The server does not answer.");
+    if (turn !== mine) return;
+    const isUnknown = error.status === 401;
+    const words = isUnknown ? "The server does not know this token." : error.message;
+    // A server that is down or busy may know it well.
+    signOut(error.status ? words : "The server does not answer.", isUnknown);
     return;
   }
+  if (turn !== mine) return;
+  signedIn?.abort();
+  showStatus(status);
   api = candidate;
   keep(token);
   signedIn = new AbortController();
@@ -398,10 +412,12 @@ async function pollStatus() {
   if (status && api) showStatus(status);
 }
 
-function signOut(why = "") {
+function signOut(why = "", forgets = true) {
+  turn += 1;
   signedIn?.abort();
   api = signedIn = former = null;
-  keep(null);
+  held = [];
+  if (forgets) keep(null);
   for (const list of ["connections", "users", "log"]) $(list).replaceChildren();
   for (const { plot } of FIGURES) plot.clear();
   $("close").close();

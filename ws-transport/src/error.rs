@@ -156,7 +156,8 @@ pub enum AcceptFailure {
     /// That one connection failed before it was accepted. Accept the next one at once.
     Passing,
     /// Descriptors or memory have run out. The connection is still waiting, so that accepting
-    /// again at once fails again at once: wait first, or close something.
+    /// again at once fails again at once: wait first, or close something. So it is with a call that
+    /// was not made, because a tracer let go of it.
     Exhausted,
     /// The listener itself is of no use any more.
     Broken,
@@ -170,6 +171,9 @@ impl AcceptFailure {
         };
         match errno {
             Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM => Self::Exhausted,
+            // Not of a listener that has accepted before, but of a tracer that lets go in the middle
+            // of the call. Later there is none.
+            Errno::NOSYS => Self::Exhausted,
             // accept(2), "Error handling": pending network errors of the new socket are passed on
             // by accept and are to be treated like EAGAIN. EPERM is a firewall's refusal.
             Errno::CONNABORTED
@@ -239,7 +243,13 @@ mod tests {
 
     #[test]
     fn t32_exhaustion_is_told_from_a_passing_error() {
-        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM] {
+        for errno in [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOBUFS,
+            Errno::NOMEM,
+            Errno::NOSYS,
+        ] {
             assert_eq!(
                 AcceptFailure::of(&errno.into()),
                 AcceptFailure::Exhausted,

@@ -41,6 +41,18 @@ impl Default for LogQuery {
     }
 }
 
+/// Those who follow the log.
+#[derive(Debug, Default)]
+pub(super) struct Readers(Arc<()>);
+
+impl Readers {
+    /// Counts another one until what is returned is dropped; `None` if there are as many as may be.
+    fn enter(&self, max: usize) -> Option<Arc<()>> {
+        // One of them is this.
+        (Arc::strong_count(&self.0) <= max).then(|| Arc::clone(&self.0))
+    }
+}
+
 /// `GET /v1/log`.
 pub(super) async fn log(
     State(api): State<Api>,
@@ -48,9 +60,8 @@ pub(super) async fn log(
     asked: Result<Query<LogQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let Query(asked) = asked.map_err(|error| ApiError::bad(error.body_text()))?;
-    let place = Arc::clone(&api.log_readers).try_acquire_owned();
-    let place = place.map_err(|_| {
-        let max = api.server.current().config.control().max_listeners;
+    let max = api.server.current().config.control().max_listeners;
+    let place = api.log_readers.enter(max).ok_or_else(|| {
         let text = format!("control.max_listeners is {max}, and so many follow the log");
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, text)
     })?;
@@ -145,5 +156,19 @@ mod tests {
         assert_eq!(part.matches("data: ").count(), 1 + LINES_AT_ONCE);
         drop(stream);
         following.await.unwrap();
+    }
+
+    #[test]
+    fn there_are_as_many_readers_as_there_may_be_now() {
+        let readers = Readers::default();
+        let first = readers.enter(1);
+        assert!(first.is_some() && readers.enter(1).is_none());
+        let second = readers.enter(2);
+        assert!(second.is_some());
+        drop(first);
+        assert!(readers.enter(1).is_none(), "fewer are allowed now");
+        assert!(readers.enter(0).is_none());
+        drop(second);
+        assert!(readers.enter(1).is_some());
     }
 }

@@ -29,7 +29,6 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::middleware;
 use axum::routing::{delete, get, post};
-use tokio::sync::Semaphore;
 use tracing::info;
 use ws_transport::{BindOptions, ListenAddr, Listener};
 
@@ -112,9 +111,7 @@ pub(crate) async fn serve_control(
         door: Arc::new(Door::unix(&server.current().config)),
         tcp_url: tcp_url.map(Into::into),
         metrics_url: metrics_url.map(Into::into),
-        log_readers: Arc::new(Semaphore::new(
-            server.current().config.control().max_listeners,
-        )),
+        log_readers: Arc::default(),
         server: Arc::clone(&server),
         ready,
         log,
@@ -211,7 +208,7 @@ struct Api {
     door: Arc<Door>,
     log: LogTail,
     /// How many more may follow the log.
-    log_readers: Arc<Semaphore>,
+    log_readers: Arc<log::Readers>,
     keys: Keys,
     /// Where the API listens on TCP.
     tcp_url: Option<Arc<str>>,
