@@ -210,7 +210,9 @@ async fn ls_and_status_show_what_is() {
     assert!(lines[0].starts_with("ws "), "{shown}");
     assert_eq!(lines[1], "all is well", "{shown}");
     let open: Vec<&str> = lines[3].split_whitespace().collect();
-    assert_eq!(open, ["connections", "open", "1", "of", "10000"], "{shown}");
+    assert_eq!(open[..4], ["connections", "open", "1", "of"], "{shown}");
+    // Descriptors may allow fewer than limits.max_connections.
+    assert!((1..=10_000).contains(&open[4].parse().unwrap()), "{shown}");
     let shown = printed(&server.ws(&["status", "--all"]));
     let open = shown
         .lines()

@@ -91,7 +91,7 @@ fn a_reload_takes_what_is_live_and_names_what_is_not() {
         r#"origin.allow ["https://a.example"] ["same-origin"] Live"#,
         r#"limits.ping_interval "25s" "off" Live"#,
         r#"identity.store "redis://:***@host" "redis://:***@other" Restart"#,
-        r#"app.params {"P":"1"} {"P":"2","Q":"3"} Live"#,
+        r#"app.params {"P":"***"} {"P":"***","Q":"***"} Live"#,
         r#"app.timeout "30s" "5s" Live"#,
         r#"app.env {"A":"***"} {"A":"***"} Restart"#,
     ];
