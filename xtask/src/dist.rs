@@ -59,7 +59,9 @@ fn build_package(binary: &Binary) -> Result<PathBuf> {
         fs::remove_dir_all(&release)?;
     }
     fs::create_dir_all(&release)?;
-    copy_program(&ws, &release.join("ws"))?;
+    let program = release.join("ws");
+    copy_program(&ws, &program)?;
+    describe(&program, &release)?;
     let package = stage.join("ws.deb");
     let mut deb = workspace::cargo();
     deb.args(["deb", "--locked", "--no-build", "--no-strip", "--quiet"])
@@ -69,6 +71,32 @@ fn build_package(binary: &Binary) -> Result<PathBuf> {
     let status = process::run(&mut deb, LIMIT)?;
     ensure!(status.success(), "cargo deb: {status}");
     Ok(package)
+}
+
+/// Has the program write its manual pages, and what shells complete its command lines by.
+fn describe(program: &Path, release: &Path) -> Result<()> {
+    let mut man = Command::new(program);
+    man.args(["man", "--out"]).arg(release.join("man"));
+    let status = process::run(&mut man, LIMIT)?;
+    ensure!(status.success(), "ws man: {status}");
+    let mut pages = fs::read_dir(release.join("man"))?
+        .map(|page| Ok(page?.path()))
+        .collect::<Result<Vec<_>>>()?;
+    pages.sort();
+    // Without the time of day, so that the same program makes the same package.
+    let mut gzip = Command::new("gzip");
+    let status = process::run(gzip.arg("-9n").args(&pages), LIMIT)?;
+    ensure!(status.success(), "gzip: {status}");
+    let completions = release.join("completions");
+    fs::create_dir_all(&completions)?;
+    for shell in ["bash", "zsh", "fish"] {
+        let output = Command::new(program)
+            .args(["completions", shell])
+            .output()?;
+        ensure!(output.status.success(), "ws completions: {}", output.status);
+        fs::write(completions.join(shell), output.stdout)?;
+    }
+    Ok(())
 }
 
 /// Without what only a debugger reads.

@@ -41,7 +41,8 @@ dpkg --force-depends --install /tmp/package/ws.deb
 getent passwd ws > /dev/null || fail "there is no user ws"
 [ "$(stat -c %U:%a /usr/bin/ws)" = root:755 ] || fail "/usr/bin/ws"
 for file in /etc/ws/ws.toml /lib/systemd/system/ws.service /lib/systemd/system/ws.socket \
-    /usr/share/ws/shims/fork.php; do
+    /usr/share/ws/shims/fork.php /usr/share/man/man1/ws-serve.1.gz \
+    /usr/share/bash-completion/completions/ws; do
     [ -f "$file" ] || fail "there is no $file"
 done
 ws config check --config /etc/ws/ws.toml
