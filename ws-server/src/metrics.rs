@@ -13,7 +13,6 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, prometheus_text};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use ws_ipc::PoolStats;
 
 use self::figures::Figures;
 use crate::counters::{
@@ -396,12 +395,7 @@ fn callbacks(server: &Shared, figures: &mut Figures<'_>) -> fmt::Result {
             &validation.callback.durations,
         )?;
     }
-    let mut processes = PoolStats::default();
-    for stats in server.pools().map(|pool| pool.stats()) {
-        processes.running += stats.running;
-        processes.restarts += stats.restarts;
-        processes.replaced += stats.replaced;
-    }
+    let processes = server.pool_stats();
     figures.gauges([(
         "ws_processes",
         "Fork servers and workers that run",

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
-use ws_ipc::{FifoDirectory, Pool};
+use ws_ipc::{FifoDirectory, Pool, PoolStats};
 
 use crate::application::{Application, Backend, Callback, Validation};
 use crate::config::{Config, FifoRecords};
@@ -61,6 +61,17 @@ impl Shared {
     /// Has what is kept running for callbacks replaced by fresh processes, in good order.
     pub(crate) fn reload_application(&self) {
         self.pools().for_each(|pool| pool.reload());
+    }
+
+    /// The figures of [`pools`](Self::pools), added up.
+    pub(crate) fn pool_stats(&self) -> PoolStats {
+        let mut sum = PoolStats::default();
+        for stats in self.pools().map(|pool| pool.stats()) {
+            sum.running += stats.running;
+            sum.restarts += stats.restarts;
+            sum.replaced += stats.replaced;
+        }
+        sum
     }
 
     /// What is kept running for callbacks.

@@ -1,7 +1,6 @@
 //! The server's figures at one moment.
 
 use serde_json::{Map, Value, json};
-use ws_ipc::PoolStats;
 
 use crate::shared::Shared;
 
@@ -42,17 +41,10 @@ pub(crate) fn status(server: &Shared) -> Map<String, Value> {
 
 /// What is kept running for callbacks.
 fn processes(server: &Shared) -> Value {
-    let mut sum = PoolStats::default();
-    let mut commands = 0_usize;
-    for stats in server.pools().map(|pool| pool.stats()) {
-        commands += 1;
-        sum.running += stats.running;
-        sum.restarts += stats.restarts;
-        sum.replaced += stats.replaced;
-    }
+    let sum = server.pool_stats();
     json!({
         // Commands of which processes are kept running.
-        "commands": commands,
+        "commands": server.pools().count(),
         "running": sum.running,
         "restarts": sum.restarts,
         "replaced": sum.replaced,

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use pulldown_cmark::{Event, LinkType, Options, Parser, Tag, TagEnd};
 
 use crate::{process, workspace};
@@ -62,20 +62,7 @@ struct Page {
 
 /// Every page of the repository, by its path in it.
 fn read_pages() -> Result<BTreeMap<PathBuf, Page>> {
-    let output = Command::new("git")
-        .args([
-            "ls-files",
-            "-z",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-        ])
-        .arg("*.md")
-        .current_dir(workspace::root())
-        .output()
-        .context("cannot start git")?;
-    ensure!(output.status.success(), "git ls-files failed");
-    let names = String::from_utf8(output.stdout)?;
+    let names = workspace::files(&["*.md"])?;
     let mut pages = BTreeMap::new();
     for name in names.split_terminator('\0') {
         // A file of the index that is deleted in the work tree.

@@ -3,9 +3,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail};
 
 use crate::workspace;
 
@@ -38,19 +37,7 @@ const NAMES_THEM: &str = "xtask/src/tidy.rs";
 const MAX_LINES: usize = 900;
 
 pub(crate) fn run() -> Result<()> {
-    let output = Command::new("git")
-        .args([
-            "ls-files",
-            "-z",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-        ])
-        .current_dir(workspace::root())
-        .output()
-        .context("cannot start git")?;
-    ensure!(output.status.success(), "git ls-files failed");
-    let names = String::from_utf8(output.stdout)?;
+    let names = workspace::files(&[])?;
 
     let mut faults = 0;
     let mut count = 0;

@@ -5,11 +5,32 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use anyhow::{Context as _, Result, ensure};
+
 /// The repository's root.
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("xtask lies in the repository")
+}
+
+/// The repository's files, or those that the patterns match, each name ended by a NUL: what git keeps,
+/// and what it would.
+pub(crate) fn files(patterns: &[&str]) -> Result<String> {
+    let output = Command::new("git")
+        .args([
+            "ls-files",
+            "-z",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+        ])
+        .args(patterns)
+        .current_dir(root())
+        .output()
+        .context("cannot start git")?;
+    ensure!(output.status.success(), "git ls-files failed");
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// Cargo's build directory, wherever the environment or a configuration puts it.
