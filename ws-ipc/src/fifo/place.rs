@@ -19,9 +19,22 @@ pub(super) struct Place {
     path: PathBuf,
     dir: OwnedFd,
     inode: Inode,
-    /// Held as long as the descriptor is open, also by a [`Fifo`](super::Fifo) that outlives its
-    /// directory.
-    _lock: OwnedFd,
+    /// Held also by a [`Fifo`](super::Fifo) that outlives its directory.
+    _lock: Lock,
+}
+
+/// The lock of flock(2) on a file, given back when this is dropped.
+///
+/// Closing the descriptor would not do: the lock stays until the last copy is closed, and a process
+/// that another thread is forking just then has one until it executes its program.
+#[derive(Debug)]
+struct Lock(OwnedFd);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // It cannot fail on a descriptor that holds the lock; closing it is next anyway.
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
 }
 
 /// What tells one file from another, whatever its name.
@@ -221,7 +234,7 @@ fn check_ancestors(path: &Path) -> Result<(), FifoError> {
     Ok(())
 }
 
-fn lock(dir: &OwnedFd, dir_path: &Path) -> Result<OwnedFd, FifoError> {
+fn lock(dir: &OwnedFd, dir_path: &Path) -> Result<Lock, FifoError> {
     let path = dir_path.join(LOCK);
     let flags =
         OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -248,7 +261,7 @@ fn lock(dir: &OwnedFd, dir_path: &Path) -> Result<OwnedFd, FifoError> {
         }
     }
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(Errno::WOULDBLOCK) => Err(FifoError::Locked { path }),
         Err(source) => Err(FifoError::io("lock", path, source)),
     }
@@ -278,3 +291,20 @@ const USE_DIRECTORY: &str = "keep FIFOs in";
 const USE_LOCK: &str = "use lock file";
 const OTHERS_WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropped_lock_is_free_although_a_copy_of_the_descriptor_is_open() {
+        let temp = tempfile::tempdir().unwrap();
+        let place = || Place::open(temp.path(), &FifoOptions::default());
+        let first = place().unwrap();
+        let copy_of_a_fork = first._lock.0.try_clone().unwrap();
+        assert!(matches!(place(), Err(FifoError::Locked { .. })));
+        drop(first);
+        place().unwrap();
+        drop(copy_of_a_fork);
+    }
+}
