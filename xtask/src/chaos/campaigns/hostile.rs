@@ -184,7 +184,7 @@ pub(super) fn output_flood(context: &Context, report: &mut Report) -> Result<()>
             ..Launch::default()
         },
     )?;
-    let rounds = context.size(3_usize, 30);
+    let rounds = context.size(10_usize, 300);
     let askers = Askers::start(subject.address(), 2, 2 * PAUSE)?;
     let span = context.size(Duration::from_secs(1), Duration::from_secs(5));
     for (act, cause, count, rounds) in [
