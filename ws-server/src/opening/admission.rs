@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 use ws_ipc::{Fifo, FifoError, encode_name, encode_name_carbonphp};
+use ws_proto::DeflateParams;
 use ws_proto::handshake::{RequestHead, Upgrade};
 use ws_session::{SessionId, SessionToken, UserId};
 
 use super::Opening;
 use super::refusal::{Refused, internal, refused};
 use crate::config::FifoNaming;
-use crate::connection::Consent;
 use crate::core::answer::{Identity, Witness};
 use crate::core::cookie;
 use crate::core::credential;
@@ -26,6 +26,15 @@ use crate::hub::Hub;
 use crate::places::{Place, Visit};
 use crate::user_fifos::Hold;
 use crate::visitor::{Arrival, Visitor};
+
+/// What the opening handshake came to.
+#[derive(Debug)]
+pub(super) struct Consent {
+    /// The 101.
+    pub(super) response: Vec<u8>,
+    /// The compression that it agrees to.
+    pub(super) deflate: Option<DeflateParams>,
+}
 
 /// A handshake that does.
 pub(super) struct Admitted<'a> {

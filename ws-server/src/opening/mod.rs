@@ -18,11 +18,11 @@ use ws_proto::handshake::{HeadLimits, HeadReader, RequestHead, Upgrade};
 use ws_session::{Binding, ConnectionId, SessionToken, UserId};
 use ws_transport::{Accepted, LocalAddr, OpenError, PeerAddr, Stream, TlsPeer};
 
-use self::admission::Admitted;
+use self::admission::{Admitted, Consent};
 use self::refusal::{Refused, answer_and_close, busy, gone, refused};
 use crate::command::Adoption;
 use crate::config::HostRule;
-use crate::connection::{Connection, Consent};
+use crate::connection::Connection;
 use crate::core::answer::Identity;
 use crate::core::forwarded::{self, Forwarded};
 use crate::core::origin::{Provenance, is_allowed, is_loopback_host};

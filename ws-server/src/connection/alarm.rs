@@ -1,0 +1,79 @@
+//! The deadlines of a connection, and the alarm by which its worker wakes it for the next.
+
+use std::time::{Duration, Instant};
+
+use ws_proto::{CloseCode, CloseFrame};
+use ws_transport::Stream;
+
+use super::Connection;
+use super::state::Phase;
+use crate::counters::CloseCause;
+use crate::shard::Shard;
+
+impl Connection {
+    /// Closes the connection if it is over; else says when it will be.
+    pub(super) fn expire(&self, shard: &Shard, now: Instant) -> Option<Instant> {
+        let tenths = u64::from(self.expires?.get());
+        let over = self.opened + Duration::from_millis(100 * tenths);
+        let mut state = self.state.borrow_mut();
+        if !state.is_open() {
+            return None;
+        }
+        if now < over {
+            return Some(over);
+        }
+        let current = shard.server.current();
+        let token = current.config.identity().token.as_ref();
+        let frame = token.map(|token| token.expired.clone());
+        let frame = frame.unwrap_or_else(|| CloseFrame::new(CloseCode::POLICY, ""));
+        state.close(CloseCause::Expired, frame);
+        None
+    }
+
+    /// Has the connection woken at `deadline`. An alarm that rings early costs one more turn; one
+    /// that is moved with every message would cost more.
+    pub(super) fn set_alarm(&self, shard: &Shard, deadline: Instant) {
+        let former = self.alarm.get();
+        if former.is_none_or(|former| deadline < former) {
+            shard.set_alarm(self.slot(), former, deadline);
+            self.alarm.set(Some(deadline));
+        }
+    }
+
+    /// Does what is due: the worker's answer to [`set_alarm`](Self::set_alarm).
+    pub(crate) fn handle_alarm(&self) {
+        self.alarm.set(None);
+        self.handle_timeout();
+        self.seat.ask();
+    }
+
+    fn handle_timeout(&self) {
+        let now = Instant::now();
+        let mut state = self.state.borrow_mut();
+        if let Phase::Lingering { until, .. } = state.phase
+            && until <= now
+        {
+            state.phase = Phase::Ended;
+        }
+        if state.look_at.is_some_and(|at| at <= now) {
+            state.look_at = None;
+            if state.output.stream.as_ref().is_some_and(Stream::is_lost) {
+                state.note_close(CloseCause::Vanished, None);
+                state.phase = Phase::Ended;
+            }
+        }
+        while state.protocol.poll_timeout().is_some_and(|at| at <= now) {
+            if let Some(ws_proto::Event::Failed(error)) = state.protocol.handle_timeout(now) {
+                let cause = match error {
+                    ws_proto::ProtocolError::PongTimeout => CloseCause::PongTimeout,
+                    ws_proto::ProtocolError::CloseTimeout => {
+                        state.phase = Phase::Ended;
+                        CloseCause::Vanished
+                    }
+                    _ => CloseCause::Protocol,
+                };
+                state.note_close(cause, Some(error.close_code()));
+            }
+        }
+    }
+}
