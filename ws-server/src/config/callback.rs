@@ -1,14 +1,105 @@
-//! The settings that `[app]` and `[validate]` share: how a callback is run.
+//! How a callback is run: what `[app]` and `[validate]` have alike.
 
-use std::num::NonZeroU64;
+use std::collections::BTreeMap;
+use std::num::{NonZeroU64, NonZeroUsize};
 
-use ws_ipc::Recycling;
+use ws_ipc::{Address, Recycling};
 
 use super::account::{self, Account};
-use super::build::{DAY, SHORTEST};
 use super::reader::{self, Reader};
-use super::sandbox::{self, SandboxPaths};
-use super::typed::{CallbackBackend, ExecConfig, ForkExit, Output, PoolConfig};
+use super::sandbox::{self, Sandbox, SandboxPaths};
+use super::units::{DAY, SHORTEST};
+
+/// How a callback is run.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum CallbackBackend {
+    /// A command, once for each.
+    Exec(ExecConfig),
+    /// A command that forks for each.
+    Fork(PoolConfig),
+    /// A command that answers one after another.
+    Worker(PoolConfig),
+    /// A server that speaks SCGI.
+    Scgi(Address),
+    /// A server that speaks FastCGI.
+    FastCgi(Address),
+    /// A command, once for each connection; the application only.
+    Stream(ExecConfig),
+}
+
+impl CallbackBackend {
+    /// Returns the name as written in the configuration.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Exec(_) => "exec",
+            Self::Fork(_) => "fork",
+            Self::Worker(_) => "worker",
+            Self::Scgi(_) => "scgi",
+            Self::FastCgi(_) => "fastcgi",
+            Self::Stream(_) => "stream",
+        }
+    }
+
+    /// Returns the command that is started, unless somebody else has started it.
+    pub fn exec(&self) -> Option<&ExecConfig> {
+        match self {
+            Self::Exec(exec) | Self::Stream(exec) => Some(exec),
+            Self::Fork(pool) | Self::Worker(pool) => Some(&pool.exec),
+            Self::Scgi(_) | Self::FastCgi(_) => None,
+        }
+    }
+}
+
+/// A command and how it is started.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ExecConfig {
+    /// Program and arguments, at least the program.
+    pub command: Vec<String>,
+    /// Further environment variables.
+    pub env: BTreeMap<String, String>,
+    /// What it runs as; `None` is the user of the server.
+    pub account: Option<Account>,
+    /// What it writes.
+    pub output: Output,
+    /// What it may not do and how much it may use.
+    pub sandbox: Box<Sandbox>,
+}
+
+/// A command that is kept running.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PoolConfig {
+    /// The command. What it writes are answers of CGI.
+    pub exec: ExecConfig,
+    /// How many processes of it; `None` is one per core for workers, one for fork servers.
+    pub processes: Option<NonZeroUsize>,
+    /// When a process is replaced.
+    pub recycling: Recycling,
+    /// How the children of a fork server end.
+    pub fork_exit: ForkExit,
+}
+
+/// How the children of a fork server end once they have answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForkExit {
+    /// As programs of their language do.
+    Normal,
+    /// At once.
+    Kill,
+}
+
+/// What a callback writes to its stdout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// The answer.
+    Plain,
+    /// Header lines, an empty line, the answer.
+    Cgi,
+    /// Messages, one in each line.
+    Lines,
+}
 
 /// The backends that run a callback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +147,31 @@ impl CallbackKind {
     /// Whether this server keeps it running.
     pub(super) fn is_kept(self) -> bool {
         matches!(self, Self::Fork | Self::Worker)
+    }
+}
+
+/// What the key `backend` names.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Chosen {
+    None,
+    App,
+    Demo,
+    Echo,
+    Callback(CallbackKind),
+}
+
+impl Chosen {
+    pub(super) fn callback(self) -> Option<CallbackKind> {
+        match self {
+            Self::Callback(kind) => Some(kind),
+            _ => None,
+        }
+    }
+}
+
+impl From<CallbackKind> for Chosen {
+    fn from(kind: CallbackKind) -> Self {
+        Self::Callback(kind)
     }
 }
 
@@ -142,7 +258,7 @@ pub(super) fn read(
         },
         processes: reader
             .read_optional(keys.processes, |value| reader::number(value, 1, 1024))
-            .and_then(std::num::NonZeroUsize::new),
+            .and_then(NonZeroUsize::new),
         recycling: recycling(reader, keys),
         fork_exit: reader.choice(
             keys.fork_exit,

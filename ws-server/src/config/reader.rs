@@ -1,7 +1,7 @@
 //! Reads settings out of a raw configuration and collects what is wrong.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -121,6 +121,11 @@ impl<'a> Reader<'a> {
             let count = number(value, 1, max)?;
             Ok(NonZeroUsize::new(count).expect("the range begins at 1"))
         })
+    }
+
+    /// A number a second; 0 is any.
+    pub(super) fn rate(&mut self, path: &'static str) -> Option<NonZeroU32> {
+        self.read(path, |value| Ok(whole(number(value, 0, 1_000_000)?)))
     }
 
     pub(super) fn size(&mut self, path: &'static str, min: usize, max: usize) -> usize {
@@ -453,6 +458,11 @@ pub(super) fn number(value: &RawValue, min: usize, max: usize) -> Result<usize, 
             min: min.to_string(),
             max: max.to_string(),
         })
+}
+
+/// A number of the range of a rate or a burst.
+pub(super) fn whole(number: usize) -> Option<NonZeroU32> {
+    NonZeroU32::new(u32::try_from(number).expect("it is at most a million"))
 }
 
 fn is_integer(text: &str) -> bool {

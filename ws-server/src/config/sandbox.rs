@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::raw::{RawKind, RawValue};
 use super::reader::{self, Reader};
+use super::units::{DAY, SECOND};
 
 /// What a command may not do, and how much of the host it may use: settings of `[app]` and of
 /// `[validate]`.
@@ -102,8 +103,6 @@ pub(super) const VALIDATE: SandboxPaths = paths!("validate");
 
 /// More than any host has, and what arithmetic may still be done with.
 const MOST_BYTES: usize = 1 << 40;
-const SECOND: Duration = Duration::from_secs(1);
-const DAY: Duration = Duration::from_secs(86_400);
 
 pub(super) fn sandbox(reader: &mut Reader<'_>, paths: &SandboxPaths) -> Sandbox {
     let whole = |number: usize| u64::try_from(number).expect("no platform has wider addresses");

@@ -3,7 +3,18 @@
 use ws_transport::{ClientAuth, TlsConfig};
 
 use super::reader::{self, Reader};
-use super::typed::Tls;
+
+/// `[server.tls]`: what listeners with TLS show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Tls {
+    /// Nothing: there are no such listeners.
+    Off,
+    /// A certificate that is made at the start.
+    SelfSigned,
+    /// A certificate and its key in files.
+    Files(TlsConfig),
+}
 
 /// What is spoken over TLS (RFC 7301 §6).
 pub(crate) const ALPN: &[u8] = b"http/1.1";
