@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::callback::{self, CallbackBackend, CallbackKind, Chosen};
 use super::fault::Problem;
-use super::reader::{self, Reader};
+use super::parse;
+use super::reader::Reader;
 use super::units::{DAY, GIB, HOUR, SHORTEST};
 
 /// `[app]`: what answers messages.
@@ -160,8 +161,8 @@ pub(super) fn read(reader: &mut Reader<'_>) -> AppConfig {
                 ("none", Trim::None),
             ],
         ),
-        empty_reply: reader.read_optional("app.empty_reply", reader::text),
-        error_reply: reader.read_optional("app.error_reply", reader::text),
+        empty_reply: reader.read_optional("app.empty_reply", parse::text),
+        error_reply: reader.read_optional("app.error_reply", parse::text),
         on_disconnect: reader.choice(
             "app.on_disconnect",
             &[
@@ -170,12 +171,12 @@ pub(super) fn read(reader: &mut Reader<'_>) -> AppConfig {
             ],
         ),
         ping: reader
-            .read_optional("app.ping", reader::flag)
+            .read_optional("app.ping", parse::flag)
             .unwrap_or(backend != Chosen::Echo && !is_stream),
         events: events(reader, backend == Chosen::Echo || is_stream),
         require_user: reader.flag("app.require_user"),
         watch: watch(reader, backend),
-        spare: reader.read("app.spare", |value| reader::number(value, 0, 64)),
+        spare: reader.read("app.spare", |value| parse::number(value, 0, 64)),
         stream: reader.choice(
             "app.stream",
             &[
@@ -204,10 +205,7 @@ fn watch(reader: &mut Reader<'_>, backend: Chosen) -> Vec<PathBuf> {
 fn events(reader: &mut Reader<'_>, hears_none: bool) -> Events {
     let names = reader.list("app.events", |name, _| match name {
         "open" | "close" => Ok(name.to_owned()),
-        _ => Err(Problem::Malformed {
-            given: name.to_owned(),
-            expected: "\"open\" or \"close\"".to_owned(),
-        }),
+        _ => Err(Problem::malformed(name, "\"open\" or \"close\"")),
     });
     if hears_none && !names.is_empty() {
         reader.conflict("app.events", "has no effect with this backend");

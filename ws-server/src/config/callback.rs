@@ -6,7 +6,8 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use ws_ipc::{Address, Recycling};
 
 use super::account::{self, Account};
-use super::reader::{self, Reader};
+use super::parse;
+use super::reader::Reader;
 use super::sandbox::{self, Sandbox, SandboxPaths};
 use super::units::{DAY, SHORTEST};
 
@@ -239,7 +240,7 @@ pub(super) fn choose<T: Copy + From<CallbackKind>>(
 ) -> Option<T> {
     let callbacks = CallbackKind::NAMES.map(|(name, kind)| (name, T::from(kind)));
     let choices: Vec<_> = others.iter().copied().chain(callbacks).collect();
-    reader.read_optional(keys.backend, |value| reader::choice(value, &choices))
+    reader.read_optional(keys.backend, |value| parse::choice(value, &choices))
 }
 
 /// Reads what the chosen callback needs; `None` if none was chosen. All settings are checked, also
@@ -257,7 +258,7 @@ pub(super) fn read(
             ..exec.clone()
         },
         processes: reader
-            .read_optional(keys.processes, |value| reader::number(value, 1, 1024))
+            .read_optional(keys.processes, |value| parse::number(value, 1, 1024))
             .and_then(NonZeroUsize::new),
         recycling: recycling(reader, keys),
         fork_exit: reader.choice(
@@ -311,16 +312,16 @@ fn exec(reader: &mut Reader<'_>, keys: &Keys) -> ExecConfig {
 fn recycling(reader: &mut Reader<'_>, keys: &Keys) -> Recycling {
     Recycling {
         max_requests: reader.read(keys.recycle_requests, |value| {
-            let number = reader::number(value, 0, 1_000_000_000)?;
+            let number = parse::number(value, 0, 1_000_000_000)?;
             Ok(NonZeroU64::new(number as u64))
         }),
         max_memory: reader
             .read_optional(keys.recycle_memory, |value| {
-                reader::size(value, 1 << 20, 1 << 40)
+                parse::size(value, 1 << 20, 1 << 40)
             })
             .map(|bytes| bytes as u64),
         max_age: reader.read_optional(keys.recycle_age, |value| {
-            reader::duration(value, SHORTEST, 365 * DAY)
+            parse::duration(value, SHORTEST, 365 * DAY)
         }),
     }
 }

@@ -3,8 +3,9 @@
 use ws_proto::{DeflateConfig, DeflateLevel, WindowBits};
 
 use super::fault::Problem;
+use super::parse;
 use super::raw::RawValue;
-use super::reader::{self, Reader};
+use super::reader::Reader;
 use super::units::GIB;
 
 /// `[compression]`: permessage-deflate, if a client offers it.
@@ -62,6 +63,6 @@ fn window_bits(value: &RawValue) -> Result<WindowBits, Problem> {
 }
 
 fn byte(value: &RawValue, min: u8, max: u8) -> Result<u8, Problem> {
-    let number = reader::number(value, min.into(), max.into())?;
+    let number = parse::number(value, min.into(), max.into())?;
     Ok(u8::try_from(number).expect("it is at most a byte"))
 }

@@ -9,8 +9,9 @@ use ws_transport::ListenAddr;
 use super::account;
 use super::host::{self, HostRule};
 use super::listen::{is_local, plain_tcp};
-use super::reader::{self, Reader};
-use super::units::{DAY, GIB, HOUR, SHORTEST};
+use super::parse;
+use super::reader::Reader;
+use super::units::{DAY, GIB, HOUR, SECOND, SHORTEST};
 
 /// `[control]`: the control socket.
 #[derive(Clone, Debug)]
@@ -55,7 +56,7 @@ pub struct ControlTcpConfig {
 }
 
 pub(super) fn read(reader: &mut Reader<'_>) -> ControlConfig {
-    let mode = reader.read("control.mode", reader::mode);
+    let mode = reader.read("control.mode", parse::mode);
     if mode & 0o007 != 0 {
         reader.conflict(
             "control.mode",
@@ -76,14 +77,14 @@ pub(super) fn read(reader: &mut Reader<'_>) -> ControlConfig {
         tcp: control_tcp(reader),
         rate: reader.rate("control.rate"),
         max_body_size: reader.read_optional("control.max_body_size", |value| {
-            reader::size(value, 1024, 8 * GIB)
+            parse::size(value, 1024, 8 * GIB)
         }),
         max_batch,
         max_targets: reader.count("control.max_targets", 1_000_000),
-        idempotency_ttl: reader.duration("control.idempotency_ttl", Duration::from_secs(1), DAY),
+        idempotency_ttl: reader.duration("control.idempotency_ttl", SECOND, DAY),
         idempotency_receipts,
         max_listeners: reader.read("control.max_listeners", |value| {
-            reader::number(value, 0, 10_000)
+            parse::number(value, 0, 10_000)
         }),
     }
 }

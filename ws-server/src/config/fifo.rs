@@ -5,7 +5,11 @@ use std::path::{Path, PathBuf};
 
 use super::account;
 use super::fault::Problem;
-use super::reader::{self, Reader};
+use super::parse;
+use super::reader::Reader;
+
+/// What a pipe takes whole; longer writes of several writers interleave.
+const PIPE_BUF: usize = 4096;
 
 /// `[fifo]`: named pipes.
 #[derive(Clone, Debug)]
@@ -85,21 +89,14 @@ pub enum FifoFraming {
     Delimiter(Vec<u8>),
 }
 
-/// What a pipe takes whole; longer writes of several writers interleave.
-const PIPE_BUF: usize = 4096;
-
 pub(super) fn read(reader: &mut Reader<'_>, state_dir: &Path) -> FifoConfig {
     let by_delimiter = reader.choice("fifo.framing", &[("lines", false), ("delimiter", true)]);
     let delimiter = reader.read_optional("fifo.delimiter", |value| {
-        let text = reader::text(value)?;
+        let text = parse::text(value)?;
         if (1..=256).contains(&text.len()) {
             return Ok(text.into_bytes());
         }
-        let expected = "a delimiter of 1 to 256 bytes".to_owned();
-        Err(Problem::Malformed {
-            given: text,
-            expected,
-        })
+        Err(Problem::malformed(text, "a delimiter of 1 to 256 bytes"))
     });
     match (by_delimiter, reader.is_given("fifo.delimiter")) {
         (true, false) => {
@@ -114,7 +111,7 @@ pub(super) fn read(reader: &mut Reader<'_>, state_dir: &Path) -> FifoConfig {
         _ => {}
     }
     let longest = if by_delimiter { 16 << 20 } else { PIPE_BUF };
-    let mode = reader.read("fifo.mode", reader::mode);
+    let mode = reader.read("fifo.mode", parse::mode);
     if !reader.flag("fifo.insecure_world_writable") && mode & 0o002 != 0 {
         reader.conflict(
             "fifo.mode",

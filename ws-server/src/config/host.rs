@@ -95,11 +95,12 @@ impl fmt::Display for HostRule {
 
 pub(super) fn rules(reader: &mut Reader<'_>, path: &'static str) -> Vec<HostRule> {
     reader.list(path, |text, _| {
-        text.parse().map_err(|_| Problem::Malformed {
-            given: text.to_owned(),
-            expected: "a name or an address without a port, or a name with a wildcard label like \
-                       \"*.example.org\""
-                .to_owned(),
+        text.parse().map_err(|_| {
+            Problem::malformed(
+                text,
+                "a name or an address without a port, or a name with a wildcard label like \
+                       \"*.example.org\"",
+            )
         })
     })
 }

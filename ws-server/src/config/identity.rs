@@ -12,14 +12,18 @@ use std::time::Duration;
 use ws_proto::{CloseCode, CloseFrame};
 
 use super::fault::Problem;
+use super::parse;
 use super::raw::RawValue;
-use super::reader::{self, Reader};
-use super::units::{DAY, MINUTE, SHORTEST};
+use super::reader::Reader;
+use super::units::{DAY, MINUTE, SECOND, SHORTEST};
 use crate::store::StoreAddress;
 
 pub use self::lookup::{CookieHash, LookupConfig, LookupFormat, LookupQuestion};
 pub use self::php::{PhpConfig, PhpHandler};
 pub use self::token::{CredentialPlace, TokenAlgorithm, TokenConfig};
+
+/// Where sessions are, unless it is said where.
+const SESSIONS_FILE: &str = "sessions.db";
 
 /// `[identity]`: the session cookie, where sessions are kept, and whose word about a visitor is taken.
 #[derive(Clone, Debug)]
@@ -60,45 +64,15 @@ pub struct IdentityConfig {
     pub close: CloseFrame,
 }
 
-/// Where sessions are, unless it is said where.
-const SESSIONS_FILE: &str = "sessions.db";
-
 pub(super) fn read(reader: &mut Reader<'_>, state_dir: &Path) -> IdentityConfig {
-    let close_code = reader.read("identity.close_code", |value| {
-        let number = reader::number(value, 1000, 4999)?;
-        let code = u16::try_from(number).expect("it is at most 4999");
-        CloseCode::new(code).map_err(|_| Problem::Malformed {
-            given: number.to_string(),
-            expected: "a close code that may be sent: 1000-1003, 1007-1014, 3000-4999".to_owned(),
-        })
-    });
-    let close_reason = reader.read("identity.close_reason", |value| {
-        let reason = reader::text(value)?;
-        match reason.len() <= CloseFrame::MAX_REASON_SIZE {
-            true => Ok(reason),
-            false => Err(Problem::Malformed {
-                given: reason,
-                expected: "a reason of at most 123 bytes".to_owned(),
-            }),
-        }
-    });
     IdentityConfig {
-        cookie: reader.read("identity.cookie", |value| {
-            let name = reader::text(value)?;
-            if is_token(&name) {
-                return Ok(name);
-            }
-            Err(Problem::Malformed {
-                given: name,
-                expected: "the name of a cookie".to_owned(),
-            })
-        }),
+        cookie: reader.read("identity.cookie", cookie_name),
         require_cookie: reader.flag("identity.require_cookie"),
         verify_ip: reader.flag("identity.verify_ip"),
         ip_prefix_v4: prefix(reader, "identity.ip_prefix_v4", 32),
         ip_prefix_v6: prefix(reader, "identity.ip_prefix_v6", 128),
-        ttl: reader.duration("identity.ttl", Duration::from_secs(1), 365 * DAY),
-        max_age: reader.interval("identity.max_age", Duration::from_secs(1), 3650 * DAY),
+        ttl: reader.duration("identity.ttl", SECOND, 365 * DAY),
+        max_age: reader.interval("identity.max_age", SECOND, 3650 * DAY),
         max_sessions: reader.count("identity.max_sessions", 100_000_000),
         required: reader.flag("identity.required"),
         token: token::read(reader),
@@ -106,15 +80,18 @@ pub(super) fn read(reader: &mut Reader<'_>, state_dir: &Path) -> IdentityConfig 
         lookup: lookup::read(reader),
         store: reader.store("identity.store", &state_dir.join(SESSIONS_FILE)),
         store_timeout: reader.duration("identity.store_timeout", SHORTEST, MINUTE),
-        check_interval: reader.interval("identity.check_interval", Duration::from_secs(1), DAY),
-        close: CloseFrame::new(close_code, close_reason),
+        check_interval: reader.interval("identity.check_interval", SECOND, DAY),
+        close: CloseFrame::new(
+            reader.read("identity.close_code", close_code),
+            reader.read("identity.close_reason", close_reason),
+        ),
     }
 }
 
 /// How many bits of an address count.
 fn prefix(reader: &mut Reader<'_>, path: &'static str, bits: u8) -> u8 {
     reader.read(path, |value| {
-        let prefix = reader::number(value, 1, bits.into())?;
+        let prefix = parse::number(value, 1, bits.into())?;
         Ok(u8::try_from(prefix).expect("no address has more bits"))
     })
 }
@@ -129,33 +106,32 @@ fn note_without_effect(reader: &mut Reader<'_>, section: &str, problem: &'static
 }
 
 fn cookie_name(value: &RawValue) -> Result<String, Problem> {
-    let name = reader::text(value)?;
+    let name = parse::text(value)?;
     match is_token(&name) {
         true => Ok(name),
-        false => Err(malformed(&name, "the name of a cookie")),
+        false => Err(Problem::malformed(name, "the name of a cookie")),
     }
 }
 
 fn close_code(value: &RawValue) -> Result<CloseCode, Problem> {
-    let number = reader::number(value, 1000, 4999)?;
+    let number = parse::number(value, 1000, 4999)?;
     u16::try_from(number)
         .ok()
         .and_then(|number| CloseCode::new(number).ok())
-        .ok_or_else(|| malformed(&number.to_string(), "a close code that may be sent"))
+        .ok_or_else(|| {
+            let expected = "a close code that may be sent: 1000-1003, 1007-1014, 3000-4999";
+            Problem::malformed(number.to_string(), expected)
+        })
 }
 
 fn close_reason(value: &RawValue) -> Result<String, Problem> {
-    let reason = reader::text(value)?;
+    let reason = parse::text(value)?;
     match reason.len() <= CloseFrame::MAX_REASON_SIZE {
         true => Ok(reason),
-        false => Err(malformed(&reason, "a close reason of at most 123 bytes")),
-    }
-}
-
-fn malformed(given: &str, expected: &str) -> Problem {
-    Problem::Malformed {
-        given: given.to_owned(),
-        expected: expected.to_owned(),
+        false => Err(Problem::malformed(
+            reason,
+            "a close reason of at most 123 bytes",
+        )),
     }
 }
 

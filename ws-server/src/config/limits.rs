@@ -3,7 +3,8 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use super::reader::{self, Reader};
+use super::parse;
+use super::reader::Reader;
 use super::units::{DAY, GIB, HOUR, MINUTE, SHORTEST};
 use crate::rates::RateLimits;
 
@@ -54,11 +55,11 @@ pub(super) fn read(reader: &mut Reader<'_>) -> LimitsConfig {
         max_connections_per_ip: reader.count("limits.max_connections_per_ip", 1_000_000),
         counts_loopback: reader.is_given("limits.max_connections_per_ip"),
         max_connections_per_user: reader.read("limits.max_connections_per_user", |value| {
-            Ok(NonZeroUsize::new(reader::number(value, 0, 1_000_000)?))
+            Ok(NonZeroUsize::new(parse::number(value, 0, 1_000_000)?))
         }),
         max_handshakes: reader.count("limits.max_handshakes", 1_000_000),
         reserved_descriptors: reader.read("limits.reserved_descriptors", |value| {
-            reader::number(value, 8, 10_000)
+            parse::number(value, 8, 10_000)
         }),
         handshake_timeout: reader.duration("limits.handshake_timeout", SHORTEST, 10 * MINUTE),
         message_timeout: reader.duration("limits.message_timeout", SHORTEST, HOUR),
@@ -70,8 +71,8 @@ pub(super) fn read(reader: &mut Reader<'_>) -> LimitsConfig {
             per_connection: reader.rate("limits.message_rate"),
             per_user: reader.rate("limits.message_rate_per_user"),
             burst: reader.read("limits.message_burst", |value| {
-                let burst = reader::number(value, 1, 100_000)?;
-                Ok(reader::whole(burst).expect("the range begins at 1"))
+                let burst = parse::number(value, 1, 100_000)?;
+                Ok(parse::whole(burst).expect("the range begins at 1"))
             }),
         },
         send_queue_total: reader.size("limits.send_queue_total", 1, 1 << 40),

@@ -6,8 +6,8 @@ use std::path::Path;
 use ws_transport::{ListenAddr, ListenSocket};
 
 use super::fault::Problem;
+use super::parse;
 use super::raw::RawValue;
-use super::reader;
 
 pub(super) fn listen_addr(text: &str, base: &Path) -> Result<ListenAddr, Problem> {
     let addr: ListenAddr = text.parse().map_err(|fault| Problem::Address {
@@ -25,16 +25,13 @@ pub(super) fn listen_addr(text: &str, base: &Path) -> Result<ListenAddr, Problem
 
 /// An address for HTTP in clear text.
 pub(super) fn plain_tcp(value: &RawValue) -> Result<ListenAddr, Problem> {
-    let text = reader::text(value)?;
+    let text = parse::text(value)?;
     let addr = listen_addr(&text, Path::new(""))?;
     let is_tcp = matches!(addr.socket(), ListenSocket::Tcp { .. });
     if is_tcp && !addr.is_tls() && !addr.is_proxied() {
         return Ok(addr);
     }
-    Err(Problem::Malformed {
-        given: text,
-        expected: "\"HOST:PORT\"".to_owned(),
-    })
+    Err(Problem::malformed(text, "\"HOST:PORT\""))
 }
 
 /// Whether only this host reaches it.

@@ -25,6 +25,7 @@ mod listen;
 mod log;
 mod metrics;
 mod origin;
+mod parse;
 mod raw;
 mod reader;
 mod reload;
@@ -36,6 +37,7 @@ mod tests;
 mod tls;
 mod trusted;
 mod units;
+mod unknown;
 mod validate;
 
 use std::path::{Path, PathBuf};

@@ -19,11 +19,12 @@ pub struct OriginConfig {
 pub(super) fn read(reader: &mut Reader<'_>) -> OriginConfig {
     OriginConfig {
         allow: reader.list("origin.allow", |text, _| {
-            text.parse().map_err(|_| Problem::Malformed {
-                given: text.to_owned(),
-                expected: "\"same-origin\", an origin like \"https://example.org\", or one with a \
-                           wildcard label like \"https://*.example.org\""
-                    .to_owned(),
+            text.parse().map_err(|_| {
+                Problem::malformed(
+                    text,
+                    "\"same-origin\", an origin like \"https://example.org\", or one with a \
+                           wildcard label like \"https://*.example.org\"",
+                )
             })
         }),
         allow_missing: reader.flag("origin.allow_missing"),

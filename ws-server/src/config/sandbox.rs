@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::parse;
 use super::raw::{RawKind, RawValue};
-use super::reader::{self, Reader};
+use super::reader::Reader;
 use super::units::{DAY, SECOND};
 
 /// What a command may not do, and how much of the host it may use: settings of `[app]` and of
@@ -106,17 +107,17 @@ const MOST_BYTES: usize = 1 << 40;
 
 pub(super) fn sandbox(reader: &mut Reader<'_>, paths: &SandboxPaths) -> Sandbox {
     let whole = |number: usize| u64::try_from(number).expect("no platform has wider addresses");
-    let count = |value: &RawValue, min, max| reader::number(value, min, max).map(whole);
-    let size = |value: &RawValue, min| reader::size(value, min, MOST_BYTES).map(whole);
+    let count = |value: &RawValue, min, max| parse::number(value, min, max).map(whole);
+    let size = |value: &RawValue, min| parse::size(value, min, MOST_BYTES).map(whole);
     let listed =
         |reader: &mut Reader<'_>, path| reader.list(path, |text, base| Ok(base.join(text)));
     let nice = reader.read(paths.nice, |value| {
-        let nice = reader::number(value, 0, 19)?;
+        let nice = parse::number(value, 0, 19)?;
         Ok(u8::try_from(nice).expect("it is at most 19"))
     });
     let sandbox = Sandbox {
         dir: reader.optional_path(paths.dir),
-        umask: reader.read_optional(paths.umask, reader::mode),
+        umask: reader.read_optional(paths.umask, parse::mode),
         nice: (nice > 0).then_some(nice),
         no_new_privs: reader.flag(paths.no_new_privs),
         max_processes: reader.read_optional(paths.max_processes, |it| count(it, 1, 1_000_000)),
@@ -124,7 +125,7 @@ pub(super) fn sandbox(reader: &mut Reader<'_>, paths: &SandboxPaths) -> Sandbox 
         max_file_size: reader.read_optional(paths.max_file_size, |it| size(it, 0)),
         max_open_files: reader.read_optional(paths.max_open_files, |it| count(it, 8, 1_000_000)),
         max_cpu_time: reader
-            .read_optional(paths.max_cpu_time, |it| reader::duration(it, SECOND, DAY)),
+            .read_optional(paths.max_cpu_time, |it| parse::duration(it, SECOND, DAY)),
         cgroup: reader.optional_place(paths.cgroup),
         landlock_read: listed(reader, paths.landlock_read),
         landlock_execute: listed(reader, paths.landlock_execute),

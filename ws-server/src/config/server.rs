@@ -10,7 +10,8 @@ use super::account;
 use super::fault::Problem;
 use super::host::{self, HostRule};
 use super::listen::listen_addr;
-use super::reader::{self, Reader};
+use super::parse;
+use super::reader::Reader;
 use super::tls::{Tls, tls};
 use super::trusted::TrustedPeers;
 use super::units::{DAY, SHORTEST};
@@ -62,9 +63,11 @@ pub(super) fn read(reader: &mut Reader<'_>) -> ServerConfig {
         reader.conflict("server.listen", "at least one address is needed");
     }
     let trusted = TrustedPeers::new(reader.list("server.proxy.trusted", |text, _| {
-        text.parse().map_err(|_| Problem::Malformed {
-            given: text.to_owned(),
-            expected: "an address, a network like \"10.0.0.0/8\", or \"unix\"".to_owned(),
+        text.parse().map_err(|_| {
+            Problem::malformed(
+                text,
+                "an address, a network like \"10.0.0.0/8\", or \"unix\"",
+            )
         })
     }));
     if listen.iter().any(ListenAddr::is_proxied) && trusted == TrustedPeers::default() {
@@ -83,13 +86,13 @@ pub(super) fn read(reader: &mut Reader<'_>) -> ServerConfig {
     ServerConfig {
         listen,
         auto_port: reader.flag("server.auto_port"),
-        unix_mode: reader.read_optional("server.unix_mode", reader::mode),
+        unix_mode: reader.read_optional("server.unix_mode", parse::mode),
         unix_owner: reader
             .read_optional("server.unix_owner", account::user)
             .map(|(user, _)| user),
         unix_group: reader.read_optional("server.unix_group", account::group),
         threads: NonZeroUsize::new(
-            reader.read("server.threads", |value| reader::number(value, 0, 1024)),
+            reader.read("server.threads", |value| parse::number(value, 0, 1024)),
         ),
         state_dir: reader.path("server.state_dir"),
         console: reader.choice(

@@ -2,7 +2,8 @@
 
 use ws_transport::{ClientAuth, TlsConfig};
 
-use super::reader::{self, Reader};
+use super::parse;
+use super::reader::Reader;
 
 /// `[server.tls]`: what listeners with TLS show.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +30,7 @@ pub(super) fn tls(reader: &mut Reader<'_>) -> Tls {
             ("optional", ClientAuth::Optional),
             ("required", ClientAuth::Required),
         ];
-        reader::choice(value, &choices)
+        parse::choice(value, &choices)
     });
     let is_self_signed = reader.flag("server.tls.self_signed");
     let files = match (certificate, key) {

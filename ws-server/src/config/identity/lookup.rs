@@ -3,8 +3,10 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use super::{cookie_name, malformed, note_without_effect};
-use crate::config::reader::{self, Reader};
+use super::{cookie_name, note_without_effect};
+use crate::config::fault::Problem;
+use crate::config::parse;
+use crate::config::reader::Reader;
 use crate::config::units::{DAY, HOUR, SECOND, SHORTEST};
 use crate::store::{DatabaseKind, StoreAddress};
 
@@ -110,15 +112,15 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Box<LookupConfig>> {
 
 fn question(reader: &mut Reader<'_>, source: &StoreAddress) -> LookupQuestion {
     let is_redis = matches!(source, StoreAddress::Server(url) if url.kind() == DatabaseKind::Redis);
-    let query = reader.read_optional("identity.lookup.query", reader::text);
+    let query = reader.read_optional("identity.lookup.query", parse::text);
     let key = reader.read_optional("identity.lookup.key", |value| {
-        let key = reader::text(value)?;
+        let key = parse::text(value)?;
         match key.matches("{cookie}").count() {
             1 => Ok(key),
-            _ => Err(malformed(&key, "a key with {cookie} in it, once")),
+            _ => Err(Problem::malformed(key, "a key with {cookie} in it, once")),
         }
     });
-    let field = reader.read_optional("identity.lookup.field", reader::text);
+    let field = reader.read_optional("identity.lookup.field", parse::text);
     let (wrong, needed) = match is_redis {
         true => (["identity.lookup.query"; 2], "identity.lookup.key"),
         false => (

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use ws_proto::CloseFrame;
 
-use super::{close_code, close_reason, is_token, malformed, note_without_effect};
+use super::{close_code, close_reason, is_token, note_without_effect};
 use crate::config::fault::Problem;
+use crate::config::parse;
 use crate::config::raw::RawValue;
-use crate::config::reader::{self, Reader};
+use crate::config::reader::Reader;
 use crate::config::units::{DAY, HOUR, SHORTEST};
 
 /// How a token may be signed (RFC 7518 §3.1, RFC 8037 §3.1).
@@ -91,7 +92,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Box<TokenConfig>> {
     let public_key_file = reader.optional_path("identity.token.public_key_file");
     let jwks_file = reader.optional_path("identity.token.jwks_file");
     let algorithms = reader.read_optional("identity.token.algorithms", |value| {
-        reader::texts(value)?.into_iter().map(algorithm).collect()
+        parse::texts(value)?.into_iter().map(algorithm).collect()
     });
     let config = TokenConfig {
         algorithms,
@@ -130,7 +131,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Box<TokenConfig>> {
 
 fn algorithm(name: &str) -> Result<TokenAlgorithm, Problem> {
     TokenAlgorithm::named(name)
-        .ok_or_else(|| malformed(name, "\"HS256\", \"RS256\", \"ES256\" or \"EdDSA\""))
+        .ok_or_else(|| Problem::malformed(name, "\"HS256\", \"RS256\", \"ES256\" or \"EdDSA\""))
 }
 
 fn credential_place(text: &str) -> Result<CredentialPlace, Problem> {
@@ -138,20 +139,20 @@ fn credential_place(text: &str) -> Result<CredentialPlace, Problem> {
     let (kind, name) = text
         .split_once(':')
         .filter(|(_, name)| is_token(name))
-        .ok_or_else(|| malformed(text, expected))?;
+        .ok_or_else(|| Problem::malformed(text, expected))?;
     let name = name.to_owned();
     match kind {
         "cookie" => Ok(CredentialPlace::Cookie(name)),
         "header" => Ok(CredentialPlace::Header(name)),
         "subprotocol" => Ok(CredentialPlace::Subprotocol(name)),
-        _ => Err(malformed(text, expected)),
+        _ => Err(Problem::malformed(text, expected)),
     }
 }
 
 fn claim(value: &RawValue) -> Result<String, Problem> {
-    let name = reader::text(value)?;
+    let name = parse::text(value)?;
     match name.is_empty() {
-        true => Err(malformed(&name, "the name of a claim")),
+        true => Err(Problem::malformed(name, "the name of a claim")),
         false => Ok(name),
     }
 }
