@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::callback::{self, CallbackBackend, CallbackKind, Chosen};
+use super::callback::{self, CallbackBackend, CallbackKind, CallbackSection, Chosen};
 use super::fault::Problem;
 use super::parse;
 use super::reader::Reader;
@@ -125,21 +125,18 @@ pub enum StreamOutput {
 }
 
 pub(super) fn read(reader: &mut Reader<'_>) -> AppConfig {
-    let keys = &callback::APP;
-    let chosen = callback::choose(
+    let section = CallbackSection::APP;
+    let backend = callback::choose(
         reader,
-        keys,
+        section,
         &[
             ("demo", Chosen::Demo),
             ("echo", Chosen::Echo),
             ("stream", Chosen::Callback(CallbackKind::Stream)),
         ],
+        Chosen::Demo,
     );
-    let backend = chosen.unwrap_or_else(|| match reader.is_given(keys.command) {
-        true => Chosen::Callback(CallbackKind::Exec),
-        false => Chosen::Demo,
-    });
-    let callback = callback::read(reader, backend.callback(), keys);
+    let callback = callback::read(reader, backend.callback(), section);
     let is_stream = backend == Chosen::Callback(CallbackKind::Stream);
     for path in ["app.stream", "app.stream_grace"] {
         if reader.is_changed(path) && !is_stream {
@@ -185,7 +182,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> AppConfig {
             ],
         ),
         stream_grace: reader.duration("app.stream_grace", SHORTEST, HOUR),
-        params: reader.environment(keys.params),
+        params: reader.environment(section.path("params")),
         backend: match (backend, callback) {
             (Chosen::Echo, _) => AppBackend::Echo,
             (_, Some(callback)) => AppBackend::Callback(callback),

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use super::app::AppBackend;
-use super::callback::{self, CallbackBackend, CallbackKind, Chosen};
+use super::callback::{self, CallbackBackend, CallbackSection, Chosen};
 use super::reader::Reader;
 use super::units::{HOUR, SHORTEST};
 
@@ -46,21 +46,18 @@ impl ValidateBackend {
 }
 
 pub(super) fn read(reader: &mut Reader<'_>, app: &AppBackend) -> ValidateConfig {
-    let keys = &callback::VALIDATE;
-    let chosen = callback::choose(
+    let section = CallbackSection::VALIDATE;
+    let backend = callback::choose(
         reader,
-        keys,
+        section,
         &[("none", Chosen::None), ("app", Chosen::App)],
+        Chosen::None,
     );
-    let backend = chosen.unwrap_or_else(|| match reader.is_given(keys.command) {
-        true => Chosen::Callback(CallbackKind::Exec),
-        false => Chosen::None,
-    });
-    let callback = callback::read(reader, backend.callback(), keys);
+    let callback = callback::read(reader, backend.callback(), section);
     let has_callback = matches!(app, AppBackend::Callback(_)) || reader.is_faulty("app");
     if backend == Chosen::App && !has_callback {
         reader.conflict(
-            keys.backend,
+            section.path("backend"),
             "asks the application, which no callback answers for",
         );
     }
@@ -70,7 +67,7 @@ pub(super) fn read(reader: &mut Reader<'_>, app: &AppBackend) -> ValidateConfig 
             (_, Some(callback)) => ValidateBackend::Callback(callback),
             (_, None) => ValidateBackend::None,
         },
-        params: reader.environment(keys.params),
+        params: reader.environment(section.path("params")),
         timeout: reader.duration("validate.timeout", SHORTEST, HOUR),
         concurrency: reader.count("validate.concurrency", 10_000),
     }
