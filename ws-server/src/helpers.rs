@@ -18,8 +18,8 @@ use crate::config::{AppBackend, CallbackBackend, Config, ForkExit, PoolConfig as
 use crate::confinement::Confinements;
 use crate::demo;
 use crate::error::ServeError;
-use crate::server::worker_count;
 use crate::visitor::DEFAULT_PATH;
+use crate::workers::worker_count;
 
 /// First arguments by which this program is started again as a helper; see [`helper_main`].
 pub const HELPERS: [&str; 2] = [SPAWNER, FORK_SERVER];

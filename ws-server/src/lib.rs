@@ -27,6 +27,7 @@ mod core;
 mod counters;
 mod demo;
 mod doors;
+mod drain;
 mod error;
 mod files;
 mod gate;
@@ -60,6 +61,7 @@ mod tending;
 pub mod testing;
 mod user_fifos;
 mod visitor;
+mod workers;
 
 pub use error::{ServeError, ServeErrorKind};
 pub use files::check_files;

@@ -1,16 +1,14 @@
 //! From a configuration to a running server, and to its end.
 
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
-use tracing::{debug, error, info, warn};
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
 use ws_ipc::{FifoDirectory, FifoOptions};
 use ws_transport::{BindOptions, Inherited, ListenAddr, ListenSocket, Listener, TlsAcceptor};
 
@@ -27,18 +25,14 @@ use crate::log_tail::LogTail;
 use crate::observer::Observer;
 use crate::reconfigure::ConfigSource;
 use crate::reload::Watch;
-use crate::shard;
 use crate::shared::Shared;
 use crate::signals::{Signals, log_counters};
-use crate::{heartbeat, store, tending};
+use crate::workers::{Workers, worker_count};
+use crate::{drain, heartbeat, store, tending};
 
 const STATE_DIR_MODE: u32 = 0o750;
 /// How long a client may leave what was sent to it unacknowledged.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long those who listen to events may take to hear of the last ones.
-const LISTENERS_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long workers may take to end when told to end at once.
-const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The program that runs the server, as the server sees it.
 #[expect(missing_debug_implementations, reason = "nothing of it can be shown")]
@@ -131,33 +125,12 @@ async fn serve(config: Config, helper: HelperProgram, host: Host) -> Result<(), 
         is_draining,
     )?);
     let mut workers = Workers::start(&server, receivers)?;
-
-    let global_fifo = match &server.fifos {
-        Some(fifos) => Some(fifos.create(GLOBAL_FIFO)?),
-        None => None,
-    };
-    let global_fifo =
-        global_fifo.map(|fifo| tokio::spawn(doors::serve_global(Arc::clone(&server), fifo)));
-    let watcher = Arc::clone(&server);
-    let watcher = tokio::spawn(async move {
-        if let Some(fifos) = &watcher.fifos {
-            watcher.fifo_watch.run(fifos).await;
-        }
-    });
-    let certificates = tls
-        .clone()
-        .map(|tls| tokio::spawn(certificates::watch(Arc::clone(&server), tls)));
-    let keys = tokio::spawn(identify::watch(Arc::clone(&server)));
-    let reloads = watch.map(|watch| tokio::spawn(watch.run(Arc::clone(&server))));
-    let control = tokio::spawn(doors::serve_control(
-        control,
-        Arc::clone(&server),
-        Arc::clone(&ready),
-        log,
-    ));
-    let tending = tokio::spawn(tending::run(Arc::clone(&server)));
+    let global_fifo = serve_global_fifo(&server)?;
+    let mut tasks = start_tasks(&server, tls.clone(), watch);
+    let control = doors::serve_control(control, Arc::clone(&server), Arc::clone(&ready), log);
+    tasks.push(tokio::spawn(control));
     let urls: Vec<String> = listeners.iter().map(Listener::url).collect();
-    let mut acceptors = deal_out(&server, listeners);
+    let acceptors = deal_out(&server, listeners);
     ready.store(true, Ordering::Relaxed);
     for url in &urls {
         info!(listen.addr = url, "listening");
@@ -165,7 +138,7 @@ async fn serve(config: Config, helper: HelperProgram, host: Host) -> Result<(), 
     }
     observer.ready();
     let heartbeat = heartbeat::run(Arc::clone(&server), Arc::clone(&observer));
-    let heartbeat = tokio::spawn(heartbeat);
+    tasks.push(tokio::spawn(heartbeat));
 
     signals
         .until_stop(&server, tls.as_ref(), source.as_ref(), &*observer)
@@ -177,53 +150,10 @@ async fn serve(config: Config, helper: HelperProgram, host: Host) -> Result<(), 
     // way.
     let _ = draining.send(true);
     server.fifo_watch.tell_all();
-    let listeners_closed = async { while acceptors.recv().await.is_some() {} };
-    if timeout(STOP_TIMEOUT, listeners_closed).await.is_err() {
-        warn!("a worker is late to stop accepting");
-    }
-    if let Some(global_fifo) = global_fifo {
-        let _ = global_fifo.await;
-    }
-    let drain_timeout = server.current().config.limits().drain_timeout;
-    let drained = async {
-        // Records of users' FIFOs that were read find their connections still there. But one user's
-        // do not hold up everybody for long.
-        let removed = server.hub.user_fifos.removed();
-        if timeout(drain_timeout / 4, removed).await.is_err() {
-            warn!("a user's FIFO has more records than there is time for");
-        }
-        server.hub.command_all(|| Command::Drain);
-        workers.ended().await;
-    };
-    let is_drained = tokio::select! {
-        drained = timeout(drain_timeout, drained) => drained.is_ok(),
-        () = signals.stop_again() => false,
-    };
-    if !is_drained {
-        warn!(
-            connections = server.hub.registry().count(),
-            "drain cut short"
-        );
-        server.hub.command_all(|| Command::Stop);
-        let _ = timeout(STOP_TIMEOUT, workers.ended()).await;
-    }
-    // Whoever listens hears of the last ones, too.
-    let told = timeout(LISTENERS_TIMEOUT, server.hub.presence().end()).await;
-    if told.is_err() {
-        debug!("a listener to events does not read");
-    }
-    for task in [
-        Some(control),
-        Some(watcher),
-        Some(keys),
-        certificates,
-        reloads,
-        Some(tending),
-        Some(heartbeat),
-    ]
-    .into_iter()
-    .flatten()
-    {
+    drain::await_intake(acceptors, global_fifo).await;
+    drain::await_connections(&server, &mut workers, &mut signals).await;
+    drain::await_listeners(&server).await;
+    for task in tasks {
         task.abort();
         let _ = task.await;
     }
@@ -233,6 +163,37 @@ async fn serve(config: Config, helper: HelperProgram, host: Host) -> Result<(), 
     helpers.shutdown().await;
     info!("drain ended");
     Ok(())
+}
+
+fn serve_global_fifo(server: &Arc<Shared>) -> Result<Option<JoinHandle<()>>, ServeError> {
+    let Some(fifos) = &server.fifos else {
+        return Ok(None);
+    };
+    let fifo = fifos.create(GLOBAL_FIFO)?;
+    let serving = doors::serve_global(Arc::clone(server), fifo);
+    Ok(Some(tokio::spawn(serving)))
+}
+
+/// Starts what goes on beside the workers, until the end.
+fn start_tasks(
+    server: &Arc<Shared>,
+    tls: Option<TlsAcceptor>,
+    watch: Option<Watch>,
+) -> Vec<JoinHandle<()>> {
+    let watcher = Arc::clone(server);
+    let mut tasks = vec![
+        tokio::spawn(async move {
+            if let Some(fifos) = &watcher.fifos {
+                watcher.fifo_watch.run(fifos).await;
+            }
+        }),
+        tokio::spawn(identify::watch(Arc::clone(server))),
+        tokio::spawn(tending::run(Arc::clone(server))),
+    ];
+    let certificates = tls.map(|tls| tokio::spawn(certificates::watch(Arc::clone(server), tls)));
+    let reloads = watch.map(|watch| tokio::spawn(watch.run(Arc::clone(server))));
+    tasks.extend(certificates.into_iter().chain(reloads));
+    tasks
 }
 
 fn bind(config: &Config, tls: Option<TlsAcceptor>) -> Result<Vec<Listener>, ServeError> {
@@ -291,12 +252,6 @@ fn open_fifos(config: &Config) -> Result<Option<FifoDirectory>, ServeError> {
     Ok(Some(FifoDirectory::open(&fifo.dir, options)?))
 }
 
-/// One thread for each core, unless the configuration says otherwise.
-pub(crate) fn worker_count(config: &Config) -> usize {
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    config.server().threads.map_or_else(cores, usize::from)
-}
-
 /// As many descriptors as the system allows: each connection takes one, with a FIFO two. Children
 /// keep the former limit, which the spawners were started with.
 fn raise_descriptor_limit() {
@@ -304,39 +259,5 @@ fn raise_descriptor_limit() {
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
         warn!(%error, "cannot raise the limit of open files");
-    }
-}
-
-/// The worker threads.
-#[derive(Debug)]
-struct Workers {
-    threads: Vec<JoinHandle<()>>,
-    /// Closed when the last thread has ended.
-    alive: mpsc::Receiver<()>,
-}
-
-impl Workers {
-    fn start(
-        server: &Arc<Shared>,
-        receivers: Vec<mpsc::UnboundedReceiver<Command>>,
-    ) -> Result<Self, ServeError> {
-        let (guard, alive) = mpsc::channel(1);
-        let threads = receivers.into_iter().enumerate().map(|(index, commands)| {
-            shard::start(index, Arc::clone(server), commands, guard.clone())
-        });
-        let threads = threads
-            .collect::<io::Result<_>>()
-            .map_err(ServeError::System)?;
-        Ok(Self { threads, alive })
-    }
-
-    /// Resolves when every worker has ended.
-    async fn ended(&mut self) {
-        while self.alive.recv().await.is_some() {}
-        for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                error!("a worker thread panicked");
-            }
-        }
     }
 }

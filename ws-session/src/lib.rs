@@ -45,6 +45,7 @@ mod packed;
 mod registry;
 mod sessions;
 mod store;
+mod target;
 mod token;
 
 #[cfg(any(test, feature = "testing"))]
@@ -55,10 +56,11 @@ pub use id::{
     UserId,
 };
 pub use outbound::{Outbound, PushError};
-pub use registry::{Binding, Connections, DuplicateConnection, Presence, Registry, Target};
+pub use registry::{Binding, Connections, DuplicateConnection, Presence, Registry};
 pub use sessions::{Recall, Remembered, Resumed, SessionConfig, Sessions};
 pub use store::{
     Changes, InvalidSessionData, MemoryStore, PendingChanges, Purge, SessionData, SessionQuery,
     SessionRecord, SessionStore, StoreError, StoreFuture, from_millis, to_millis,
 };
+pub use target::Target;
 pub use token::{InvalidSessionToken, SessionToken};

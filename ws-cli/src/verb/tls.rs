@@ -1,11 +1,14 @@
 //! How our clients find out whether a server is the one that was asked for.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature,
+};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
@@ -21,21 +24,30 @@ const SYSTEM_CERTIFICATES: [&str; 3] = [
 
 /// Trusts the certificates in the file `ca` or else the system's, or with `is_insecure` anybody's.
 pub(crate) fn client_config(ca: Option<&Path>, is_insecure: bool) -> Result<ClientConfig, Failure> {
-    let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+    if is_insecure {
+        return trusting(Arc::new(Unseen));
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(anyhow::Error::from)?;
-    Ok(if is_insecure {
-        let verifier = Arc::new(Anybody(provider));
-        builder
-            .dangerous()
-            .with_custom_certificate_verifier(verifier)
-            .with_no_client_auth()
-    } else {
-        builder
-            .with_root_certificates(roots(ca)?)
-            .with_no_client_auth()
-    })
+    Ok(builder
+        .with_root_certificates(roots(ca)?)
+        .with_no_client_auth())
+}
+
+/// Trusts whoever answers, after a witness has seen what it shows.
+pub(super) fn trusting(witness: Arc<dyn Witness>) -> Result<ClientConfig, Failure> {
+    let provider = Arc::new(ring::default_provider());
+    let verifier = Trusting {
+        algorithms: provider.signature_verification_algorithms,
+        witness,
+    };
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(anyhow::Error::from)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth())
 }
 
 /// Reads the certificates that are trusted.
@@ -51,7 +63,7 @@ pub(super) fn roots(file: Option<&Path>) -> Result<RootCertStore, Failure> {
             "no certificates of this system are found: name some with --ca",
         )
     })?;
-    let unusable = |error: &dyn std::fmt::Display| {
+    let unusable = |error: &dyn fmt::Display| {
         Failure::new(Code::Failed, format!("{}: {error}", path.display()))
     };
     let pem = fs::read(&path).map_err(|error| unusable(&error))?;
@@ -69,19 +81,51 @@ pub(super) fn roots(file: Option<&Path>) -> Result<RootCertStore, Failure> {
     Ok(roots)
 }
 
-/// Believes every certificate.
-#[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+/// Sees what a server shows that is trusted whatever it is.
+pub(super) trait Witness: fmt::Debug + Send + Sync {
+    /// Looks at its certificate and those behind it, for whom it was asked, and how it is at `now`.
+    fn see(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        now: UnixTime,
+    );
+}
 
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
+/// Nobody looks.
+#[derive(Debug)]
+struct Unseen;
+
+impl Witness for Unseen {
+    fn see(
         &self,
         _end_entity: &CertificateDer<'_>,
         _intermediates: &[CertificateDer<'_>],
         _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
         _now: UnixTime,
+    ) {
+    }
+}
+
+/// Trusts every certificate whose key the server has.
+#[derive(Debug)]
+struct Trusting {
+    algorithms: WebPkiSupportedAlgorithms,
+    witness: Arc<dyn Witness>,
+}
+
+impl ServerCertVerifier for Trusting {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        self.witness
+            .see(end_entity, intermediates, server_name, now);
         Ok(ServerCertVerified::assertion())
     }
 
@@ -91,12 +135,7 @@ impl ServerCertVerifier for Anybody {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(
-            message,
-            cert,
-            dss,
-            &self.0.signature_verification_algorithms,
-        )
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -105,15 +144,10 @@ impl ServerCertVerifier for Anybody {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(
-            message,
-            cert,
-            dss,
-            &self.0.signature_verification_algorithms,
-        )
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.algorithms.supported_schemes()
     }
 }

@@ -38,10 +38,7 @@ pub(super) fn user(value: &RawValue) -> Result<(u32, Option<u32>), Problem> {
     match (user.ok().flatten(), number) {
         (Some(user), _) => Ok((user.uid.as_raw(), Some(user.gid.as_raw()))),
         (None, Some(number)) => Ok((number, None)),
-        (None, None) => Err(Problem::Malformed {
-            given: name,
-            expected: "a user of this host".to_owned(),
-        }),
+        (None, None) => Err(Problem::malformed(name, "a user of this host")),
     }
 }
 
@@ -54,10 +51,7 @@ pub(super) fn group(value: &RawValue) -> Result<u32, Problem> {
     let group = Group::from_name(&name).ok().flatten();
     group
         .map(|group| group.gid.as_raw())
-        .ok_or_else(|| Problem::Malformed {
-            given: name,
-            expected: "a group of this host".to_owned(),
-        })
+        .ok_or_else(|| Problem::malformed(name, "a group of this host"))
 }
 
 fn name_or_number(value: &RawValue) -> Result<(String, Option<u32>), Problem> {
@@ -74,10 +68,7 @@ fn name_or_number(value: &RawValue) -> Result<(String, Option<u32>), Problem> {
     // (uid_t) -1 means "do not change" to the system calls.
     let number = text.parse().ok().filter(|&number: &u32| number != u32::MAX);
     if text.is_empty() || text.contains('\0') {
-        return Err(Problem::Malformed {
-            given: text,
-            expected: "a name or a number".to_owned(),
-        });
+        return Err(Problem::malformed(text, "a name or a number"));
     }
     Ok((text, number))
 }

@@ -1,14 +1,107 @@
-//! The settings that `[app]` and `[validate]` share: how a callback is run.
+//! How a callback is run: what `[app]` and `[validate]` have alike.
 
-use std::num::NonZeroU64;
+use std::collections::BTreeMap;
+use std::num::{NonZeroU64, NonZeroUsize};
 
-use ws_ipc::Recycling;
+use ws_ipc::{Address, Recycling};
 
 use super::account::{self, Account};
-use super::build::{DAY, SHORTEST};
-use super::reader::{self, Reader};
-use super::sandbox::{self, SandboxPaths};
-use super::typed::{CallbackBackend, ExecConfig, ForkExit, Output, PoolConfig};
+use super::parse;
+use super::reader::Reader;
+use super::sandbox::{self, Sandbox};
+use super::settings;
+use super::units::{DAY, SHORTEST};
+
+/// How a callback is run.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum CallbackBackend {
+    /// A command, once for each.
+    Exec(ExecConfig),
+    /// A command that forks for each.
+    Fork(PoolConfig),
+    /// A command that answers one after another.
+    Worker(PoolConfig),
+    /// A server that speaks SCGI.
+    Scgi(Address),
+    /// A server that speaks FastCGI.
+    FastCgi(Address),
+    /// A command, once for each connection; the application only.
+    Stream(ExecConfig),
+}
+
+impl CallbackBackend {
+    /// Returns the name as written in the configuration.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Exec(_) => "exec",
+            Self::Fork(_) => "fork",
+            Self::Worker(_) => "worker",
+            Self::Scgi(_) => "scgi",
+            Self::FastCgi(_) => "fastcgi",
+            Self::Stream(_) => "stream",
+        }
+    }
+
+    /// Returns the command that is started, unless somebody else has started it.
+    pub fn exec(&self) -> Option<&ExecConfig> {
+        match self {
+            Self::Exec(exec) | Self::Stream(exec) => Some(exec),
+            Self::Fork(pool) | Self::Worker(pool) => Some(&pool.exec),
+            Self::Scgi(_) | Self::FastCgi(_) => None,
+        }
+    }
+}
+
+/// A command and how it is started.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ExecConfig {
+    /// Program and arguments, at least the program.
+    pub command: Vec<String>,
+    /// Further environment variables.
+    pub env: BTreeMap<String, String>,
+    /// What it runs as; `None` is the user of the server.
+    pub account: Option<Account>,
+    /// What it writes.
+    pub output: Output,
+    /// What it may not do and how much it may use.
+    pub sandbox: Box<Sandbox>,
+}
+
+/// A command that is kept running.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PoolConfig {
+    /// The command. What it writes are answers of CGI.
+    pub exec: ExecConfig,
+    /// How many processes of it; `None` is one per core for workers, one for fork servers.
+    pub processes: Option<NonZeroUsize>,
+    /// When a process is replaced.
+    pub recycling: Recycling,
+    /// How the children of a fork server end.
+    pub fork_exit: ForkExit,
+}
+
+/// How the children of a fork server end once they have answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForkExit {
+    /// As programs of their language do.
+    Normal,
+    /// At once.
+    Kill,
+}
+
+/// What a callback writes to its stdout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// The answer.
+    Plain,
+    /// Header lines, an empty line, the answer.
+    Cgi,
+    /// Messages, one in each line.
+    Lines,
+}
 
 /// The backends that run a callback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,71 +152,68 @@ impl CallbackKind {
     }
 }
 
-/// The paths of one section's settings.
-pub(super) struct Keys {
-    pub(super) backend: &'static str,
-    pub(super) command: &'static str,
-    pub(super) params: &'static str,
-    env: &'static str,
-    user: &'static str,
-    group: &'static str,
-    output: &'static str,
-    address: &'static str,
-    processes: &'static str,
-    outputs: &'static [(&'static str, Output)],
-    recycle_requests: &'static str,
-    recycle_memory: &'static str,
-    recycle_age: &'static str,
-    fork_exit: &'static str,
-    sandbox: SandboxPaths,
+/// What the key `backend` names.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Chosen {
+    None,
+    App,
+    Demo,
+    Echo,
+    Callback(CallbackKind),
 }
 
-macro_rules! keys {
-    ($section:literal, $sandbox:expr, $outputs:expr) => {
-        Keys {
-            backend: concat!($section, ".backend"),
-            command: concat!($section, ".command"),
-            params: concat!($section, ".params"),
-            env: concat!($section, ".env"),
-            user: concat!($section, ".user"),
-            group: concat!($section, ".group"),
-            output: concat!($section, ".output"),
-            address: concat!($section, ".address"),
-            processes: concat!($section, ".processes"),
-            outputs: $outputs,
-            recycle_requests: concat!($section, ".recycle_requests"),
-            recycle_memory: concat!($section, ".recycle_memory"),
-            recycle_age: concat!($section, ".recycle_age"),
-            fork_exit: concat!($section, ".fork_exit"),
-            sandbox: $sandbox,
+impl Chosen {
+    pub(super) fn callback(self) -> Option<CallbackKind> {
+        match self {
+            Self::Callback(kind) => Some(kind),
+            _ => None,
         }
-    };
+    }
 }
 
-pub(super) const APP: Keys = keys!(
-    "app",
-    sandbox::APP,
-    &[
-        ("plain", Output::Plain),
-        ("cgi", Output::Cgi),
-        ("lines", Output::Lines),
-    ]
-);
-pub(super) const VALIDATE: Keys = keys!(
-    "validate",
-    sandbox::VALIDATE,
-    &[("plain", Output::Plain), ("cgi", Output::Cgi)]
-);
+/// A section whose settings say how a callback is run.
+#[derive(Clone, Copy)]
+pub(super) struct CallbackSection {
+    name: &'static str,
+    outputs: &'static [(&'static str, Output)],
+}
 
-/// Reads which backend was chosen, among the callbacks and these.
-pub(super) fn choose<T: Copy + From<CallbackKind>>(
+impl CallbackSection {
+    pub(super) const APP: Self = Self {
+        name: "app",
+        outputs: &[
+            ("plain", Output::Plain),
+            ("cgi", Output::Cgi),
+            ("lines", Output::Lines),
+        ],
+    };
+    pub(super) const VALIDATE: Self = Self {
+        name: "validate",
+        outputs: &[("plain", Output::Plain), ("cgi", Output::Cgi)],
+    };
+
+    /// The path of one of its settings.
+    pub(super) fn path(self, key: &str) -> &'static str {
+        settings::path_in(self.name, key)
+    }
+}
+
+/// Reads which backend was chosen, among the callbacks and these. If none is named, a command is
+/// run.
+pub(super) fn choose(
     reader: &mut Reader<'_>,
-    keys: &Keys,
-    others: &[(&'static str, T)],
-) -> Option<T> {
-    let callbacks = CallbackKind::NAMES.map(|(name, kind)| (name, T::from(kind)));
+    section: CallbackSection,
+    others: &[(&'static str, Chosen)],
+    without_command: Chosen,
+) -> Chosen {
+    let callbacks = CallbackKind::NAMES.map(|(name, kind)| (name, Chosen::Callback(kind)));
     let choices: Vec<_> = others.iter().copied().chain(callbacks).collect();
-    reader.read_optional(keys.backend, |value| reader::choice(value, &choices))
+    let backend = section.path("backend");
+    let chosen = reader.read_optional(backend, |value| parse::choice(value, &choices));
+    chosen.unwrap_or_else(|| match reader.is_given(section.path("command")) {
+        true => Chosen::Callback(CallbackKind::Exec),
+        false => without_command,
+    })
 }
 
 /// Reads what the chosen callback needs; `None` if none was chosen. All settings are checked, also
@@ -131,30 +221,32 @@ pub(super) fn choose<T: Copy + From<CallbackKind>>(
 pub(super) fn read(
     reader: &mut Reader<'_>,
     chosen: Option<CallbackKind>,
-    keys: &Keys,
+    section: CallbackSection,
 ) -> Option<CallbackBackend> {
-    let exec = exec(reader, keys);
-    let address = reader.address(keys.address);
+    let exec = exec(reader, section);
+    let address = reader.address(section.path("address"));
     let pool = PoolConfig {
         exec: ExecConfig {
             output: Output::Cgi,
             ..exec.clone()
         },
         processes: reader
-            .read_optional(keys.processes, |value| reader::number(value, 1, 1024))
-            .and_then(std::num::NonZeroUsize::new),
-        recycling: recycling(reader, keys),
+            .read_optional(section.path("processes"), |value| {
+                parse::number(value, 1, 1024)
+            })
+            .and_then(NonZeroUsize::new),
+        recycling: recycling(reader, section),
         fork_exit: reader.choice(
-            keys.fork_exit,
+            section.path("fork_exit"),
             &[("normal", ForkExit::Normal), ("kill", ForkExit::Kill)],
         ),
     };
-    check_use(reader, chosen, keys);
+    check_use(reader, chosen, section);
     let kind = chosen?;
     let address = match (kind.has_address(), address) {
         (true, None) => {
-            if !reader.is_given(keys.address) {
-                reader.conflict(keys.address, kind.needs());
+            if !reader.is_given(section.path("address")) {
+                reader.conflict(section.path("address"), kind.needs());
             }
             return None;
         }
@@ -170,65 +262,71 @@ pub(super) fn read(
     })
 }
 
-fn exec(reader: &mut Reader<'_>, keys: &Keys) -> ExecConfig {
-    let command = reader.command(keys.command);
-    let user = reader.read_optional(keys.user, account::user);
-    let group = reader.read_optional(keys.group, account::group);
+fn exec(reader: &mut Reader<'_>, section: CallbackSection) -> ExecConfig {
+    let command = reader.command(section.path("command"));
+    let user = reader.read_optional(section.path("user"), account::user);
+    let group = reader.read_optional(section.path("group"), account::group);
     let exec = ExecConfig {
         command: command.unwrap_or_default(),
-        env: reader.environment(keys.env),
-        output: reader.choice(keys.output, keys.outputs),
+        env: reader.environment(section.path("env")),
+        output: reader.choice(section.path("output"), section.outputs),
         account: match (user, user.and_then(|(_, primary)| group.or(primary))) {
             (Some((uid, _)), Some(gid)) => Some(Account::new(uid, gid)),
             _ => None,
         },
-        sandbox: Box::new(sandbox::sandbox(reader, &keys.sandbox)),
+        sandbox: Box::new(sandbox::read(reader, section)),
     };
-    if reader.is_given(keys.group) && !reader.is_given(keys.user) {
-        reader.conflict(keys.group, "has no effect without a user");
-    } else if user.is_some() && exec.account.is_none() && !reader.is_given(keys.group) {
-        reader.conflict(keys.user, "is unknown to this host, so a group is needed");
+    if reader.is_given(section.path("group")) && !reader.is_given(section.path("user")) {
+        reader.conflict(section.path("group"), "has no effect without a user");
+    } else if user.is_some() && exec.account.is_none() && !reader.is_given(section.path("group")) {
+        reader.conflict(
+            section.path("user"),
+            "is unknown to this host, so a group is needed",
+        );
     }
     exec
 }
 
-fn recycling(reader: &mut Reader<'_>, keys: &Keys) -> Recycling {
+fn recycling(reader: &mut Reader<'_>, section: CallbackSection) -> Recycling {
     Recycling {
-        max_requests: reader.read(keys.recycle_requests, |value| {
-            let number = reader::number(value, 0, 1_000_000_000)?;
+        max_requests: reader.read(section.path("recycle_requests"), |value| {
+            let number = parse::number(value, 0, 1_000_000_000)?;
             Ok(NonZeroU64::new(number as u64))
         }),
         max_memory: reader
-            .read_optional(keys.recycle_memory, |value| {
-                reader::size(value, 1 << 20, 1 << 40)
+            .read_optional(section.path("recycle_memory"), |value| {
+                parse::size(value, 1 << 20, 1 << 40)
             })
             .map(|bytes| bytes as u64),
-        max_age: reader.read_optional(keys.recycle_age, |value| {
-            reader::duration(value, SHORTEST, 365 * DAY)
+        max_age: reader.read_optional(section.path("recycle_age"), |value| {
+            parse::duration(value, SHORTEST, 365 * DAY)
         }),
     }
 }
 
 /// Notes the settings that the chosen backend would pass over, and the one that it lacks.
-fn check_use(reader: &mut Reader<'_>, chosen: Option<CallbackKind>, keys: &Keys) {
+fn check_use(reader: &mut Reader<'_>, chosen: Option<CallbackKind>, section: CallbackSection) {
     if let Some(kind) = chosen.filter(|kind| kind.has_command())
-        && !reader.is_given(keys.command)
+        && !reader.is_given(section.path("command"))
     {
-        reader.conflict(keys.command, kind.needs());
+        reader.conflict(section.path("command"), kind.needs());
     }
     let is = |holds: fn(CallbackKind) -> bool| chosen.is_some_and(holds);
     let is_kept = is(CallbackKind::is_kept);
     // Environment, user and output may stand in a file that another backend is chosen for now and
     // then; a command that is not run is a mistake.
     for (path, is_used) in [
-        (keys.command, is(CallbackKind::has_command)),
-        (keys.address, is(CallbackKind::has_address)),
-        (keys.processes, is_kept),
-        (keys.recycle_requests, is_kept),
-        (keys.recycle_memory, is_kept),
-        (keys.recycle_age, is_kept),
-        (keys.fork_exit, chosen == Some(CallbackKind::Fork)),
-        (keys.params, chosen.is_some()),
+        (section.path("command"), is(CallbackKind::has_command)),
+        (section.path("address"), is(CallbackKind::has_address)),
+        (section.path("processes"), is_kept),
+        (section.path("recycle_requests"), is_kept),
+        (section.path("recycle_memory"), is_kept),
+        (section.path("recycle_age"), is_kept),
+        (
+            section.path("fork_exit"),
+            chosen == Some(CallbackKind::Fork),
+        ),
+        (section.path("params"), chosen.is_some()),
     ] {
         if reader.is_changed(path) && !is_used {
             reader.conflict(path, "has no effect with this backend");

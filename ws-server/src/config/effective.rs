@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Config;
+use super::parse;
 use super::raw::{RawConfig, RawKind, RawValue};
-use super::reader;
 use super::settings::{self, DefaultValue, SETTINGS, Setting};
 use crate::store::without_secrets;
 
@@ -80,7 +80,7 @@ fn of_its_type(setting: &Setting, value: &RawValue) -> RawValue {
     let kind = match setting.default {
         DefaultValue::Flag(_) => text.parse().ok().map(RawKind::Boolean),
         DefaultValue::Number(_) => text.parse().ok().map(RawKind::Integer),
-        DefaultValue::List(_) => reader::texts(value).ok().map(|items| {
+        DefaultValue::List(_) => parse::texts(value).ok().map(|items| {
             let items = items
                 .into_iter()
                 .map(|item| value.with_kind(RawKind::Text(item.to_owned())));

@@ -155,6 +155,15 @@ pub enum Problem {
     Conflict(&'static str),
 }
 
+impl Problem {
+    pub(super) fn malformed(given: impl Into<String>, expected: impl Into<String>) -> Self {
+        Self::Malformed {
+            given: given.into(),
+            expected: expected.into(),
+        }
+    }
+}
+
 fn suggestion(nearest: Option<&str>) -> String {
     nearest
         .map(|name| format!(", did you mean {name}?"))

@@ -4,7 +4,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use super::fault::Problem;
 use super::origin::split_authority;
+use super::reader::Reader;
 
 /// A rule of `server.allowed_hosts` or `control.allowed_hosts`: what the `Host` header may say.
 ///
@@ -89,6 +91,18 @@ impl fmt::Display for HostRule {
             Self::Subdomain(parent) => write!(f, "*.{parent}"),
         }
     }
+}
+
+pub(super) fn rules(reader: &mut Reader<'_>, path: &'static str) -> Vec<HostRule> {
+    reader.list(path, |text, _| {
+        text.parse().map_err(|_| {
+            Problem::malformed(
+                text,
+                "a name or an address without a port, or a name with a wildcard label like \
+                       \"*.example.org\"",
+            )
+        })
+    })
 }
 
 #[cfg(test)]

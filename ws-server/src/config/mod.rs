@@ -4,54 +4,72 @@
 //! builds a [`RawConfig`], each value with its [`Source`]; [`Config::from_raw`] checks all of it and
 //! reports every fault at once. Names, meanings and defaults of the settings stand in one table, from
 //! which [`defaults`] renders a file with comments.
+//!
+//! Each section has a module with its checked form and with what reads it. The fields of these are
+//! public to be read; only [`Config`] makes them and it hands out references, so a configuration that
+//! exists is a valid one.
 
 mod account;
-mod build;
+mod app;
 mod callback;
 mod carbonphp;
+mod compression;
+mod control;
 mod effective;
 mod fault;
+mod fifo;
 mod host;
 mod identity;
+mod limits;
+mod listen;
+mod log;
+mod metrics;
 mod origin;
+mod parse;
 mod raw;
 mod reader;
 mod reload;
 mod sandbox;
+mod server;
 mod settings;
 #[cfg(test)]
 mod tests;
 mod tls;
 mod trusted;
-mod typed;
 mod units;
+mod unknown;
+mod validate;
 
 use std::path::{Path, PathBuf};
 
 pub use account::Account;
+pub use app::{AppBackend, AppConfig, Events, OnDisconnect, StreamOutput, Trim};
+pub use callback::{CallbackBackend, ExecConfig, ForkExit, Output, PoolConfig};
 pub use carbonphp::{CarbonPhpConfig, CarbonPhpConnections};
+pub use compression::CompressionConfig;
+pub use control::{ControlConfig, ControlTcpConfig};
 pub use fault::{Fault, InvalidConfig, Problem};
+pub use fifo::{FifoConfig, FifoFraming, FifoNaming, FifoPer, FifoRecords};
 pub use host::{HostRule, InvalidHost};
 pub use identity::{
-    CookieHash, CredentialPlace, LookupConfig, LookupFormat, LookupQuestion, PhpConfig, PhpHandler,
-    TokenAlgorithm, TokenConfig,
+    CookieHash, CredentialPlace, IdentityConfig, LookupConfig, LookupFormat, LookupQuestion,
+    PhpConfig, PhpHandler, TokenAlgorithm, TokenConfig,
 };
+pub use limits::LimitsConfig;
+pub use log::{LogConfig, LogFormat, LogLevel};
+pub use metrics::MetricsConfig;
 pub(crate) use origin::split_authority;
-pub use origin::{InvalidOrigin, OriginRule, WebOrigin};
+pub use origin::{InvalidOrigin, OriginConfig, OriginRule, WebOrigin};
 pub use raw::{Position, RawConfig, RawKind, RawValue, Source, SourceKind};
 pub use reload::{Change, Reloaded, Shown};
 pub use sandbox::{CgroupPlace, Sandbox};
+pub use server::{Console, ServerConfig};
 pub use settings::{Applies, defaults, is_secret, is_setting, reference};
 pub(crate) use tls::ALPN;
+pub use tls::Tls;
 pub use trusted::{InvalidTrustedPeer, TrustedPeer, TrustedPeers};
-pub use typed::{
-    AppBackend, AppConfig, CallbackBackend, CompressionConfig, Console, ControlConfig,
-    ControlTcpConfig, Events, ExecConfig, FifoConfig, FifoFraming, FifoNaming, FifoPer,
-    FifoRecords, ForkExit, IdentityConfig, LimitsConfig, LogConfig, LogFormat, LogLevel,
-    MetricsConfig, OnDisconnect, OriginConfig, Output, PoolConfig, ServerConfig, StreamOutput, Tls,
-    Trim, ValidateBackend, ValidateConfig,
-};
 pub use units::{parse_duration, parse_size};
+pub use validate::{ValidateBackend, ValidateConfig};
 
 /// Where a listener is.
 pub use ws_transport::{ListenAddr, ListenSocket};
@@ -59,6 +77,7 @@ pub use ws_transport::{ListenAddr, ListenSocket};
 pub use crate::store::{DatabaseKind, DatabaseUrl, StoreAddress, without_secrets};
 
 use effective::Written;
+use listen::is_local;
 use reader::Reader;
 
 /// A checked configuration of the whole server.
@@ -90,23 +109,23 @@ impl Config {
     /// that do not go together.
     pub fn from_raw(raw: &RawConfig, base_dir: &Path) -> Result<Self, InvalidConfig> {
         let mut reader = Reader::new(raw, base_dir);
-        let server = build::server(&mut reader);
-        let fifo = build::fifo(&mut reader, &server.state_dir);
-        let (origin, limits) = (build::origin(&mut reader), build::limits(&mut reader));
-        let compression = build::compression(&mut reader);
-        let identity = build::identity(&mut reader, &server.state_dir);
-        let app = build::app(&mut reader);
+        let server = server::read(&mut reader);
+        let fifo = fifo::read(&mut reader, &server.state_dir);
+        let (origin, limits) = (origin::read(&mut reader), limits::read(&mut reader));
+        let compression = compression::read(&mut reader);
+        let identity = identity::read(&mut reader, &server.state_dir);
+        let app = app::read(&mut reader);
         let config = Self {
             origin,
             limits,
             compression,
             identity,
-            validate: build::validate(&mut reader, &app.backend),
+            validate: validate::read(&mut reader, &app.backend),
             app,
             carbonphp: carbonphp::read(&mut reader),
-            control: build::control(&mut reader),
-            metrics: build::metrics(&mut reader),
-            log: build::log(&mut reader),
+            control: control::read(&mut reader),
+            metrics: metrics::read(&mut reader),
+            log: log::read(&mut reader),
             server,
             fifo,
             development: false,
@@ -227,17 +246,5 @@ impl Config {
     /// host must not reach them.
     pub fn is_local_only(&self) -> bool {
         self.development || matches!(self.app.backend, AppBackend::Demo)
-    }
-}
-
-pub(super) fn is_local(addr: &ListenAddr) -> bool {
-    match addr.socket() {
-        ListenSocket::Tcp { host, .. } => {
-            let address = host.parse::<std::net::IpAddr>();
-            host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|ip| ip.is_loopback())
-        }
-        ListenSocket::Unix(_) => true,
-        // What an inherited socket is bound to is not known here.
-        _ => false,
     }
 }

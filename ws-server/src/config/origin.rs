@@ -1,7 +1,35 @@
-//! Web origins, and the rules that say which of them may connect.
+//! `[origin]`: web origins, and the rules that say which of them may connect.
 
 use std::fmt;
 use std::str::FromStr;
+
+use super::fault::Problem;
+use super::reader::Reader;
+
+/// `[origin]`: which pages may connect.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct OriginConfig {
+    /// Rules; one of them must allow the origin.
+    pub allow: Vec<OriginRule>,
+    /// Whether a request without an `Origin` header is accepted.
+    pub allow_missing: bool,
+}
+
+pub(super) fn read(reader: &mut Reader<'_>) -> OriginConfig {
+    OriginConfig {
+        allow: reader.list("origin.allow", |text, _| {
+            text.parse().map_err(|_| {
+                Problem::malformed(
+                    text,
+                    "\"same-origin\", an origin like \"https://example.org\", or one with a \
+                           wildcard label like \"https://*.example.org\"",
+                )
+            })
+        }),
+        allow_missing: reader.flag("origin.allow_missing"),
+    }
+}
 
 /// A web origin: scheme, host and port ([RFC 6454](https://www.rfc-editor.org/rfc/rfc6454)).
 ///

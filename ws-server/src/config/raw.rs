@@ -128,6 +128,26 @@ impl RawKind {
             Self::Unavailable(_) => "nothing",
         }
     }
+
+    /// Whether two values are the same, wherever they were written.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Table(one), Self::Table(other)) => {
+                one.len() == other.len()
+                    && one
+                        .iter()
+                        .zip(other)
+                        .all(|((name, value), (other_name, other))| {
+                            name == other_name && value.kind.is_same(&other.kind)
+                        })
+            }
+            (Self::List(one), Self::List(other)) => {
+                let mut pairs = one.iter().zip(other);
+                one.len() == other.len() && pairs.all(|(one, other)| one.kind.is_same(&other.kind))
+            }
+            _ => self == other,
+        }
+    }
 }
 
 /// One value as it was written, with its [`Source`] if there is one.

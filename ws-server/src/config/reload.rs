@@ -6,7 +6,6 @@ use super::Config;
 use super::effective::shown;
 use super::fault::InvalidConfig;
 use super::raw::{RawConfig, RawValue};
-use super::reader::is_same;
 use super::settings::{Applies, SETTINGS};
 
 /// The outcome of [`Config::reloaded`].
@@ -97,7 +96,7 @@ impl Config {
             let path = setting.path;
             let (before, after) = (old.effective(setting), new.effective(setting));
             let is_changed = match (&before, &after) {
-                (Some(before), Some(after)) => !is_same(before.kind(), after.kind()),
+                (Some(before), Some(after)) => !before.kind().is_same(after.kind()),
                 (before, after) => before.is_some() || after.is_some(),
             };
             if is_changed {

@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::callback::CallbackSection;
+use super::parse;
 use super::raw::{RawKind, RawValue};
-use super::reader::{self, Reader};
+use super::reader::Reader;
+use super::units::{DAY, SECOND};
 
 /// What a command may not do, and how much of the host it may use: settings of `[app]` and of
 /// `[validate]`.
@@ -60,80 +63,41 @@ pub enum CgroupPlace {
     Dir(PathBuf),
 }
 
-/// The settings of one section.
-pub(super) struct SandboxPaths {
-    dir: &'static str,
-    umask: &'static str,
-    nice: &'static str,
-    no_new_privs: &'static str,
-    max_processes: &'static str,
-    max_memory: &'static str,
-    max_file_size: &'static str,
-    max_open_files: &'static str,
-    max_cpu_time: &'static str,
-    cgroup: &'static str,
-    landlock_read: &'static str,
-    landlock_execute: &'static str,
-    landlock_write: &'static str,
-}
-
-macro_rules! paths {
-    ($section:literal) => {
-        SandboxPaths {
-            dir: concat!($section, ".dir"),
-            umask: concat!($section, ".umask"),
-            nice: concat!($section, ".nice"),
-            no_new_privs: concat!($section, ".no_new_privs"),
-            max_processes: concat!($section, ".max_processes"),
-            max_memory: concat!($section, ".max_memory"),
-            max_file_size: concat!($section, ".max_file_size"),
-            max_open_files: concat!($section, ".max_open_files"),
-            max_cpu_time: concat!($section, ".max_cpu_time"),
-            cgroup: concat!($section, ".cgroup"),
-            landlock_read: concat!($section, ".landlock_read"),
-            landlock_execute: concat!($section, ".landlock_execute"),
-            landlock_write: concat!($section, ".landlock_write"),
-        }
-    };
-}
-
-pub(super) const APP: SandboxPaths = paths!("app");
-pub(super) const VALIDATE: SandboxPaths = paths!("validate");
-
 /// More than any host has, and what arithmetic may still be done with.
 const MOST_BYTES: usize = 1 << 40;
-const SECOND: Duration = Duration::from_secs(1);
-const DAY: Duration = Duration::from_secs(86_400);
 
-pub(super) fn sandbox(reader: &mut Reader<'_>, paths: &SandboxPaths) -> Sandbox {
+pub(super) fn read(reader: &mut Reader<'_>, section: CallbackSection) -> Sandbox {
     let whole = |number: usize| u64::try_from(number).expect("no platform has wider addresses");
-    let count = |value: &RawValue, min, max| reader::number(value, min, max).map(whole);
-    let size = |value: &RawValue, min| reader::size(value, min, MOST_BYTES).map(whole);
+    let count = |value: &RawValue, min, max| parse::number(value, min, max).map(whole);
+    let size = |value: &RawValue, min| parse::size(value, min, MOST_BYTES).map(whole);
     let listed =
         |reader: &mut Reader<'_>, path| reader.list(path, |text, base| Ok(base.join(text)));
-    let nice = reader.read(paths.nice, |value| {
-        let nice = reader::number(value, 0, 19)?;
+    let nice = reader.read(section.path("nice"), |value| {
+        let nice = parse::number(value, 0, 19)?;
         Ok(u8::try_from(nice).expect("it is at most 19"))
     });
     let sandbox = Sandbox {
-        dir: reader.optional_path(paths.dir),
-        umask: reader.read_optional(paths.umask, reader::mode),
+        dir: reader.optional_path(section.path("dir")),
+        umask: reader.read_optional(section.path("umask"), parse::mode),
         nice: (nice > 0).then_some(nice),
-        no_new_privs: reader.flag(paths.no_new_privs),
-        max_processes: reader.read_optional(paths.max_processes, |it| count(it, 1, 1_000_000)),
-        max_memory: reader.read_optional(paths.max_memory, |it| size(it, 1 << 20)),
-        max_file_size: reader.read_optional(paths.max_file_size, |it| size(it, 0)),
-        max_open_files: reader.read_optional(paths.max_open_files, |it| count(it, 8, 1_000_000)),
-        max_cpu_time: reader
-            .read_optional(paths.max_cpu_time, |it| reader::duration(it, SECOND, DAY)),
-        cgroup: reader.optional_place(paths.cgroup),
-        landlock_read: listed(reader, paths.landlock_read),
-        landlock_execute: listed(reader, paths.landlock_execute),
-        landlock_write: listed(reader, paths.landlock_write),
+        no_new_privs: reader.flag(section.path("no_new_privs")),
+        max_processes: reader
+            .read_optional(section.path("max_processes"), |it| count(it, 1, 1_000_000)),
+        max_memory: reader.read_optional(section.path("max_memory"), |it| size(it, 1 << 20)),
+        max_file_size: reader.read_optional(section.path("max_file_size"), |it| size(it, 0)),
+        max_open_files: reader
+            .read_optional(section.path("max_open_files"), |it| count(it, 8, 1_000_000)),
+        max_cpu_time: reader.read_optional(section.path("max_cpu_time"), |it| {
+            parse::duration(it, SECOND, DAY)
+        }),
+        cgroup: reader.optional_place(section.path("cgroup")),
+        landlock_read: listed(reader, section.path("landlock_read")),
+        landlock_execute: listed(reader, section.path("landlock_execute")),
+        landlock_write: listed(reader, section.path("landlock_write")),
     };
     if sandbox.has_landlock() && !sandbox.no_new_privs {
         reader.conflict(
-            paths.no_new_privs,
+            section.path("no_new_privs"),
             "is needed by landlock_read, landlock_execute and landlock_write",
         );
     }

@@ -1,10 +1,12 @@
 //! Every setting: its name, its default and what it means. The one place that defaults live in.
 
-mod callbacks;
+mod app;
+mod callback;
 mod carbonphp;
 mod doors;
 mod identity;
 mod server;
+mod validate;
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -82,6 +84,12 @@ impl Setting {
 
 pub(super) fn find(path: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.path == path)
+}
+
+/// The path of a setting that several sections have.
+pub(super) fn path_in(section: &str, key: &str) -> &'static str {
+    let setting = SETTINGS.iter().find(|it| it.split() == (section, key));
+    setting.expect("the section has such a setting").path
 }
 
 /// Whether the path is that of a section: `server`, or `server.proxy` inside it.
@@ -244,10 +252,18 @@ GiB. Relative paths are relative to the file. Lists in variables have commas.
 /// In the order of the rendered file: keys of a section stand together.
 pub(super) const SETTINGS: &[Setting] = &joined::<{ count() }>();
 
-const PARTS: [&[Setting]; 5] = [
+const PARTS: [&[Setting]; 13] = [
     server::SETTINGS,
     identity::SETTINGS,
-    callbacks::SETTINGS,
+    validate::BACKEND,
+    callback::VALIDATE.command,
+    validate::QUESTIONS,
+    callback::VALIDATE.confinement,
+    app::BACKEND,
+    callback::APP.command,
+    app::MESSAGES,
+    callback::APP.confinement,
+    app::ACCOUNT,
     carbonphp::SETTINGS,
     doors::SETTINGS,
 ];

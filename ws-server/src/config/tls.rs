@@ -2,8 +2,20 @@
 
 use ws_transport::{ClientAuth, TlsConfig};
 
-use super::reader::{self, Reader};
-use super::typed::Tls;
+use super::parse;
+use super::reader::Reader;
+
+/// `[server.tls]`: what listeners with TLS show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Tls {
+    /// Nothing: there are no such listeners.
+    Off,
+    /// A certificate that is made at the start.
+    SelfSigned,
+    /// A certificate and its key in files.
+    Files(TlsConfig),
+}
 
 /// What is spoken over TLS (RFC 7301 §6).
 pub(crate) const ALPN: &[u8] = b"http/1.1";
@@ -18,7 +30,7 @@ pub(super) fn tls(reader: &mut Reader<'_>) -> Tls {
             ("optional", ClientAuth::Optional),
             ("required", ClientAuth::Required),
         ];
-        reader::choice(value, &choices)
+        parse::choice(value, &choices)
     });
     let is_self_signed = reader.flag("server.tls.self_signed");
     let files = match (certificate, key) {

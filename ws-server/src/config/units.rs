@@ -2,6 +2,14 @@
 
 use std::time::Duration;
 
+/// Smallest allowed timeout. Below it everything fails.
+pub(super) const SHORTEST: Duration = Duration::from_millis(10);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
+pub(super) const GIB: usize = 1 << 30;
+
 /// Units of time, the largest first, in milliseconds.
 const TIME_UNITS: [(&str, u64); 5] = [
     ("d", 86_400_000),

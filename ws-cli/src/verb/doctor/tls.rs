@@ -6,17 +6,17 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::ServerCertVerifier as _;
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::{CertificateError, ClientConfig};
 use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
 use crate::failure::Failure;
-use crate::verb::tls::roots;
+use crate::verb::tls::{Witness, roots, trusting};
 
 /// What a server has shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,26 +50,19 @@ pub(super) fn observing(
     alpn: &str,
 ) -> Result<(ClientConfig, Arc<Observer>), Failure> {
     let provider = Arc::new(ring::default_provider());
-    let roots = Arc::new(roots(ca)?);
-    let judge = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
+    let judge = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(ca)?), provider)
         .build()
         .context("certificates cannot be judged")?;
     let observer = Arc::new(Observer {
         judge,
         shown: Mutex::new(None),
     });
-    let verifier: Arc<dyn ServerCertVerifier> = observer.clone();
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(anyhow::Error::from)?
-        .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
+    let mut config = trusting(observer.clone())?;
     config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
     Ok((config, observer))
 }
 
-/// Accepts every certificate, after it was judged.
+/// Judges what it is shown.
 #[derive(Debug)]
 pub(super) struct Observer {
     judge: Arc<WebPkiServerVerifier>,
@@ -84,22 +77,17 @@ impl Observer {
     }
 }
 
-impl ServerCertVerifier for Observer {
-    fn verify_server_cert(
+impl Witness for Observer {
+    fn see(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
         now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let judged = self.judge.verify_server_cert(
-            end_entity,
-            intermediates,
-            server_name,
-            ocsp_response,
-            now,
-        );
+    ) {
+        let judged =
+            self.judge
+                .verify_server_cert(end_entity, intermediates, server_name, &[], now);
         let chain: Vec<Link> = std::iter::once(end_entity)
             .chain(intermediates)
             .filter_map(Link::read)
@@ -114,29 +102,6 @@ impl ServerCertVerifier for Observer {
         };
         let mut kept = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         *kept = Some(shown);
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.judge.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.judge.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.judge.supported_verify_schemes()
     }
 }
 

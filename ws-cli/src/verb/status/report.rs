@@ -141,135 +141,120 @@ pub(crate) fn complaints(figures: &Figures) -> Vec<String> {
 /// Group, name, count, and what is said besides.
 fn rows(figures: &Figures) -> Vec<[String; 4]> {
     let uptime = figures.uptime().map(|it| it.as_secs_f64());
-    let uptime = uptime.filter(|it| *it > 0.0);
-    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
-    let per_second = |path: &str| {
-        let rate = uptime.map(|uptime| figures.count(path) as f64 / uptime);
-        rate.map_or(String::new(), human::rate)
+    let mut table = Table {
+        figures,
+        uptime: uptime.filter(|it| *it > 0.0),
+        rows: Vec::new(),
+        group: "",
     };
-    let size = |path: &str| human::size(figures.count(path));
-    let gauge = |name: &str| figures.gauge(name).unwrap_or_default();
-    let mut table = Table::default();
-
-    table.group("connections");
-    let most = format!("of {:.0}", gauge("ws_connections_max"));
-    table.always(figures, "open", "connections.open", most);
-    table.always(figures, "users", "users", String::new());
-    table.always(figures, "sessions", "sessions", String::new());
-    table.count(
-        figures,
-        "opened",
-        "connections.opened",
-        per_second("connections.opened"),
-    );
-    table.count(
-        figures,
-        "closed",
-        "connections.closed",
-        figures.reasons("connections.closed_by"),
-    );
-    table.count(figures, "refused", "sockets.refused", String::new());
-
-    table.group("messages");
-    table.always(
-        figures,
-        "received",
-        "messages.received",
-        format!(
-            "{}  {}",
-            per_second("messages.received"),
-            size("messages.received_bytes")
-        ),
-    );
-    table.always(
-        figures,
-        "sent",
-        "messages.sent",
-        per_second("messages.sent"),
-    );
-    table.count(figures, "held back", "messages.held_back", String::new());
-    table.count(figures, "not sent", "messages.dropped", String::new());
-    table.row("waiting", size("messages.waiting_bytes"), String::new());
-
-    if figures.count("callbacks.accepted") > 0 || figures.gauge("ws_callbacks_running").is_some() {
-        table.group("callbacks");
-        table.always(
-            figures,
-            "accepted",
-            "callbacks.accepted",
-            per_second("callbacks.accepted"),
-        );
-        if let Some(running) = figures.gauge("ws_callbacks_running") {
-            table.row(
-                "running",
-                format!("{running:.0}"),
-                format!("of {:.0}", gauge("ws_callbacks_running_max")),
-            );
-        }
-        table.count(figures, "failed", "callbacks.failed", String::new());
-        table.count(figures, "cancelled", "callbacks.cancelled", String::new());
-        let durations = figures.callback_durations(None);
-        if let (Some(p50), Some(p99)) = (durations.quantile(0.5), durations.quantile(0.99)) {
-            table.row(
-                "took",
-                human::duration(p50),
-                format!("median; 99 of 100 at most {}", human::duration(p99)),
-            );
-        }
-        table.count(
-            figures,
-            "validations",
-            "callbacks.validations",
-            format!(
-                "{} accepted",
-                figures.count("callbacks.validations_accepted")
-            ),
-        );
-    }
-    if figures.count("programs.started") > 0 {
-        table.group("programs");
-        table.count(figures, "started", "programs.started", String::new());
-        table.count(figures, "ended", "programs.ended", String::new());
-    }
-    if figures.count("processes.commands") > 0 {
-        table.group("processes");
-        table.always(figures, "running", "processes.running", String::new());
-        table.count(figures, "restarts", "processes.restarts", String::new());
-        table.count(figures, "replaced", "processes.replaced", String::new());
-    }
-    table.group("pushes");
-    table.always(
-        figures,
-        "accepted",
-        "pushes.accepted",
-        per_second("pushes.accepted"),
-    );
-    table.count(figures, "delivered", "deliveries.made", String::new());
-    table.count(figures, "dropped", "deliveries.dropped", String::new());
-    table.count(figures, "by FIFO", "fifo.records", String::new());
-
-    table.group("sessions");
-    let store = output::printable(figures.text("identity.store").unwrap_or_default());
-    table.always(figures, "known", "identity.known", store);
-    table.count(
-        figures,
-        "waiting",
-        "identity.changes_waiting",
-        String::new(),
-    );
-    table.count(figures, "outages", "identity.store_outages", String::new());
-    table.count(figures, "revoked", "identity.revoked", String::new());
+    table.connections();
+    table.messages();
+    table.callbacks();
+    table.programs();
+    table.processes();
+    table.pushes();
+    table.sessions();
     table.rows
 }
 
-#[derive(Default)]
-struct Table {
+struct Table<'a> {
+    figures: &'a Figures,
+    /// In seconds; `None` if that is not known.
+    uptime: Option<f64>,
     rows: Vec<[String; 4]>,
     /// The name of a group that has no row yet.
     group: &'static str,
 }
 
-impl Table {
+impl Table<'_> {
+    fn connections(&mut self) {
+        self.group("connections");
+        let most = self.gauge("ws_connections_max");
+        self.always("open", "connections.open", format!("of {most:.0}"));
+        self.always("users", "users", String::new());
+        self.always("sessions", "sessions", String::new());
+        let rate = self.per_second("connections.opened");
+        self.count("opened", "connections.opened", rate);
+        let reasons = self.figures.reasons("connections.closed_by");
+        self.count("closed", "connections.closed", reasons);
+        self.count("refused", "sockets.refused", String::new());
+    }
+
+    fn messages(&mut self) {
+        self.group("messages");
+        let rate = self.per_second("messages.received");
+        let size = self.size("messages.received_bytes");
+        self.always("received", "messages.received", format!("{rate}  {size}"));
+        let rate = self.per_second("messages.sent");
+        self.always("sent", "messages.sent", rate);
+        self.count("held back", "messages.held_back", String::new());
+        self.count("not sent", "messages.dropped", String::new());
+        let waiting = self.size("messages.waiting_bytes");
+        self.row("waiting", waiting, String::new());
+    }
+
+    fn callbacks(&mut self) {
+        let running = self.figures.gauge("ws_callbacks_running");
+        if self.figures.count("callbacks.accepted") == 0 && running.is_none() {
+            return;
+        }
+        self.group("callbacks");
+        let rate = self.per_second("callbacks.accepted");
+        self.always("accepted", "callbacks.accepted", rate);
+        if let Some(running) = running {
+            let most = self.gauge("ws_callbacks_running_max");
+            self.row("running", format!("{running:.0}"), format!("of {most:.0}"));
+        }
+        self.count("failed", "callbacks.failed", String::new());
+        self.count("cancelled", "callbacks.cancelled", String::new());
+        let durations = self.figures.callback_durations(None);
+        if let (Some(p50), Some(p99)) = (durations.quantile(0.5), durations.quantile(0.99)) {
+            let besides = format!("median; 99 of 100 at most {}", human::duration(p99));
+            self.row("took", human::duration(p50), besides);
+        }
+        let accepted = self.figures.count("callbacks.validations_accepted");
+        self.count(
+            "validations",
+            "callbacks.validations",
+            format!("{accepted} accepted"),
+        );
+    }
+
+    fn programs(&mut self) {
+        if self.figures.count("programs.started") > 0 {
+            self.group("programs");
+            self.count("started", "programs.started", String::new());
+            self.count("ended", "programs.ended", String::new());
+        }
+    }
+
+    fn processes(&mut self) {
+        if self.figures.count("processes.commands") > 0 {
+            self.group("processes");
+            self.always("running", "processes.running", String::new());
+            self.count("restarts", "processes.restarts", String::new());
+            self.count("replaced", "processes.replaced", String::new());
+        }
+    }
+
+    fn pushes(&mut self) {
+        self.group("pushes");
+        let rate = self.per_second("pushes.accepted");
+        self.always("accepted", "pushes.accepted", rate);
+        self.count("delivered", "deliveries.made", String::new());
+        self.count("dropped", "deliveries.dropped", String::new());
+        self.count("by FIFO", "fifo.records", String::new());
+    }
+
+    fn sessions(&mut self) {
+        self.group("sessions");
+        let store = self.figures.text("identity.store").unwrap_or_default();
+        self.always("known", "identity.known", output::printable(store));
+        self.count("waiting", "identity.changes_waiting", String::new());
+        self.count("outages", "identity.store_outages", String::new());
+        self.count("revoked", "identity.revoked", String::new());
+    }
+
     /// Those that follow are of this group.
     fn group(&mut self, name: &'static str) {
         self.group = name;
@@ -281,15 +266,31 @@ impl Table {
             .push([group.to_owned(), name.to_owned(), value, besides]);
     }
 
-    fn always(&mut self, figures: &Figures, name: &str, path: &str, besides: String) {
-        self.row(name, figures.count(path).to_string(), besides);
+    fn always(&mut self, name: &str, path: &str, besides: String) {
+        self.row(name, self.figures.count(path).to_string(), besides);
     }
 
     /// Leaves out what never happened.
-    fn count(&mut self, figures: &Figures, name: &str, path: &str, besides: String) {
-        if figures.count(path) > 0 {
-            self.always(figures, name, path, besides);
+    fn count(&mut self, name: &str, path: &str, besides: String) {
+        if self.figures.count(path) > 0 {
+            self.always(name, path, besides);
         }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    fn per_second(&self, path: &str) -> String {
+        let rate = self
+            .uptime
+            .map(|uptime| self.figures.count(path) as f64 / uptime);
+        rate.map_or(String::new(), human::rate)
+    }
+
+    fn size(&self, path: &str) -> String {
+        human::size(self.figures.count(path))
+    }
+
+    fn gauge(&self, name: &str) -> f64 {
+        self.figures.gauge(name).unwrap_or_default()
     }
 }
 
