@@ -143,24 +143,78 @@ pub(crate) fn reap(pidfd: impl AsFd) -> io::Result<bool> {
     Ok(rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), options)?.is_some())
 }
 
-/// Which jobs an orphan may belong to; when all of them have been released, it is killed.
+/// Whom an orphan may belong to, jobs or processes; when all of them are gone, it is killed.
 ///
 /// One that carries a mark belongs to the job of that mark. One that removed it belongs to one of
-/// the jobs that were there when it was first seen, so it cannot outlive them all.
+/// those that were there when it was first seen, so it cannot outlive them all.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Suspects(BTreeSet<u64>);
+pub(crate) struct Suspects<T>(BTreeSet<T>);
 
-impl Suspects {
+impl<T: Copy + Ord> Suspects<T> {
     /// Any of these.
-    pub(crate) fn new(jobs: impl IntoIterator<Item = u64>) -> Self {
-        Self(jobs.into_iter().collect())
+    pub(crate) fn new(suspects: impl IntoIterator<Item = T>) -> Self {
+        Self(suspects.into_iter().collect())
     }
 
-    /// Leaves out the jobs that are gone; tells whether none remains.
-    pub(crate) fn retain(&mut self, is_there: impl Fn(u64) -> bool) -> bool {
-        self.0.retain(|&job| is_there(job));
+    /// Leaves out those that are gone; tells whether none remains.
+    pub(crate) fn retain(&mut self, is_there: impl Fn(T) -> bool) -> bool {
+        self.0.retain(|&suspect| is_there(suspect));
         self.0.is_empty()
     }
+}
+
+/// A process as nobody else ever is it: numbers are given again, but not in the same moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Instance {
+    pid: i32,
+    /// When it started, in ticks since the system did.
+    since: u64,
+}
+
+impl Instance {
+    /// The process that has this number, unless it has ended.
+    pub(crate) fn of(pid: i32) -> Option<Self> {
+        let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+        let since = start_in(&stat)?;
+        Some(Self { pid, since })
+    }
+
+    /// Whether it has not ended.
+    pub(crate) fn is_alive(self) -> bool {
+        Self::of(self.pid) == Some(self)
+    }
+}
+
+/// The start time in a line of `/proc/PID/stat`; `None` for a zombie.
+fn start_in(stat: &[u8]) -> Option<u64> {
+    // The name, in parentheses, may hold anything.
+    let name_end = memchr::memrchr(b')', stat)?;
+    let mut fields = str::from_utf8(&stat[name_end + 1..])
+        .ok()?
+        .split_ascii_whitespace();
+    // proc_pid_stat(5): the state is field 3, the start time field 22.
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+/// The living children of another process.
+///
+/// # Errors
+///
+/// The system's error if they may not be read; `NotFound` also if the process is gone.
+pub(crate) fn children_of(pid: i32) -> io::Result<Vec<Instance>> {
+    let mut pids = BTreeSet::new();
+    // The list has gaps when others in it are reaped meanwhile; hardly the same ones twice.
+    for _ in 0..2 {
+        for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+            let list = std::fs::read_to_string(task?.path().join("children"))?;
+            pids.extend(list.split_ascii_whitespace().flat_map(str::parse::<i32>));
+        }
+    }
+    Ok(pids.into_iter().filter_map(Instance::of).collect())
 }
 
 #[cfg(test)]
@@ -240,6 +294,47 @@ mod tests {
         assert!(peek(pid).unwrap().is_some_and(|status| status.exited()));
         assert!(reap(&descriptor).unwrap());
         assert!(reap(&descriptor).is_err());
+    }
+
+    #[test]
+    #[expect(
+        reason = "it is looked at as a zombie, then reaped"
+    )]
+    fn t58_instance_is_gone_when_its_process_is_a_zombie() {
+        let mut child = Command::new("/bin/cat")
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let instance = Instance::of(pid).unwrap();
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(instance.is_alive());
+        assert!(children_of(own).unwrap().contains(&instance));
+        let another = Instance {
+            since: instance.since + 1,
+            ..instance
+        };
+        assert!(!another.is_alive());
+        drop(child.stdin.take());
+        while peek(pid).unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        assert!(!instance.is_alive());
+        child.wait().unwrap();
+        assert!(!instance.is_alive());
+    }
+
+    #[test]
+    fn start_is_found_behind_any_name() {
+        let stat = |name: &str, state: &str| {
+            // Fields 4 to 23.
+            let rest = "4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 2222 23";
+            format!("12 ({name}) {state} {rest}\n").into_bytes()
+        };
+        assert_eq!(start_in(&stat("x", "S")), Some(2222));
+        assert_eq!(start_in(&stat(") Z 1 (", "R")), Some(2222));
+        assert_eq!(start_in(&stat("x", "Z")), None);
+        assert_eq!(start_in(b"12 (x"), None);
     }
 
     #[test]

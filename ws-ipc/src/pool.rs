@@ -38,7 +38,7 @@ pub struct PoolConfig {
     pub name: String,
 }
 
-/// What the processes of a pool do with a request.
+/// What the processes of a pool, or a service, do with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PoolKind {
     /// They fork for it, and take the next one meanwhile.
@@ -397,7 +397,8 @@ impl Shared {
             .config
             .dir
             .join(format!("{}.{number}.sock", self.config.name));
-        let service = Service::start(&self.spawners, self.config.command.clone(), &path).await?;
+        let PoolConfig { command, kind, .. } = &self.config;
+        let service = Service::start(&self.spawners, command.clone(), *kind, &path).await?;
         Ok(Life::new(service, &self.config, generation))
     }
 

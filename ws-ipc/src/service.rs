@@ -17,11 +17,12 @@ use tokio::sync::watch;
 
 use crate::cgi::CgiError;
 use crate::scgi::{self, Length};
+use crate::spawner::Kind;
 use crate::stderr::Lines;
 use crate::supervisor::{Backoff, BackoffConfig};
 use crate::unix_path::{self, BoundListener};
 use crate::{
-    Child, Confinement, Environment, Failure, Identity, Job, Signal, Spawners, socketpair,
+    Child, Confinement, Environment, Failure, Identity, Job, PoolKind, Signal, Spawners, socketpair,
 };
 
 /// A long-running program.
@@ -55,7 +56,8 @@ pub struct Service {
 impl Service {
     /// Binds the socket, with mode 0600, and starts the program.
     ///
-    /// A socket of the own user that is left at the path is replaced.
+    /// A socket of the own user that is left at the path is replaced. What a request of a fork
+    /// server leaves behind ends with its child, what one of a worker leaves behind with the worker.
     ///
     /// # Errors
     ///
@@ -64,6 +66,7 @@ impl Service {
     pub async fn start(
         spawners: &Spawners,
         command: ServiceCommand,
+        kind: PoolKind,
         socket_path: &Path,
     ) -> Result<Self, Failure> {
         let listener = BoundListener::bind(socket_path)
@@ -80,7 +83,7 @@ impl Service {
             }),
         };
         let mut state = shared.state.subscribe();
-        tokio::spawn(supervise(shared, spawners.clone(), command));
+        tokio::spawn(supervise(shared, spawners.clone(), command, kind));
         let started = state.wait_for(|state| state.phase != Phase::Starting).await;
         match started.map(|state| state.phase.clone()) {
             Ok(Phase::Running { .. }) => Ok(service),
@@ -381,12 +384,17 @@ enum Phase {
 }
 
 /// Keeps the program running until the service is closed.
-async fn supervise(shared: Arc<Shared>, spawners: Spawners, command: ServiceCommand) {
+async fn supervise(
+    shared: Arc<Shared>,
+    spawners: Spawners,
+    command: ServiceCommand,
+    kind: PoolKind,
+) {
     let mut closing = shared.closing.subscribe();
     let mut backoff = Backoff::new(BackoffConfig::default());
     loop {
         let program = command.argv.first();
-        let (failure, delay) = match live(&shared, &spawners, &command, &mut backoff).await {
+        let (failure, delay) = match live(&shared, &spawners, &command, kind, &mut backoff).await {
             End::Closed => break,
             // Whoever asked for it has said why.
             End::Condemned => {
@@ -431,6 +439,7 @@ async fn live(
     shared: &Shared,
     spawners: &Spawners,
     command: &ServiceCommand,
+    kind: PoolKind,
     backoff: &mut Backoff,
 ) -> End {
     let mut closing = shared.closing.subscribe();
@@ -439,8 +448,12 @@ async fn live(
         Err(error) => return End::Failed(Failure::cannot_start("service", &error)),
     };
     let (job, log) = job;
+    let kind = match kind {
+        PoolKind::ForkServers => Kind::ForkServer,
+        PoolKind::Workers => Kind::Run,
+    };
     let mut child = tokio::select! {
-        child = spawners.spawn(job) => match child {
+        child = spawners.spawn_as(kind, job) => match child {
             Ok(child) => child,
             Err(failure) => return End::Failed(failure),
         },

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ws_ipc::shims::{self, Shim};
 use ws_ipc::{
-    Confinement, Environment, Failure, Service, ServiceCommand, Spawners, SpawnersConfig, scgi_call,
+    Confinement, Environment, Failure, PoolKind, Service, ServiceCommand, Spawners, SpawnersConfig,
+    scgi_call,
 };
 
 use crate::Plan;
@@ -29,6 +30,7 @@ struct Variant {
     name: &'static str,
     args: &'static [&'static str],
     env: Vec<(&'static str, &'static str)>,
+    kind: PoolKind,
     /// What is wanted of its messages a second.
     wanted: &'static str,
 }
@@ -38,6 +40,7 @@ fn variants(shim: Shim) -> Vec<Variant> {
         name,
         args,
         env: env.concat(),
+        kind: PoolKind::ForkServers,
         wanted: "",
     };
     let kill = &[("WS_FORK_EXIT", "kill")][..];
@@ -57,7 +60,10 @@ fn variants(shim: Shim) -> Vec<Variant> {
         });
     }
     let args: &[&str] = if shim.forks() { &["--worker"] } else { &[] };
-    variants.push(variant("worker", args, &[]));
+    variants.push(Variant {
+        kind: PoolKind::Workers,
+        ..variant("worker", args, &[])
+    });
     variants
 }
 
@@ -70,7 +76,10 @@ async fn measure(plan: &Plan, shim: Shim, dir: &Path) -> Outcome<()> {
     std::fs::write(&application, application_of(shim))?;
 
     let mut services = Vec::new();
-    for Variant { args, env, .. } in variants(shim) {
+    for Variant {
+        args, env, kind, ..
+    } in variants(shim)
+    {
         let mut argv = vec!["/usr/bin/env".into(), shim.interpreter().into()];
         argv.push(program.clone().into());
         argv.extend(args.iter().map(Into::into));
@@ -88,7 +97,7 @@ async fn measure(plan: &Plan, shim: Shim, dir: &Path) -> Outcome<()> {
             confinement: Confinement::default(),
         };
         let socket = dir.join(format!("{}.sock", services.len()));
-        let service = Service::start(&spawners, command, &socket).await?;
+        let service = Service::start(&spawners, command, kind, &socket).await?;
         if ask(&service).await.is_err() {
             return skip(plan, shim);
         }

@@ -70,7 +70,7 @@ struct Busy {
 struct Orphan {
     pid: i32,
     pidfd: OwnedFd,
-    suspects: Suspects,
+    suspects: Suspects<u64>,
 }
 
 impl Parent {

@@ -27,11 +27,13 @@ pub(super) struct Order {
     pub(super) confinement: Confinement,
 }
 
-/// Whether a job's descendants end with it.
+/// When a job's descendants end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// An application's program: its group and its orphans are killed when it is released.
     Run,
+    /// The same, but each of its children is a run of its own, which orphans end with.
+    ForkServer,
     /// Another spawner: it ends by itself when its control socket does.
     Spawner,
 }
@@ -142,6 +144,7 @@ impl Order {
         out.push(match self.kind {
             Kind::Run => 0,
             Kind::Spawner => 1,
+            Kind::ForkServer => 2,
         });
         put_string(out, self.mark.as_ref());
         put_count(out, self.argv.len());
@@ -171,6 +174,7 @@ impl Order {
             kind: match input.u8()? {
                 0 => Kind::Run,
                 1 => Kind::Spawner,
+                2 => Kind::ForkServer,
                 _ => return None,
             },
             mark: input.string()?.into_string().ok()?,
@@ -439,7 +443,7 @@ mod tests {
     fn order() -> impl Strategy<Value = Order> {
         (
             any::<u64>(),
-            prop_oneof![Just(Kind::Run), Just(Kind::Spawner)],
+            prop_oneof![Just(Kind::Run), Just(Kind::Spawner), Just(Kind::ForkServer)],
             "[a-z0-9.]{0,20}",
             vec(string(), 0..6),
             vec((string(), string()), 0..6),

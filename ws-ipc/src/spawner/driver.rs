@@ -168,11 +168,12 @@ async fn drive(
         drop(child);
         tokio::spawn(see_off(pidfd));
     }
-    let pids = |kind| -> Vec<i32> {
-        let entries = driver.jobs.values().filter(|entry| entry.kind == kind);
+    let pids = |are_spawners: bool| -> Vec<i32> {
+        let entries = driver.jobs.values();
+        let entries = entries.filter(|entry| (entry.kind == Kind::Spawner) == are_spawners);
         entries.filter_map(|entry| entry.pid).collect()
     };
-    let (leaders, spawners) = (pids(Kind::Run), pids(Kind::Spawner));
+    let (leaders, spawners) = (pids(false), pids(true));
     let cgroups = std::mem::take(&mut driver.cgroups);
     end_cgroups(cgroups, &driver.marks).await;
     let marks = driver.marks.clone();
@@ -351,7 +352,7 @@ impl Driver {
     ) -> (Option<Command>, io::Result<()>) {
         let job = self.next_job;
         spawn.order.job = job;
-        if spawn.order.kind == Kind::Run {
+        if spawn.order.kind != Kind::Spawner {
             spawn.order.mark = format!("{}{job}", self.marks);
         }
         let packed = match pack(spawn.order.encode_request()) {

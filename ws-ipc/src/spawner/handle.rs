@@ -128,7 +128,11 @@ impl Spawners {
     ///
     /// If the future is dropped the job does not start, or what was started is killed.
     pub async fn spawn(&self, job: Job) -> Result<Child, Failure> {
-        self.front.shared.spawn(job, Kind::Run).await
+        self.spawn_as(Kind::Run, job).await
+    }
+
+    pub(crate) async fn spawn_as(&self, kind: Kind, job: Job) -> Result<Child, Failure> {
+        self.front.shared.spawn(job, kind).await
     }
 
     /// The counters as they stand.
@@ -428,7 +432,7 @@ fn order_of(job: Job, kind: Kind) -> (Order, [OwnedFd; 3]) {
         job: 0,
         kind,
         mark: match kind {
-            Kind::Run => String::new(),
+            Kind::Run | Kind::ForkServer => String::new(),
             Kind::Spawner => children::SPAWNER_MARK.to_owned(),
         },
         argv,

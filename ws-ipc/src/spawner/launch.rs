@@ -87,7 +87,7 @@ impl Launcher {
                 argv: &argv,
                 env: &env,
                 stdio: stdio.each_ref().map(AsFd::as_fd),
-                leads_group: order.kind == Kind::Run,
+                leads_group: order.kind != Kind::Spawner,
                 cgroup: cgroup.as_ref().map(JobCgroup::processes),
                 limits: &self.limits(&order.confinement),
                 nice: nice.map(i32::from).filter(|&nice| nice > self.nice),

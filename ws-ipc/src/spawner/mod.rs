@@ -23,6 +23,7 @@ use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+pub(crate) use codec::Kind;
 pub use confinement::{Cgroup, Confinement, Landlock, Limits};
 pub use handle::{Child, Spawners, SpawnersConfig, SpawnersStats};
 pub use process::main;

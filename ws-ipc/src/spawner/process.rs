@@ -16,7 +16,7 @@ use super::codec::{End, IN_MEMORY, Kind, Notice, Order, Request};
 use super::launch::{Launched, Launcher};
 use super::{EMPTYING_INTERVAL, MAX_DATAGRAM_SIZE, MAX_ORDER_SIZE, Signal};
 use crate::cgroup::JobCgroup;
-use crate::children::{self, OwnChildren, SPAWNER_MARK, Suspects};
+use crate::children::{self, Instance, OwnChildren, SPAWNER_MARK, Suspects};
 use crate::{socketpair, sys};
 
 /// Runs this process as a spawner, with the control socket as descriptor 0. Never returns.
@@ -111,13 +111,31 @@ struct Orphan {
 /// What becomes of an orphan.
 enum Fate {
     /// It dies with the last of these, of which one is its own.
-    Suspected(Suspects),
+    Suspected(Suspects<Suspect>),
+    /// As before, and nothing more is to be found out about it.
+    Left(Suspects<Suspect>),
     /// It dies with this job.
     Owned(u64),
     /// It has been killed.
     Killed,
     /// It is another spawner and ends by itself.
     Spared,
+}
+
+/// Who may have left an orphan behind.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Suspect {
+    Job(u64),
+    /// A child of a fork server, which is a job.
+    Child(u64, Instance),
+}
+
+impl Suspect {
+    const fn job(self) -> u64 {
+        match self {
+            Self::Job(job) | Self::Child(job, _) => job,
+        }
+    }
 }
 
 impl Spawner {
@@ -281,7 +299,7 @@ impl Spawner {
             return Ok(());
         };
         running.released = true;
-        if running.kind == Kind::Run {
+        if running.kind != Kind::Spawner {
             children::kill_group(running.pid);
         }
         if let Some(cgroup) = &running.cgroup {
@@ -340,6 +358,7 @@ impl Spawner {
 
     /// Looks for orphans and kills those whose jobs have been released.
     fn sweep(&mut self) -> io::Result<()> {
+        let mut suspects = None;
         for pid in self.children.read()? {
             if self.job_of_pid.contains_key(&pid) {
                 continue;
@@ -347,7 +366,8 @@ impl Spawner {
             if !self.orphans.contains_key(&pid) {
                 let pidfd = children::pidfd(pid)?;
                 self.watch(&pidfd, pid)?;
-                let suspects = Suspects::new(self.unreleased().map(|(job, _)| job));
+                let suspects = suspects.get_or_insert_with(|| self.suspects());
+                let suspects = Suspects::new(suspects.iter().copied());
                 self.orphans.insert(
                     pid,
                     Orphan {
@@ -367,15 +387,19 @@ impl Spawner {
         let Some(mut orphan) = self.orphans.remove(&pid) else {
             return;
         };
-        if let Fate::Suspected(_) = orphan.fate
-            && let Some(fate) = self.fate_of(pid)
+        if let Fate::Suspected(suspects) = &mut orphan.fate
+            && let Some(fate) = self.fate_of(pid, suspects)
         {
             orphan.fate = fate;
         }
-        let is_there = |job| self.jobs.get(&job).is_some_and(|running| !running.released);
+        let runs = |job| self.jobs.get(&job).is_some_and(|running| !running.released);
+        let is_there = |suspect| match suspect {
+            Suspect::Job(job) => runs(job),
+            Suspect::Child(job, child) => runs(job) && child.is_alive(),
+        };
         let is_due = match &mut orphan.fate {
-            Fate::Suspected(suspects) => suspects.retain(is_there),
-            Fate::Owned(job) => !is_there(*job),
+            Fate::Suspected(suspects) | Fate::Left(suspects) => suspects.retain(is_there),
+            Fate::Owned(job) => !runs(*job),
             Fate::Killed | Fate::Spared => false,
         };
         if is_due {
@@ -387,7 +411,7 @@ impl Spawner {
 
     /// Whose an orphan is; `None` if that cannot be told. In the middle of an exec, for one, there
     /// is no environment to read.
-    fn fate_of(&self, pid: i32) -> Option<Fate> {
+    fn fate_of(&self, pid: i32, suspects: &mut Suspects<Suspect>) -> Option<Fate> {
         if let Some(mark) = children::mark_of(pid) {
             // Anybody may write that mark; what is no spawner has no part in it.
             if mark == SPAWNER_MARK && children::runs_this_program(pid) {
@@ -395,17 +419,38 @@ impl Spawner {
             }
             let owner = self.jobs.iter().find(|(_, running)| running.mark == mark);
             // The job of a mark that is not known here has ended, maybe with another spawner.
-            return Some(Fate::Owned(owner.map_or(NO_JOB, |(&job, _)| job)));
+            let Some((&job, running)) = owner else {
+                return Some(Fate::Owned(NO_JOB));
+            };
+            // What a fork server itself has started is of its own group, or was once.
+            if running.kind == Kind::ForkServer && children::group_of(pid) != Some(running.pid) {
+                suspects.retain(|suspect| suspect.job() == job);
+                return Some(Fate::Left(suspects.clone()));
+            }
+            return Some(Fate::Owned(job));
         }
         let job = self.job_of_pid.get(&children::group_of(pid)?)?;
         Some(Fate::Owned(*job))
     }
 
-    fn unreleased(&self) -> impl Iterator<Item = (u64, &Running)> {
-        self.jobs
-            .iter()
-            .filter(|(_, running)| !running.released && running.kind == Kind::Run)
-            .map(|(&job, running)| (job, running))
+    /// Whoever may have left behind an orphan that is seen now for the first time.
+    fn suspects(&self) -> Vec<Suspect> {
+        let mut suspects = Vec::new();
+        for (&job, running) in self.jobs.iter().filter(|(_, running)| !running.released) {
+            let children = match running.kind {
+                Kind::Spawner => continue,
+                Kind::ForkServer => children::children_of(running.pid).ok(),
+                Kind::Run => None,
+            };
+            match children {
+                Some(children) => {
+                    let children = children.into_iter();
+                    suspects.extend(children.map(|child| Suspect::Child(job, child)));
+                }
+                None => suspects.push(Suspect::Job(job)),
+            }
+        }
+        suspects
     }
 
     /// Kills and reaps everything. Other spawners end by themselves, as their sockets are closed

@@ -1,11 +1,14 @@
 //! Fork servers and workers: programs that are asked over a socket.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tempfile::TempDir;
 use ws_ipc::cgi::{CgiError, parse_answer};
-use ws_ipc::{Confinement, Environment, Failure, Service, ServiceCommand, Spawners, scgi_call};
+use ws_ipc::{
+    Confinement, Environment, Failure, PoolKind, Service, ServiceCommand, Spawners, scgi_call,
+};
 
 use crate::support::{children_of, eventually, example, exists, kill, processes_with, spawners};
 
@@ -27,7 +30,7 @@ impl Setup {
         let dir = tempfile::tempdir().unwrap();
         let command = command(program, args);
         let path = dir.path().join("service.sock");
-        let service = Service::start(&spawners, command, &path).await.unwrap();
+        let service = start(&spawners, command, &path).await.unwrap();
         Self {
             spawners,
             service,
@@ -44,6 +47,14 @@ impl Setup {
         self.service.shutdown().await;
         self.spawners.shutdown().await;
     }
+}
+
+async fn start(
+    spawners: &Spawners,
+    command: ServiceCommand,
+    path: &Path,
+) -> Result<Service, Failure> {
+    Service::start(spawners, command, PoolKind::ForkServers, path).await
 }
 
 fn command(program: &str, args: &[&str]) -> ServiceCommand {
@@ -217,6 +228,30 @@ async fn t57_daemons_of_a_command_do_not_outlive_it() {
     setup.end().await;
 }
 
+/// As an application does while it is loaded: what remains in the group of the command belongs to
+/// it, what has left that belongs to nobody who is there.
+#[tokio::test]
+async fn t57_only_what_stays_in_the_group_of_a_fork_server_lives_with_it() {
+    let mark = |name| format!("COMMAND_{name}={}", std::process::id());
+    let (kept, left) = (mark("KEPT"), mark("LEFT"));
+    let dir = tempfile::tempdir().unwrap();
+    let seen = dir.path().join("seen");
+    let script = format!(
+        "(env {kept} sleep 600 &); \
+         (setsid env {left} sh -c 'touch {}; exec sleep 600' &); exec {}",
+        seen.display(),
+        example("forkserver").display()
+    );
+    let setup = Setup::with("/bin/sh", &["-c", &script]).await;
+    setup.ask("/pid").await.unwrap();
+    eventually("both", || processes_with(&kept).len() == 1 && seen.exists()).await;
+    eventually("only one", || processes_with(&left).is_empty()).await;
+    assert_eq!(processes_with(&kept).len(), 1);
+    setup.service.shutdown().await;
+    eventually("none", || processes_with(&kept).is_empty()).await;
+    setup.end().await;
+}
+
 #[tokio::test]
 async fn killed_fork_server_loses_what_it_had_and_is_restarted() {
     let setup = Setup::new().await;
@@ -261,7 +296,7 @@ async fn t63_service_that_cannot_start_says_why() {
     let spawners = spawners();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("service.sock");
-    let failure = Service::start(&spawners, command("/no/such/program", &[]), &path).await;
+    let failure = start(&spawners, command("/no/such/program", &[]), &path).await;
     assert_eq!(
         failure.unwrap_err(),
         Failure::CannotStart {

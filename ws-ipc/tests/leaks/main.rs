@@ -14,7 +14,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use ws_ipc::{Confinement, Environment, Failure, Service, ServiceCommand, scgi_call};
+use ws_ipc::{Confinement, Environment, Failure, PoolKind, Service, ServiceCommand, scgi_call};
 
 use support::{children_of, eventually, example, exists, kill, run, script, spawners};
 
@@ -281,7 +281,9 @@ fn inv_19_nothing_remains_of_a_service() {
             confinement: Confinement::default(),
         };
         let path = dir.path().join("service.sock");
-        let service = Service::start(&spawners, command, &path).await.unwrap();
+        let service = Service::start(&spawners, command, PoolKind::ForkServers, &path)
+            .await
+            .unwrap();
         let server = service.pid().unwrap();
         for uri in ["/pid", "/panic", "/hang"] {
             let mut env = Environment::new();

@@ -9,7 +9,7 @@ use ws_ipc::shims::{self, Shim};
 
 use crate::answers::{self, SHORT};
 use crate::setup::{Mode, Setup};
-use crate::support::{children_of, eventually, kill, processes_with};
+use crate::support::{children_of, eventually, kill, processes_with, run, script};
 
 /// How many children each shim has at most.
 const MAX_CHILDREN: usize = 256;
@@ -40,6 +40,7 @@ macro_rules! language {
                 t56_children_leave_no_zombies
                 t61_hang_up_kills_the_child_with_its_group
                 what_a_killed_child_started_dies_with_it
+                t57_daemon_of_a_message_ends_when_that_does
                 shutdown_leaves_no_process
                 killed_fork_server_takes_its_children_along;
                 example_of_three_lines_is_answered
@@ -204,6 +205,39 @@ async fn what_a_killed_child_started_dies_with_it(shim: Shim) {
     let failure = Err(Failure::BadAnswer(CgiError::Empty));
     assert_eq!(hanging.await.unwrap(), failure);
     eventually("only the shim", || processes_with(&mark) == [pid]).await;
+    setup.end().await;
+}
+
+/// Out of its group, its session, and one of two out of its environment too.
+async fn t57_daemon_of_a_message_ends_when_that_does(shim: Shim) {
+    let Some(setup) = setup(shim).await else {
+        return;
+    };
+    let mark = format!("SHIM_DAEMON={}-{}", std::process::id(), shim.name());
+    let daemon = |clean: &str| {
+        format!("setsid sh -c 'env {clean} {mark} setsid sleep 600 >/dev/null 2>&1 &';")
+    };
+    let daemons = daemon("") + &daemon("-i");
+    let file = setup.file();
+    let command = format!(
+        "{daemons} until [ -e {} ]; do sleep 0.01; done",
+        file.display()
+    );
+    let request = setup.request("/shell").variable("COMMAND", &command);
+    let running = tokio::spawn(request.text());
+    eventually("both daemons", || processes_with(&mark).len() == 2).await;
+    // The end of a job is when spawners look at what is left, here several times in each.
+    for _ in 0..8 {
+        let end = || run(setup.spawners(), script("true"));
+        let ends = tokio::try_join!(end(), end(), end(), end());
+        assert!(ends.is_ok(), "{ends:?}");
+    }
+    assert_eq!(processes_with(&mark).len(), 2, "it still runs");
+    std::fs::write(&file, "").unwrap();
+    assert_eq!(running.await.unwrap(), "done");
+    eventually("no daemon", || processes_with(&mark).is_empty()).await;
+    // Another message of the same shim was never in danger.
+    assert_eq!(setup.ask("/print").await, "printed, returned");
     setup.end().await;
 }
 

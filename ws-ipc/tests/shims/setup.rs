@@ -9,7 +9,9 @@ use bytes::Bytes;
 use tempfile::TempDir;
 use ws_ipc::cgi::parse_answer;
 use ws_ipc::shims::Shim;
-use ws_ipc::{Confinement, Environment, Failure, Service, ServiceCommand, Spawners, scgi_call};
+use ws_ipc::{
+    Confinement, Environment, Failure, PoolKind, Service, ServiceCommand, Spawners, scgi_call,
+};
 
 use crate::support::{eventually, spawners};
 
@@ -75,12 +77,21 @@ impl Setup {
             confinement: Confinement::default(),
         };
         let socket = dir.path().join("service.sock");
-        let service = Service::start(&spawners, command, &socket).await.unwrap();
+        let kind = match mode {
+            Mode::Fork => PoolKind::ForkServers,
+            Mode::Worker => PoolKind::Workers,
+        };
+        let service = Service::start(&spawners, command, kind, &socket);
+        let service = service.await.unwrap();
         Some(Self {
             service,
             spawners,
             dir,
         })
+    }
+
+    pub(crate) fn spawners(&self) -> &Spawners {
+        &self.spawners
     }
 
     pub(crate) fn pid(&self) -> i32 {

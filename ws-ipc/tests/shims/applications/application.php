@@ -84,6 +84,9 @@ return function (array $server, string $body): ?string {
             proc_open(['sleep', '600'], [], $pipes);
             sleep(600);
             return null;
+        case '/shell':
+            exec($server['COMMAND']);
+            return 'done';
         case '/leave-behind':
             exec('setsid sleep 600 > /dev/null 2>&1 &');
             posix_kill(getmypid(), SIGKILL);

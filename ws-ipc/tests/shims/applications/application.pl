@@ -22,6 +22,7 @@ my %answers = (
     '/random' => sub { rand },
     '/pid' => sub { $$ },
     '/hang' => sub { system 'sleep', '600' },
+    '/shell' => sub { system $_[0]{COMMAND}; 'done' },
     '/wait' => \&wait_for_file,
     '/descriptors' => \&descriptors,
 );

@@ -51,6 +51,9 @@ def answer(env, body):
         return str(os.getpid())
     elif uri == "/hang":
         subprocess.run(["sleep", "600"], check=True)
+    elif uri == "/shell":
+        subprocess.run(env["COMMAND"], shell=True, check=True)
+        return "done"
     elif uri == "/wait":
         open(env["FILE"] + ".begun", "w").close()
         while not os.path.exists(env["FILE"]):

@@ -35,6 +35,9 @@ def answer(env, body)
   when '/random' then rand.to_s
   when '/pid' then Process.pid.to_s
   when '/hang' then system('sleep', '600')
+  when '/shell'
+    system(env['COMMAND'])
+    'done'
   when '/wait'
     File.write("#{env['FILE']}.begun", '')
     sleep(0.001) until File.exist?(env['FILE'])
