@@ -101,6 +101,11 @@ impl DatabaseServer {
         }
     }
 
+    /// The Unix socket that it listens at; PostgreSQL has its own name for it, in this directory.
+    pub fn socket(&self) -> PathBuf {
+        self.path("socket")
+    }
+
     /// Runs statements, or for Redis one command, and returns what is printed.
     ///
     /// # Panics

@@ -81,34 +81,6 @@ async fn echo_sh_names_the_user_and_numbers_the_messages() {
 }
 
 #[tokio::test]
-async fn callbacks_of_the_readme_answer() {
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
-    let readme = std::fs::read_to_string(readme).unwrap();
-    let blocks = readme.split("```").skip(1).step_by(2);
-    let callbacks: Vec<(&str, &str)> = blocks
-        .filter_map(|block| block.split_once('\n'))
-        .filter(|(_, text)| text.starts_with("#!"))
-        .collect();
-    let languages: Vec<&str> = callbacks.iter().map(|(language, _)| *language).collect();
-    assert_eq!(languages, ["sh", "php", "python"]);
-    for (language, text) in callbacks {
-        let interpreter = if language == "python" {
-            "python3"
-        } else {
-            language
-        };
-        if !has(interpreter) {
-            continue;
-        }
-        let server = with_tokens(Setup::new()).app_file("callback", text).start();
-        let mut alice = connect_as(&server, "token=a-token").await;
-        assert_eq!(ask(&mut alice, "hi").await, "alice says: hi", "{language}");
-        bye(alice).await;
-        server.finish();
-    }
-}
-
-#[tokio::test]
 async fn hello_py_answers_by_path_query_and_body() {
     if !has("python3") {
         return;

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use crate::support::*;
 
 /// A verb of `ws` on a terminal of its own.
-struct Terminal {
+pub(crate) struct Terminal {
     child: Child,
     master: File,
     /// Kept open: the terminal must outlive the program to be looked at.
@@ -28,7 +28,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn start(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
         let size = Winsize {
             ws_row: 24,
             ws_col: 100,
@@ -69,7 +69,7 @@ impl Terminal {
         }
     }
 
-    fn press(&mut self, keys: &str) {
+    pub(crate) fn press(&mut self, keys: &str) {
         self.master.write_all(keys.as_bytes()).unwrap();
     }
 
@@ -79,7 +79,7 @@ impl Terminal {
 
     /// Waits until the terminal has been sent this, and forgets everything up to its end.
     #[track_caller]
-    fn until(&self, text: &str) {
+    pub(crate) fn until(&self, text: &str) {
         let is_there = || {
             let mut shown = self.shown.lock().unwrap();
             let at = shown
@@ -97,7 +97,7 @@ impl Terminal {
     }
 
     /// Waits for the program's end, which leaves the terminal as it was.
-    fn end(mut self) -> (ExitStatus, String) {
+    pub(crate) fn end(mut self) -> (ExitStatus, String) {
         let mut status = None;
         eventually("the program ends", || {
             status = self.child.try_wait().unwrap();

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+pub(crate) use self::backends::Outside;
 use crate::support::*;
 
 /// The lines that callbacks have written to a file of the server's directory.

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+pub(crate) use self::proxies::{Kind, Proxy};
 use crate::support::Server;
 
 /// What a run of the command has found.

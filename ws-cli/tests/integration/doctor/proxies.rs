@@ -1,20 +1,19 @@
 //! Real proxies with one thing wrong: the shipped configurations, but for that.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use tempfile::TempDir;
 
 use super::{Found, examine};
-use crate::support::{Server, Setup, eventually};
+use crate::support::{Server, Setup, eventually, free_address};
 
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+pub(crate) enum Kind {
     Nginx,
     Haproxy,
     Apache,
@@ -84,55 +83,45 @@ impl Kind {
     }
 }
 
-/// An address that was free a moment ago. Nobody who leaves the choice to the kernel gets it in the
-/// meantime: its port is below those.
-fn free_address() -> SocketAddr {
-    static TRIED: AtomicU16 = AtomicU16::new(0);
-    const FIRST: u32 = 12_000;
-    const COUNT: u32 = 18_000;
-    loop {
-        let tried = u32::from(TRIED.fetch_add(1, Ordering::Relaxed));
-        // Runs at the same time begin elsewhere.
-        let port = FIRST + (std::process::id().wrapping_mul(97).wrapping_add(tried)) % COUNT;
-        let addr = SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).unwrap()));
-        if TcpListener::bind(addr).is_ok() {
-            return addr;
-        }
-    }
-}
-
 /// A proxy that runs.
-struct Proxy {
+pub(crate) struct Proxy {
     child: Child,
-    front: SocketAddr,
+    /// Where it listens.
+    pub(crate) front: SocketAddr,
     _dir: TempDir,
 }
 
 impl Proxy {
     /// Starts one in front of that address; each of `wrong` is text of the shipped configuration and
     /// what stands there instead. `None` if it is not installed.
-    fn start(kind: Kind, backend: &str, wrong: &[(&str, &str)]) -> Option<Self> {
+    pub(crate) fn start(kind: Kind, backend: &str, wrong: &[(&str, &str)]) -> Option<Self> {
+        let (name, _) = kind.configuration();
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/proxies");
+        let mut text = std::fs::read_to_string(shipped.join(name)).unwrap();
+        for (old, new) in wrong {
+            assert!(text.contains(old), "no {old:?} in {name}");
+            text = text.replace(old, new);
+        }
+        Self::start_as(kind, backend, &text)
+    }
+
+    /// Starts one in front of that address with a configuration like the shipped one. `None` if it is
+    /// not installed.
+    pub(crate) fn start_as(kind: Kind, backend: &str, configuration: &str) -> Option<Self> {
         let program = kind.find()?;
         let dir = TempDir::new().unwrap();
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let (name, fronts) = kind.configuration();
-        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/proxies");
-        let shipped = std::fs::read_to_string(shipped.join(name)).unwrap();
         let file = dir.path().join(name);
         // The port was free a moment ago, but it is not held.
         (0..5)
             .find_map(|_| {
                 let front = free_address();
-                let mut text = shipped.clone();
-                let mut replace = |old: &str, new: &str| {
-                    assert!(text.contains(old), "no {old:?} in {name}");
-                    text = text.replace(old, new);
-                };
-                wrong.iter().for_each(|(old, new)| replace(old, new));
+                let mut text = configuration.replace("127.0.0.1:8888", backend);
                 for (old, new) in fronts {
-                    replace(old, &new.replace("{front}", &front.to_string()));
+                    assert!(text.contains(old), "no {old:?} in {name}");
+                    text = text.replace(old, &new.replace("{front}", &front.to_string()));
                 }
-                let text = text.replace("127.0.0.1:8888", backend);
                 std::fs::write(&file, text).unwrap();
                 let words = kind.arguments(dir.path().to_str().unwrap(), file.to_str().unwrap());
                 let log = std::fs::File::create(dir.path().join("log")).unwrap();

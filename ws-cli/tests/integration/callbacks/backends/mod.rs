@@ -10,7 +10,7 @@ use futures_util::SinkExt;
 use futures_util::future::join_all;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use self::outside::Outside;
+pub(crate) use self::outside::Outside;
 use super::{installed, until_failed};
 use crate::support::*;
 use crate::validation::read_head;

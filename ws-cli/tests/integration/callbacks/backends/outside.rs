@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::support::*;
 
 /// A server beside ours, which ends with this.
-pub(super) struct Outside {
+pub(crate) struct Outside {
     child: Child,
     address: String,
     _dir: TempDir,
@@ -34,9 +34,18 @@ impl Outside {
 
     /// php-fpm with four processes; `None` if it is not installed, which is said.
     pub(super) fn php_fpm() -> Option<Self> {
-        let program = php_fpm_program()?;
         let dir = TempDir::new().unwrap();
         let address = dir.path().join("fpm.sock");
+        Self::php_fpm_in(dir, &address)
+    }
+
+    /// The same at an address that is given.
+    pub(crate) fn php_fpm_at(address: &str) -> Option<Self> {
+        Self::php_fpm_in(TempDir::new().unwrap(), Path::new(address))
+    }
+
+    fn php_fpm_in(dir: TempDir, address: &Path) -> Option<Self> {
+        let program = php_fpm_program()?;
         let config = dir.path().join("fpm.conf");
         let text = format!(
             "[global]\nerror_log = {}\ndaemonize = no\n[www]\nlisten = {}\nuser = root\n\
@@ -48,8 +57,8 @@ impl Outside {
         let mut command = Command::new(program);
         // What runs as root is the tests themselves.
         command.args(["-R", "-y"]).arg(&config).stdin(Stdio::null());
-        let server = Self::start(command, dir, &address);
-        eventually("php-fpm listens", || UnixStream::connect(&address).is_ok());
+        let server = Self::start(command, dir, address);
+        eventually("php-fpm listens", || UnixStream::connect(address).is_ok());
         Some(server)
     }
 
