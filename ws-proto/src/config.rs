@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::DeflateConfig;
+use crate::settings::settings;
 
 /// Limits and clocks of a [`Connection`](crate::Connection); one value is shared by many.
 ///
@@ -46,28 +47,9 @@ impl Default for Config {
     }
 }
 
-macro_rules! settings {
-    ($($(#[$doc:meta])* $name:ident, $with:ident: $type:ty;)*) => {
-        impl Config {
-            $(
-                $(#[$doc])*
-                #[must_use]
-                pub fn $name(&self) -> $type {
-                    self.$name
-                }
-
-                #[doc = concat!("Sets [`", stringify!($name), "`](Self::", stringify!($name), ").")]
-                #[must_use]
-                pub fn $with(mut self, $name: $type) -> Self {
-                    self.$name = $name;
-                    self
-                }
-            )*
-        }
-    };
-}
-
 settings! {
+    Config;
+
     /// The size in bytes of the largest message accepted, default 1 MiB.
     ///
     /// A larger one fails the connection with 1009 as soon as a header declares it, a compressed one

@@ -85,6 +85,7 @@ mod mask;
 mod message;
 mod opcode;
 mod rate;
+mod settings;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod utf8;

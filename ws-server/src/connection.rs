@@ -41,10 +41,9 @@ use self::doors::Doors;
 pub(crate) use self::frames::Frames;
 use self::output::Output;
 pub(crate) use self::publication::Publication;
-use self::state::{Inner, Phase};
+use self::state::Inner;
 use self::turn::Stage;
 pub(crate) use self::turn::Turn;
-use self::work::Work;
 
 /// One open connection, shared by its worker, its callbacks and the worker's pushes.
 #[derive(Debug)]
@@ -76,6 +75,7 @@ impl Connection {
         let server = &shard.server;
         let current = server.current();
         let outbound = Outbound::new(current.config.limits().send_queue_size);
+        let output = Output::new(Some(stream), outbound);
         let app = current.config.app();
         let turns = Turns::new(match &current.application {
             // They all wait for the one program to take them.
@@ -100,30 +100,10 @@ impl Connection {
             visitor,
             opened: now,
             state: RefCell::new(Inner {
-                output: Output::new(Some(stream), outbound),
-                protocol,
-                is_compressed: deflate.is_some(),
-                turns,
-                work: Work::default(),
-                unread: Vec::new(),
-                spent: 0,
-                phase: Phase::Open,
                 place: Some(place),
-                was_door: false,
-                is_doors_turn: false,
-                is_paused: false,
-                is_squeezed: false,
                 throttle,
                 is_draining: shard.is_draining(),
-                drain_turn: None,
-                cause: None,
-                close_code: None,
-                close_reason: None,
-                received: 0,
-                received_bytes: 0,
-                look_at: None,
-                farewell: None,
-                attendant: None,
+                ..Inner::new(output, protocol, deflate.is_some(), turns)
             }),
             seat,
             stage: Cell::new(Stage::Due),

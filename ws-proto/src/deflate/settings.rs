@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::settings::settings;
+
 /// The size of a compressor's window as a power of two, from 8 (256 bytes) to 15 (32 KiB).
 ///
 /// What a compressor refers back to lies within its window, so the peer that inflates needs one of
@@ -147,28 +149,9 @@ impl Default for DeflateConfig {
     }
 }
 
-macro_rules! settings {
-    ($($(#[$doc:meta])* $name:ident, $with:ident: $type:ty;)*) => {
-        impl DeflateConfig {
-            $(
-                $(#[$doc])*
-                #[must_use]
-                pub fn $name(&self) -> $type {
-                    self.$name
-                }
-
-                #[doc = concat!("Sets [`", stringify!($name), "`](Self::", stringify!($name), ").")]
-                #[must_use]
-                pub fn $with(mut self, $name: $type) -> Self {
-                    self.$name = $name;
-                    self
-                }
-            )*
-        }
-    };
-}
-
 settings! {
+    DeflateConfig;
+
     /// How hard our compressor tries, default 3.
     level, with_level: DeflateLevel;
 

@@ -1,28 +1,27 @@
-//! What a connection is made of, and how bytes move through it.
+//! What a connection is made of, and what it waits for.
+
+mod closing;
+mod intake;
+mod sending;
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use ws_proto::{CloseCode, CloseFrame, EncodedMessage, Event, Input, MessageKind, State, frame};
+use ws_proto::{CloseCode, CloseFrame, State};
 
+use super::output::Output;
+use super::work::Work;
 use crate::core::answer::{Answer, Reply};
-use crate::core::question::{Occasion, Question, Source};
+use crate::core::question::{Occasion, Question};
 use crate::core::rate::Throttle;
 use crate::core::turns::Turns;
-use crate::counters::{CloseCause, Counters, DropReason};
+use crate::counters::{CloseCause, Counters};
 use crate::places::Place;
-use crate::shared::Shared;
-
-use super::frames::{Frames, LEND_LEN};
-use super::output::{Broken, Output};
-use super::work::Work;
 
 /// Bytes that a connection may have processed before the worker's others get their turn: a peer
 /// that sends without a pause would hold them up otherwise.
 const FAIR_SHARE: usize = 256 * 1024;
-/// What a message that may be compressed counts for besides its bytes: to begin anew with each
-/// costs the streams more than a small one's bytes.
-const INFLATED_COST: usize = 1024;
+/// How often a connection that is not read is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(super) struct Inner {
@@ -66,9 +65,6 @@ pub(super) struct Inner {
     pub(super) attendant: Option<tokio::task::AbortHandle>,
 }
 
-/// How often a connection that is not read is looked at.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Open,
@@ -82,14 +78,6 @@ pub(super) enum Phase {
     Ended,
 }
 
-/// How far bytes from the peer were processed.
-struct Processed {
-    /// How many are left.
-    unprocessed: usize,
-    /// The answers are to be written before more.
-    is_out_full: bool,
-}
-
 /// What the connection waits for.
 #[derive(Debug)]
 pub(super) struct Wait {
@@ -101,6 +89,41 @@ pub(super) struct Wait {
 }
 
 impl Inner {
+    /// An open connection over a stream, of which nothing is known yet but the protocol.
+    pub(super) fn new(
+        output: Output,
+        protocol: ws_proto::Connection,
+        is_compressed: bool,
+        turns: Turns<Question, Answer, Reply>,
+    ) -> Self {
+        Self {
+            output,
+            protocol,
+            is_compressed,
+            turns,
+            work: Work::default(),
+            unread: Vec::new(),
+            spent: 0,
+            phase: Phase::Open,
+            place: None,
+            was_door: false,
+            is_doors_turn: false,
+            is_paused: false,
+            is_squeezed: false,
+            throttle: None,
+            is_draining: false,
+            drain_turn: None,
+            cause: None,
+            close_code: None,
+            close_reason: None,
+            received: 0,
+            received_bytes: 0,
+            look_at: None,
+            farewell: None,
+            attendant: None,
+        }
+    }
+
     pub(super) fn is_open(&self) -> bool {
         self.phase == Phase::Open && self.protocol.state() == State::Open
     }
@@ -165,320 +188,6 @@ impl Inner {
     /// Whether the connection has had its share of the worker's time.
     pub(super) fn is_others_turn(&self) -> bool {
         self.spent >= FAIR_SHARE
-    }
-
-    /// Processes bytes from the peer as far as there is room and it is its turn, and keeps the rest.
-    pub(super) fn take_in(
-        &mut self,
-        bytes: &mut [u8],
-        server: &Shared,
-        out: &mut Frames,
-        now: Instant,
-    ) {
-        if self.phase != Phase::Open {
-            return;
-        }
-        let counters = &server.hub.counters;
-        let mut start = 0;
-        loop {
-            let mut input = Input::new(&mut bytes[start..]);
-            let end = self.process(&mut input, start, server, out, now);
-            start = bytes.len() - end.unprocessed;
-            self.output.write_through(out, &bytes[..start], counters);
-            if !end.is_out_full {
-                break;
-            }
-        }
-        self.unread.extend_from_slice(&bytes[start..]);
-    }
-
-    /// Processes input that begins at `start` of the lender of `out`, until it ends or `out` is to
-    /// be written.
-    fn process(
-        &mut self,
-        input: &mut Input<'_>,
-        start: usize,
-        server: &Shared,
-        out: &mut Frames,
-        now: Instant,
-    ) -> Processed {
-        let counters = &server.hub.counters;
-        let (answers_ping, limit, echoes) = {
-            let current = server.current();
-            let ping = current.config.app().ping;
-            let limit = current.config.limits().send_queue_size;
-            (ping, limit, current.application.is_none())
-        };
-        let home = input.rest().as_ptr_range();
-        let mut is_out_full = false;
-        self.look_around(counters);
-        while self.may_take() && !self.is_others_turn() {
-            // Echoes and pongs that wait in `out` count as queued: a flood of them is not read on.
-            is_out_full =
-                !out.is_empty() && self.output.queue.len_bytes() + out.len_bytes() > limit;
-            if is_out_full {
-                break;
-            }
-            if let Some(throttle) = &mut self.throttle
-                && !input.rest().is_empty()
-                && self.protocol.state() == State::Open
-                && !throttle.admits(now)
-            {
-                counters.messages_held_back.increment();
-                break;
-            }
-            match self.protocol.receive(input, now) {
-                None => break,
-                Some(Event::Message(message)) => {
-                    if let Some(throttle) = &mut self.throttle {
-                        throttle.take(now);
-                    }
-                    self.received += 1;
-                    self.received_bytes += message.payload.len() as u64;
-                    counters.messages_received.increment();
-                    counters.bytes_received.add(message.payload.len() as u64);
-                    if self.is_compressed {
-                        // A buffer of the wire's bytes may become many megabytes.
-                        self.spent += INFLATED_COST + message.payload.len();
-                    }
-                    if echoes && self.is_compressed {
-                        let (kind, payload) = (message.kind, message.payload.to_vec());
-                        out.push(true, |out| self.encode(kind, &payload, out, counters));
-                    } else if echoes {
-                        // Valid as it came: what need not be compressed is not looked at again.
-                        let (kind, payload) = (message.kind, message.payload);
-                        let is_in_place = home.contains(&payload.as_ptr());
-                        if payload.len() < LEND_LEN {
-                            out.push(true, |out| frame::encode_server(kind, payload, out));
-                        } else if is_in_place {
-                            let at = start + payload.as_ptr().addr() - home.start.addr();
-                            out.push_lent(true, at..at + payload.len(), |out| {
-                                frame::encode_server_header(kind, payload.len(), out);
-                            });
-                        } else if out.is_empty() {
-                            // It came in several reads, and lies in the machine until the next.
-                            out.push_lent(true, 0..payload.len(), |out| {
-                                frame::encode_server_header(kind, payload.len(), out);
-                            });
-                            self.output.write_through(out, payload, counters);
-                        } else {
-                            out.push(true, |out| frame::encode_server(kind, payload, out));
-                        }
-                    } else if answers_ping
-                        && message.kind == MessageKind::Text
-                        && message.payload == b"ping"
-                    {
-                        out.push(true, |out| {
-                            frame::encode_server(MessageKind::Text, b"pong", out);
-                        });
-                    } else {
-                        counters.callbacks_accepted.increment();
-                        self.was_door = false;
-                        self.turns.accept(Question {
-                            event: Occasion::Message,
-                            source: Source::Client,
-                            kind: message.kind,
-                            payload: Bytes::copy_from_slice(message.payload),
-                        });
-                    }
-                }
-                Some(Event::Ping(_)) => {
-                    // Each ping gets its pong while the kernel takes everything; behind bytes that
-                    // it refused, the machine keeps the latest only.
-                    if self.output.queue.is_empty() {
-                        out.push(false, |out| {
-                            self.protocol.poll_transmit(out);
-                        });
-                    }
-                }
-                Some(Event::Pong(_)) => {}
-                Some(Event::Close(frame)) => {
-                    self.note_close(CloseCause::Peer, frame.as_ref().map(|frame| frame.code));
-                    self.note_reason(CloseCause::Peer, frame.as_ref());
-                }
-                Some(Event::Failed(error)) => {
-                    self.note_close(CloseCause::Protocol, Some(error.close_code()))
-                }
-            }
-        }
-        Processed {
-            unprocessed: input.remaining(),
-            is_out_full,
-        }
-    }
-
-    pub(super) fn reply(&mut self, reply: &Reply, counters: &Counters) {
-        if !self.is_open() {
-            counters.replies_dropped.increment();
-            return;
-        }
-        let mut frame = Vec::new();
-        self.encode(reply.kind, &reply.payload, &mut frame, counters);
-        // It may wait, and the queue counts what it has, not the room that it was given.
-        frame.shrink_to_fit();
-        counters.messages_queued.increment();
-        let queued = self
-            .output
-            .queue
-            .push_unbounded(counters.ledger.hold(frame));
-        debug_assert!(
-            queued.is_ok(),
-            "an open connection has no close frame queued"
-        );
-    }
-
-    /// Appends the frame of a message for an open connection. It must be sent before any other, or
-    /// none after it: with context takeover later ones refer to it.
-    pub(super) fn encode(
-        &mut self,
-        kind: MessageKind,
-        payload: &[u8],
-        out: &mut Vec<u8>,
-        counters: &Counters,
-    ) {
-        let start = out.len();
-        let encoded = self.protocol.send(kind, payload, out);
-        debug_assert!(encoded.is_ok(), "it is open, and texts are UTF-8");
-        self.count_compression(payload.len(), out.len() - start, counters);
-    }
-
-    /// The frame of a message that others may share, for an open connection; else as
-    /// [`encode`](Self::encode).
-    pub(super) fn frame_of(&mut self, message: &EncodedMessage, counters: &Counters) -> Bytes {
-        let frame = self.protocol.frame_of(message);
-        debug_assert!(frame.is_ok(), "it is open");
-        let frame = frame.unwrap_or_default();
-        self.count_compression(message.payload().len(), frame.len(), counters);
-        // One that nobody else has was made for this connection, after what it was sent before.
-        match frame.is_unique() {
-            true => counters.ledger.hold(frame),
-            false => frame,
-        }
-    }
-
-    fn count_compression(&self, payload_len: usize, frame_len: usize, counters: &Counters) {
-        if self.is_compressed {
-            counters.compressible_bytes.add(payload_len as u64);
-            counters.compressed_bytes.add(frame_len as u64);
-        }
-    }
-
-    /// Begins the closing handshake behind everything that is queued.
-    pub(super) fn close(&mut self, cause: CloseCause, frame: CloseFrame) {
-        self.note_close(cause, Some(frame.code));
-        self.note_reason(cause, Some(&frame));
-        self.protocol.close(Some(frame), Instant::now());
-    }
-
-    /// The first cause is the cause.
-    pub(super) fn note_close(&mut self, cause: CloseCause, code: Option<CloseCode>) {
-        if self.cause.is_none() {
-            self.cause = Some(cause);
-            self.close_code = code;
-        }
-    }
-
-    fn note_reason(&mut self, cause: CloseCause, frame: Option<&CloseFrame>) {
-        let reason = frame.map_or("", |frame| &frame.reason);
-        if self.cause == Some(cause) && !reason.is_empty() {
-            self.close_reason = Some(reason.into());
-        }
-    }
-
-    /// Queues the control frames that are due. Behind bytes that the kernel refused they wait in
-    /// the machine, where a later pong replaces an earlier one; the close frame, behind which
-    /// nothing comes, does not.
-    pub(super) fn transmit(&mut self) {
-        if !self.output.queue.is_empty() && self.protocol.state() == State::Open {
-            return;
-        }
-        let mut frames = Vec::new();
-        if self.protocol.poll_transmit(&mut frames) {
-            let queued = self.output.queue.push_control(Bytes::from(frames));
-            debug_assert!(
-                queued.is_ok(),
-                "the machine hands out one close frame, and last"
-            );
-        }
-    }
-
-    pub(super) fn flush(&mut self, counters: &Counters) {
-        if self.output.flush(counters) == Err(Broken) {
-            self.note_close(CloseCause::Vanished, None);
-            self.phase = Phase::Ended;
-        }
-    }
-
-    /// Gives everything up of which nothing was written, and begins the closing handshake: the peer
-    /// learns the sooner why, and only whole frames. With context takeover those behind a dropped
-    /// one could not be inflated: none comes, because from the close on the machine makes no frame
-    /// but its own. Returns how many messages that were.
-    pub(super) fn give_up(
-        &mut self,
-        cause: CloseCause,
-        reason: &'static str,
-        counters: &Counters,
-    ) -> u64 {
-        let reason_counted = match cause {
-            CloseCause::OverflowTotal => DropReason::OverflowTotal,
-            CloseCause::Slow => DropReason::Slow,
-            _ => DropReason::Overflow,
-        };
-        let dropped = self.output.drop_untouched(reason_counted, counters);
-        self.close(cause, CloseFrame::new(CloseCode::TRY_LATER, reason));
-        dropped
-    }
-
-    /// Closes the connection if its peer has taken nothing for `timeout`.
-    pub(super) fn settle_stall(&mut self, timeout: Duration, counters: &Counters, now: Instant) {
-        self.output.note_stall(now);
-        let is_due = |output: &Output| output.stalled_at(timeout).is_some_and(|at| at <= now);
-        if !self.is_open() || !is_due(&self.output) {
-            return;
-        }
-        self.output.write_unasked(counters);
-        self.output.note_stall(now);
-        if is_due(&self.output) {
-            let reason = "nothing was read for limits.write_timeout";
-            self.give_up(CloseCause::Slow, reason, counters);
-            self.transmit();
-        }
-    }
-
-    /// RFC 6455 §7.1.1: the server closes the TCP connection first, once both close frames are out.
-    pub(super) fn linger_once_closed(&mut self, now: Instant) {
-        let until = now + self.protocol.config().close_timeout();
-        if self.phase == Phase::Open && self.protocol.state() == State::Closed {
-            // Whoever answers no ping answers no close frame, and what waits for it waits in vain.
-            if self.cause == Some(CloseCause::PongTimeout) {
-                self.phase = Phase::Ended;
-                return;
-            }
-            self.unread = Vec::new();
-            self.phase = Phase::Lingering {
-                until,
-                is_shut_down: false,
-            };
-        }
-        let waits_for_our_end = matches!(
-            self.phase,
-            Phase::Lingering {
-                is_shut_down: false,
-                ..
-            }
-        );
-        if !waits_for_our_end || !self.output.queue.is_empty() {
-            return;
-        }
-        let stream = self.output.stream.as_ref();
-        let shut_down = stream.is_some_and(|stream| stream.shutdown_write().is_ok());
-        self.phase = match shut_down {
-            true => Phase::Lingering {
-                until,
-                is_shut_down: true,
-            },
-            false => Phase::Ended,
-        };
     }
 
     /// Wakes what works for the connection, if there is something new for it.

@@ -5,23 +5,32 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 
-/// Lets a message wait for the test.
-const WAIT: &str = "if ($uri === '/wait') {
-        fgets(fopen(__DIR__ . '/message', 'r'));
-        echo 'waited';
-        return true;
-    }";
+/// A server with two visitors, whose first waits for an answer until the gate is opened. `None` if
+/// PHP is not installed.
+async fn with_a_message_under_way() -> Option<(Server, Gate, [Client; 2])> {
+    let setup = site()?;
+    before_callbacks(
+        setup.dir(),
+        "if ($uri === '/wait') {
+             fgets(fopen(__DIR__ . '/message', 'r'));
+             echo 'waited';
+             return true;
+         }",
+    );
+    let gate = Gate::new(setup.dir(), "message");
+    let server = setup.start();
+    let mut client = enter(&server, "user=7").await;
+    let other = enter(&server, "user=8").await;
+    say(&mut client, "/wait").await;
+    server.until("callbacks.started", 1);
+    Some((server, gate, [client, other]))
+}
 
 #[tokio::test]
 async fn b15_sigterm_finishes_the_message_and_goes() {
-    let Some(setup) = site() else { return };
-    before_callbacks(setup.dir(), WAIT);
-    let mut gate = Gate::new(setup.dir(), "message");
-    let server = setup.start();
-    let mut client = enter(&server, "user=7").await;
-    let mut idle = enter(&server, "user=8").await;
-    say(&mut client, "/wait").await;
-    server.until("callbacks.started", 1);
+    let Some((server, mut gate, [mut client, mut idle])) = with_a_message_under_way().await else {
+        return;
+    };
     server.signal(Signal::SIGTERM);
     assert_eq!(close_code(&mut idle).await, 1001);
     gate.open(1);
@@ -32,14 +41,9 @@ async fn b15_sigterm_finishes_the_message_and_goes() {
 
 #[tokio::test]
 async fn sighup_loads_the_application_anew_and_what_is_under_way_is_finished() {
-    let Some(setup) = site() else { return };
-    before_callbacks(setup.dir(), WAIT);
-    let mut gate = Gate::new(setup.dir(), "message");
-    let server = setup.start();
-    let mut client = enter(&server, "user=7").await;
-    let mut other = enter(&server, "user=8").await;
-    say(&mut client, "/wait").await;
-    server.until("callbacks.started", 1);
+    let Some((server, mut gate, [mut client, mut other])) = with_a_message_under_way().await else {
+        return;
+    };
     let answer = "if ($uri === '/version') { echo 'new'; return true; }";
     before_callbacks(server.dir(), answer);
     server.signal(Signal::SIGHUP);
@@ -87,10 +91,7 @@ async fn a_server_that_was_killed_is_followed_by_one_that_works() {
     let server = setup.start();
     assert!(!stale.exists());
     let mut client = enter(&server, "user=7").await;
-    elsewhere(
-        &server,
-        "CarbonPHP\\Abstracts\\Pipe::sendToFifoChannel('7', '/echo/again');",
-    );
+    push(&server, "7", "/echo/again");
     assert_eq!(hear(&mut client).await, "again");
     bye(client).await;
     server.finish();
@@ -107,6 +108,14 @@ async fn shutdown_functions_run_although_children_end_at_once() {
     server.finish();
 }
 
+/// A server that listens where the application says. `None` if PHP is not installed.
+fn site_with_socket(socket: &str) -> Option<Setup> {
+    let setup = site_in(Setup::new().without_listen())?;
+    let code = format!("['configuration' => ['SOCKET' => ['HOST' => '127.0.0.1', {socket}]]]");
+    configure(setup.dir(), &code);
+    Some(setup)
+}
+
 /// A port that somebody has.
 fn taken() -> (TcpListener, u16) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -117,12 +126,9 @@ fn taken() -> (TcpListener, u16) {
 #[test]
 fn a_taken_port_is_exit_code_73_and_the_note_says_what_it_was() {
     let (_listener, port) = taken();
-    let Some(setup) = site_in(Setup::new().without_listen()) else {
+    let Some(setup) = site_with_socket(&format!("'PORT' => {port}")) else {
         return;
     };
-    let socket =
-        format!("['configuration' => ['SOCKET' => ['HOST' => '127.0.0.1', 'PORT' => {port}]]]");
-    configure(setup.dir(), &socket);
     let output = setup.fail();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(73), "{said}");
@@ -147,12 +153,9 @@ async fn flags_of_the_original_work_and_the_log_says_what_to_write() {
         ),
     ] {
         let (_listener, port) = taken();
-        let Some(mut setup) = site_in(Setup::new().without_listen()) else {
+        let Some(mut setup) = site_with_socket(&format!("'PORT' => {port}")) else {
             return;
         };
-        let socket =
-            format!("['configuration' => ['SOCKET' => ['HOST' => '127.0.0.1', 'PORT' => {port}]]]");
-        configure(setup.dir(), &socket);
         for flag in flags {
             setup = setup.arg(*flag);
         }
@@ -176,29 +179,22 @@ async fn flags_of_the_original_work_and_the_log_says_what_to_write() {
 
 #[test]
 fn a_certificate_of_the_application_makes_it_wss_and_empty_paths_are_none() {
-    let Some(setup) = site_in(Setup::new().without_listen()) else {
+    let files = "'KEY' => __DIR__ . '/key.pem', 'CERT' => __DIR__ . '/cert.pem'";
+    let Some(setup) = site_with_socket(&format!("'PORT' => 0, 'SSL' => [{files}]")) else {
         return;
-    };
-    let code = |ssl: &str| {
-        format!(
-            "['configuration' => ['SOCKET' => ['HOST' => '127.0.0.1', 'PORT' => 0, 'SSL' => [{ssl}]]]]"
-        )
     };
     let made = Command::new(env!("CARGO_BIN_EXE_ws"))
         .args(["cert", "--out"])
         .arg(setup.dir())
         .output();
     assert!(made.unwrap().status.success());
-    let files = "'KEY' => __DIR__ . '/key.pem', 'CERT' => __DIR__ . '/cert.pem'";
-    configure(setup.dir(), &code(files));
     let server = setup.start();
     assert!(server.url.starts_with("wss://127.0.0.1:"), "{}", server.url);
     server.finish();
 
-    let Some(setup) = site_in(Setup::new().without_listen()) else {
+    let Some(setup) = site_with_socket("'PORT' => 0, 'SSL' => ['KEY' => '', 'CERT' => '']") else {
         return;
     };
-    configure(setup.dir(), &code("'KEY' => '', 'CERT' => ''"));
     let server = setup.start();
     assert!(server.url.starts_with("ws://127.0.0.1:"), "{}", server.url);
     server.finish();

@@ -100,6 +100,12 @@ fn elsewhere(server: &Server, code: &str) {
     php(&["-r", &code], server.dir());
 }
 
+/// Writes a record into the FIFOs whose names begin with this, as a web request does.
+fn push(server: &Server, name: &str, record: &str) {
+    let code = format!("CarbonPHP\\Abstracts\\Pipe::sendToFifoChannel('{name}', '{record}');");
+    elsewhere(server, &code);
+}
+
 /// Connects as a browser with this cookie.
 async fn enter(server: &Server, cookie: &str) -> Client {
     let entered = server.connect_with("/", &[("Cookie", cookie)]).await;

@@ -34,18 +34,14 @@ async fn b04_what_reaches_the_fifo_of_user_10_runs_as_user_10() {
     let server = setup.start();
     let mut one = enter(&server, "user=1").await;
     let mut ten = enter(&server, "user=10").await;
-    let send = |name: &str| {
-        let code = format!("CarbonPHP\\Abstracts\\Pipe::sendToFifoChannel('{name}', '/whoami');");
-        elsewhere(&server, &code);
-    };
-    send("1");
+    push(&server, "1", "/whoami");
     for (client, user) in [(&mut one, "1"), (&mut ten, "10")] {
         let seen: Value = serde_json::from_str(&hear(client).await).unwrap();
         assert_eq!(seen["information"]["userId"], user);
         assert_eq!(seen["cookie"]["user"], user);
     }
     // The colon behind the id is what tells them apart.
-    send("1:");
+    push(&server, "1:", "/whoami");
     assert!(hear(&mut one).await.contains("\"userId\":\"1\""));
     assert_eq!(ask(&mut ten, "/echo/next").await, "next");
     bye(one).await;
@@ -64,16 +60,12 @@ async fn t47_any_record_reaches_the_application_and_only_the_delimiter_ends_it()
         "/echo/two\nlines",
         "/echo/ümläut",
     ] {
-        let code = format!("CarbonPHP\\Abstracts\\Pipe::sendToFifoChannel('7', '{text}');",);
-        elsewhere(&server, &code);
+        push(&server, "7", text);
         let expected = text.trim_start_matches('/').strip_prefix("echo/").unwrap();
         assert_eq!(hear(&mut client).await, expected);
     }
     let long = "x".repeat(100_000);
-    elsewhere(
-        &server,
-        "CarbonPHP\\Abstracts\\Pipe::sendToFifoChannel('7', '/echo/' . str_repeat('x', 100000));",
-    );
+    push(&server, "7", &format!("/echo/{long}"));
     assert_eq!(hear(&mut client).await, long);
     // Half a delimiter is none.
     write(&fifo_of(&server, &client), format!("/echo/a{DELIMITER}"));

@@ -2,14 +2,17 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use ws_proto::handshake::ExtensionOffer;
-use ws_proto::{DeflateConfig, DeflateParams};
+use ws_proto::{DeflateConfig, DeflateParams, Event, Input, MessageKind};
 use ws_session::Outbound;
 
+use super::intake::INFLATED_COST;
 use super::*;
 use crate::assembly;
 use crate::config::{Config, RawConfig};
+use crate::connection::frames::Frames;
 use crate::core::turns::TurnLimits;
 use crate::helpers::Helpers;
+use crate::shared::Shared;
 
 const MESSAGE_SIZE: usize = 60_000;
 const MESSAGE_COUNT: u64 = 100;
@@ -43,36 +46,13 @@ fn agreed() -> DeflateParams {
 fn connection(server: &Shared, deflate: Option<DeflateParams>, now: Instant) -> Inner {
     let protocol = ws_proto::Connection::server(Arc::clone(&server.current().protocol), now);
     let protocol = protocol.with_deflate(deflate);
-    Inner {
-        protocol,
-        is_compressed: deflate.is_some(),
-        output: Output::new(None, Outbound::new(usize::MAX)),
-        turns: Turns::new(TurnLimits {
-            running: 1,
-            waiting: 1,
-            unordered: false,
-        }),
-        work: Work::default(),
-        unread: Vec::new(),
-        spent: 0,
-        phase: Phase::Open,
-        place: None,
-        was_door: false,
-        is_doors_turn: false,
-        is_paused: false,
-        is_squeezed: false,
-        throttle: None,
-        is_draining: false,
-        drain_turn: None,
-        cause: None,
-        close_code: None,
-        close_reason: None,
-        received: 0,
-        received_bytes: 0,
-        look_at: None,
-        farewell: None,
-        attendant: None,
-    }
+    let turns = Turns::new(TurnLimits {
+        running: 1,
+        waiting: 1,
+        unordered: false,
+    });
+    let output = Output::new(None, Outbound::new(usize::MAX));
+    Inner::new(output, protocol, deflate.is_some(), turns)
 }
 
 /// The n-th message: all alike but for its number.
