@@ -257,7 +257,8 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 
 /// A page without what is not for readers of the book: links out of it, which they cannot follow,
 /// become the path of the file in the repository; comments, and what blocks say to the tests that
-/// carry them out, go.
+/// carry them out, go. The search of the book takes a key like `app.timeout` for one word, so under
+/// a heading that is one its last part is added for whoever looks for that.
 fn for_readers(text: &str) -> String {
     let mut result = String::with_capacity(text.len());
     let mut end = 0;
@@ -286,6 +287,15 @@ fn for_readers(text: &str) -> String {
                 let marks = fence.trim_end().len() - (info.len() - language.len());
                 (fence[..marks].to_owned(), fence.len())
             }
+            Event::Start(Tag::Heading { .. }) => {
+                let Some(name) = setting_in(source) else {
+                    continue;
+                };
+                (
+                    format!("{source}\n<span hidden>{name}</span>\n"),
+                    source.len(),
+                )
+            }
             Event::Start(Tag::HtmlBlock) if source.starts_with("<!--") => {
                 (String::new(), source.len())
             }
@@ -296,6 +306,15 @@ fn for_readers(text: &str) -> String {
         end = range.start + length;
     }
     result + &text[end..]
+}
+
+/// The last part of the key that is all of a heading.
+fn setting_in(heading: &str) -> Option<&str> {
+    let key = heading.trim().trim_start_matches('#').trim_start();
+    let key = key.strip_prefix('`')?.strip_suffix('`')?;
+    let (_, name) = key.rsplit_once('.')?;
+    let is_name = |it: char| it.is_ascii_lowercase() || it == '_';
+    name.chars().all(is_name).then_some(name)
 }
 
 #[cfg(test)]
@@ -361,6 +380,14 @@ mod tests {
         assert_eq!(
             for_readers("a [b](../c/d.sh), [`c/d.sh`](../c/d.sh) [e](f.md)\n"),
             "a b (`c/d.sh`), `c/d.sh` [e](f.md)\n"
+        );
+    }
+
+    #[test]
+    fn a_setting_is_found_by_its_last_part() {
+        assert_eq!(
+            for_readers("## `[a]`\n\n### `a.b_c`\n\nd\n"),
+            "## `[a]`\n\n### `a.b_c`\n\n<span hidden>b_c</span>\n\nd\n"
         );
     }
 
