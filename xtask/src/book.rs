@@ -1,6 +1,6 @@
 //! The documentation: whether what it links to is there, and the book that mdbook makes of it.
 //!
-//! The sources are checked always, the book is built where mdbook is: `--install` gets it.
+//! The sources are checked always, the book is built where mdbook is: `--install` gets it, and CI has it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -9,20 +9,18 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use pulldown_cmark::{Event, LinkType, Options, Parser, Tag, TagEnd};
+use pulldown_cmark::{CodeBlockKind, Event, LinkType, Options, Parser, Tag, TagEnd};
 
-use crate::{process, workspace};
+use crate::{install, process, workspace};
 
 const BOOK: &str = "docs";
 const SUMMARY: &str = "docs/SUMMARY.md";
-const MDBOOK: &str = "mdbook@0.5.4";
 
-/// Compiling mdbook takes minutes.
-const LIMIT: Duration = Duration::from_secs(1200);
+const LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Installs mdbook first, in the build directory
+    /// Installs what PyPI has of mdbook first, in the build directory
     #[arg(long)]
     install: bool,
 }
@@ -37,12 +35,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         bail!("{} faults in the documentation", faults.len());
     }
     if arguments.install {
-        install()?;
+        install::python()?;
     }
     let links: usize = pages.values().map(|page| page.links.len()).sum();
     let sound = format!("{links} links in {} pages are sound", pages.len());
-    match mdbook() {
-        None => println!("{sound}; no book without mdbook (cargo xtask book --install gets it)"),
+    match workspace::find("mdbook") {
+        None => {
+            let is_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
+            ensure!(!is_ci, "{sound}, but there is no mdbook");
+            println!("{sound}; no book without mdbook (cargo xtask book --install gets it)");
+        }
         Some(mdbook) => {
             let book = build(&mdbook)?;
             println!("{sound}; the book is {}", book.join("index.html").display());
@@ -58,6 +60,8 @@ struct Page {
     anchors: BTreeSet<String>,
     /// Line and destination of each link, and of each picture.
     links: Vec<(usize, String)>,
+    /// Lines of code without a fence, which could not say what they are for.
+    bare_code: Vec<usize>,
 }
 
 /// Every page of the repository, by its path in it.
@@ -80,7 +84,11 @@ impl Page {
         let mut counts = HashMap::new();
         let options = Options::ENABLE_TABLES;
         for (event, range) in Parser::new_ext(text, options).into_offset_iter() {
+            let line = || text[..range.start].matches('\n').count() + 1;
             match event {
+                Event::Start(Tag::CodeBlock(CodeBlockKind::Indented)) => {
+                    page.bare_code.push(line());
+                }
                 Event::Start(Tag::Heading { .. }) => heading = Some(String::new()),
                 Event::End(TagEnd::Heading(_)) => {
                     let anchor = anchor_of(&heading.take().unwrap_or_default());
@@ -109,8 +117,7 @@ impl Page {
                         ..
                     },
                 ) if link_type != LinkType::Email => {
-                    let line = text[..range.start].matches('\n').count() + 1;
-                    page.links.push((line, dest_url.into_string()));
+                    page.links.push((line(), dest_url.into_string()));
                 }
                 _ => {}
             }
@@ -137,6 +144,9 @@ fn faults_in(pages: &BTreeMap<PathBuf, Page>) -> Vec<String> {
             if let Some(fault) = fault_of(pages, path, link) {
                 faults.push(format!("{}:{line}: {link}: {fault}", path.display()));
             }
+        }
+        for line in page.bare_code.iter().filter(|_| path.starts_with(BOOK)) {
+            faults.push(format!("{}:{line}: code without a fence", path.display()));
         }
     }
     let Some(summary) = pages.get(Path::new(SUMMARY)) else {
@@ -227,8 +237,7 @@ fn build(mdbook: &Path) -> Result<PathBuf> {
     Ok(book)
 }
 
-/// Copies the sources of the book. Links out of it, which a reader of the book cannot follow, become
-/// the path of the file in the repository.
+/// Copies the sources of the book, as [`for_readers`] has them.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
@@ -238,7 +247,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
             copy(&path, &copied)?;
         } else if path.extension().is_some_and(|it| it == "md") {
             let text = fs::read_to_string(&path)?;
-            fs::write(&copied, without_links_out(&text))?;
+            fs::write(&copied, for_readers(&text))?;
         } else {
             fs::copy(&path, &copied)?;
         }
@@ -246,61 +255,66 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn without_links_out(text: &str) -> String {
+/// A page without what is not for readers of the book: links out of it, which they cannot follow,
+/// become the path of the file in the repository; comments, and what blocks say to the tests that
+/// carry them out, go. The search of the book takes a key like `app.timeout` for one word, so under
+/// a heading that is one its last part is added for whoever looks for that.
+fn for_readers(text: &str) -> String {
     let mut result = String::with_capacity(text.len());
     let mut end = 0;
     for (event, range) in Parser::new_ext(text, Options::ENABLE_TABLES).into_offset_iter() {
-        if let Event::Start(Tag::Link { dest_url, .. }) = event
-            && let Some(path) = dest_url.strip_prefix("../")
-        {
-            let link = &text[range.clone()];
-            let label = link
-                .strip_prefix('[')
-                .and_then(|link| link.rsplit_once("]("));
-            let label = label.map_or(link, |(label, _)| label);
-            result.push_str(&text[end..range.start]);
-            result.push_str(label);
-            if !label.contains(path) {
-                result.push_str(&format!(" (`{path}`)"));
+        let source = &text[range.clone()];
+        let (instead, length) = match event {
+            Event::Start(Tag::Link { dest_url, .. }) => {
+                let Some(path) = dest_url.strip_prefix("../") else {
+                    continue;
+                };
+                let label = source
+                    .strip_prefix('[')
+                    .and_then(|link| link.rsplit_once("]("));
+                let label = label.map_or(source, |(label, _)| label);
+                let is_named = label.contains(path);
+                let path = if is_named {
+                    String::new()
+                } else {
+                    format!(" (`{path}`)")
+                };
+                (format!("{label}{path}"), source.len())
             }
-            end = range.end;
-        }
+            Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(info))) => {
+                let fence = source.lines().next().unwrap_or_default();
+                let (language, _) = info.split_once(' ').unwrap_or((&info, ""));
+                let marks = fence.trim_end().len() - (info.len() - language.len());
+                (fence[..marks].to_owned(), fence.len())
+            }
+            Event::Start(Tag::Heading { .. }) => {
+                let Some(name) = setting_in(source) else {
+                    continue;
+                };
+                (
+                    format!("{source}\n<span hidden>{name}</span>\n"),
+                    source.len(),
+                )
+            }
+            Event::Start(Tag::HtmlBlock) if source.starts_with("<!--") => {
+                (String::new(), source.len())
+            }
+            _ => continue,
+        };
+        result.push_str(&text[end..range.start]);
+        result.push_str(&instead);
+        end = range.start + length;
     }
     result + &text[end..]
 }
 
-fn mdbook() -> Option<PathBuf> {
-    let ours = mdbook_root().join("bin/mdbook");
-    if ours.is_file() {
-        return Some(ours);
-    }
-    workspace::find("mdbook")
-}
-
-fn mdbook_root() -> PathBuf {
-    workspace::scratch().join("mdbook")
-}
-
-fn install() -> Result<()> {
-    if mdbook().is_some() {
-        return Ok(());
-    }
-    println!("cargo install {MDBOOK}");
-    let mut command = workspace::cargo();
-    command
-        .args(["install", "--quiet", "--locked", "--no-default-features"])
-        .args(["--features", "search", MDBOOK, "--root"])
-        .arg(mdbook_root())
-        .arg("--target-dir")
-        .arg(mdbook_root().join("build"));
-    let log = workspace::scratch().join("install.log");
-    let status = process::run_logged(&mut command, &log, LIMIT)?;
-    ensure!(
-        status.success(),
-        "cargo install ended with {status}, see {}",
-        log.display()
-    );
-    Ok(())
+/// The last part of the key that is all of a heading.
+fn setting_in(heading: &str) -> Option<&str> {
+    let key = heading.trim().trim_start_matches('#').trim_start();
+    let key = key.strip_prefix('`')?.strip_suffix('`')?;
+    let (_, name) = key.rsplit_once('.')?;
+    let is_name = |it: char| it.is_ascii_lowercase() || it == '_';
+    name.chars().all(is_name).then_some(name)
 }
 
 #[cfg(test)]
@@ -353,10 +367,38 @@ mod tests {
     }
 
     #[test]
+    fn code_without_a_fence_is_found() {
+        let pages = pages(&[
+            ("docs/push.md", "a\n\n    b\n"),
+            (SUMMARY, "[a](push.md)\n"),
+        ]);
+        assert_eq!(faults_in(&pages), ["docs/push.md:3: code without a fence"]);
+    }
+
+    #[test]
     fn links_out_of_the_book_become_paths() {
         assert_eq!(
-            without_links_out("a [b](../c/d.sh), [`c/d.sh`](../c/d.sh) [e](f.md)\n"),
+            for_readers("a [b](../c/d.sh), [`c/d.sh`](../c/d.sh) [e](f.md)\n"),
             "a b (`c/d.sh`), `c/d.sh` [e](f.md)\n"
+        );
+    }
+
+    #[test]
+    fn a_setting_is_found_by_its_last_part() {
+        assert_eq!(
+            for_readers("## `[a]`\n\n### `a.b_c`\n\nd\n"),
+            "## `[a]`\n\n### `a.b_c`\n\n<span hidden>b_c</span>\n\nd\n"
+        );
+    }
+
+    #[test]
+    fn readers_of_the_book_are_spared_what_is_for_tests() {
+        assert_eq!(
+            for_readers(
+                "a\n\n```sh run needs=\"b c\"\nd\n```\n\n<!-- e\n```sh run\nf\n```\n-->\n\n- g\n\n  \
+                 ```json\n  h\n  ```\n"
+            ),
+            "a\n\n```sh\nd\n```\n\n\n- g\n\n  ```json\n  h\n  ```\n"
         );
     }
 }

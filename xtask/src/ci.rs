@@ -48,7 +48,7 @@ enum Step {
     Layers,
     /// White space and line ends
     Tidy,
-    /// Links of the documentation, and the book where mdbook is
+    /// Links of the documentation, and the book that mdbook makes of it
     Book,
     /// Lints, warnings denied
     Clippy,

@@ -20,10 +20,12 @@ const DEBIAN: &[(&str, &str)] = &[
     ("curl", "curl"),
     ("git", "git"),
     ("haproxy", "haproxy"),
+    ("jq", "jq"),
     ("mariadbd", "mariadb-server"),
     ("nginx", "nginx-light"),
     ("node", "nodejs"),
     ("npm", "npm"),
+    ("openssl", "openssl"),
     ("perl", "perl"),
     ("php", "php-cli"),
     ("promtool", "prometheus"),
@@ -32,6 +34,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("redis-server", "redis-server"),
     ("ruby", "ruby"),
     ("strace", "strace"),
+    ("systemd-analyze", "systemd"),
     ("websocketd", "websocketd"),
 ];
 
@@ -126,7 +129,7 @@ fn php_fpm_is_there() -> bool {
 }
 
 /// An environment of its own, since Debian's pip refuses to touch the system's.
-fn python() -> Result<()> {
+pub(crate) fn python() -> Result<()> {
     let environment = workspace::scratch().join("python");
     let requirements = workspace::root().join("xtask/python.txt");
     if is_done(&environment, &fs::read_to_string(&requirements)?) {
