@@ -11,6 +11,7 @@ mod output;
 mod program;
 mod publication;
 mod state;
+mod traced;
 mod work;
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -37,13 +38,13 @@ use crate::core::answer::Answer;
 use crate::core::changes::End;
 use crate::core::failure::RunFailure;
 use crate::core::question::{Occasion, Question, Standing};
-use crate::core::trace::Trace;
 use crate::core::turns::{MessageId, TurnLimits, Turns};
 use crate::counters::{CloseCause, Counters, DropReason};
 use crate::places::Place;
 use crate::rota::Seat;
 use crate::shard::Shard;
 use crate::shared::Shared;
+use crate::spans::{MessageSpan, RunSpan};
 use crate::visitor::Visitor;
 
 pub(crate) use self::frames::Frames;
@@ -51,7 +52,7 @@ use self::lines::AnswerLines;
 use self::output::Output;
 pub(crate) use self::publication::Publication;
 use self::state::{Inner, Phase, Wait};
-use self::work::Work;
+use self::work::{Started, Work};
 
 /// Bytes taken from a socket at a time while too much waits in the whole server: nobody's answers
 /// are held back before there are any, so a crowd of such reads must not add up to much.
@@ -559,21 +560,19 @@ impl Connection {
                 let Some((id, answer)) = state.turns.next_answer() else {
                     break;
                 };
-                if let Some(reply) = &answer.reply {
-                    state.reply(reply, counters);
-                }
+                let span = state.work.forget(id);
+                traced::reply(shard, state, answer.reply.as_ref(), span);
                 if let Some(frame) = answer.close {
                     state.close(CloseCause::Application, frame);
                 }
-                state.work.forget(id);
             }
             // The task of a program fetches them itself.
             while !state.is_held_back() && state.work.program().is_none() {
                 let Some((id, question)) = state.turns.start() else {
                     break;
                 };
-                let run = self.start_run(shard, id, question);
-                state.work.begin(id, run);
+                let started = self.start_run(shard, id, question);
+                state.work.begin(id, started);
             }
             // When both wait for room, the client and the doors take turns.
             let door_waits = state.turns.has_room() && self.waiting_runs() > 0;
@@ -682,40 +681,37 @@ impl Connection {
         state.phase = Phase::Ended;
     }
 
-    fn start_run(
-        self: &Rc<Self>,
-        shard: &Rc<Shard>,
-        id: MessageId,
-        question: Question,
-    ) -> AbortHandle {
+    fn start_run(self: &Rc<Self>, shard: &Rc<Shard>, id: MessageId, question: Question) -> Started {
         let connection = Rc::clone(self);
         let server = Arc::clone(&shard.server);
+        let (run, span) = MessageSpan::begin(&server, &self.visitor, id, &question);
         server.hub.counters.callbacks_started.increment();
         let guard = RunGuard {
             server: Arc::clone(&server),
             is_counted: false,
         };
-        shard.spawn(async move {
-            let trace = connection.visitor.begin_trace();
+        let handle = shard.spawn(async move {
+            let mut run = run;
             let data = server.hub.keeper.data(connection.visitor.session);
             let current = Arc::clone(&server.current());
             let end = match &current.application {
                 Some(application) if application.answers_in_lines() => {
                     connection
-                        .answer_in_lines(&server, application, id, &question, trace, data)
+                        .answer_in_lines(&server, application, id, &question, &mut run, data)
                         .await
                 }
                 Some(application) => {
                     let visitor = &connection.visitor;
                     application
-                        .answer(visitor, id, &question, trace, data)
+                        .answer(visitor, id, &question, run.trace(), data)
                         .await
                 }
                 None => Ok(Answer::default()),
             };
             guard.ended();
-            connection.finish_run(&server, id, question.event, trace, end);
-        })
+            connection.finish_run(&server, id, question.event, run, end);
+        });
+        Started { handle, span }
     }
 
     /// Sends what the callback writes, line by line; what is left to be said is returned.
@@ -725,15 +721,17 @@ impl Connection {
         application: &Application,
         id: MessageId,
         question: &Question,
-        trace: Option<Trace>,
+        span: &mut RunSpan,
         data: Option<SessionData>,
     ) -> Result<Answer, RunFailure> {
+        let trace = span.trace();
         let mut lines = AnswerLines::new(Rc::clone(self), Arc::clone(server), id);
         let run = application.answer_into(&self.visitor, id, question, trace, data, &mut lines);
         let end = run.await;
         lines.finish();
+        span.set_lines(lines.count, lines.size);
         end?;
-        Ok(match lines.has_lines || !question.event.is_message() {
+        Ok(match lines.count > 0 || !question.event.is_message() {
             true => Answer::default(),
             false => application.empty_answer(),
         })
@@ -744,11 +742,16 @@ impl Connection {
         server: &Shared,
         id: MessageId,
         event: Occasion,
-        trace: Option<Trace>,
+        run: RunSpan,
         end: Result<Answer, RunFailure>,
     ) {
         let counters = &server.hub.counters;
-        let trace_id = trace.map(|trace| tracing::field::display(trace.id()));
+        let failure = end.as_ref().err();
+        let failure = failure.map(|failure| failure.cause().as_str());
+        if let Some(failure) = failure {
+            self.state.borrow_mut().work.note_failure(id, failure);
+        }
+        let trace_id = run.trace().map(|trace| tracing::field::display(trace.id()));
         let message_id = event.is_message().then_some(id);
         let mut answer = match end {
             Ok(answer) => {
@@ -777,6 +780,7 @@ impl Connection {
                     .unwrap_or_default()
             }
         };
+        run.end(failure);
         if let Some(data) = answer.data.take() {
             server.hub.keeper.set_data(self.visitor.session, data);
         }
@@ -871,11 +875,12 @@ impl Connection {
                 break;
             };
             counters.replies_dropped.add(answer.reply.is_some().into());
-            state.work.forget(id);
+            let span = state.work.forget(id);
+            traced::reply_to_nobody(answer.reply.as_ref(), span);
         }
         while let Some((id, question)) = state.turns.start() {
-            let run = self.start_run(shard, id, question);
-            state.work.begin(id, run);
+            let started = self.start_run(shard, id, question);
+            state.work.begin(id, started);
         }
         if !state.turns.is_idle() {
             return Turn::Over;

@@ -37,6 +37,8 @@ const STATE_DIR_MODE: u32 = 0o750;
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long those who listen to events may take to hear of the last ones.
 const LISTENERS_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the last spans may take to be sent.
+const SPANS_TIMEOUT: Duration = Duration::from_millis(1500);
 /// How long workers may take to end when told to end at once.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -228,6 +230,7 @@ async fn serve(config: Config, helper: HelperProgram, host: Host) -> Result<(), 
         let _ = task.await;
     }
     server.hub.keeper.finish(&server.hub.counters).await;
+    server.spans.finish(SPANS_TIMEOUT).await;
     log_counters(&server);
     drop(server);
     helpers.shutdown().await;

@@ -17,6 +17,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc;
@@ -32,6 +33,8 @@ use crate::support::PATIENCE;
 const USUAL_ADDR: &str = "127.0.0.1:8888";
 /// And the control API, of which no page that is carried out asks anything there.
 const CONTROL_ADDR: &str = "127.0.0.1:8889";
+/// And a collector of traces.
+const COLLECTOR_ADDR: &str = "127.0.0.1:4318";
 
 #[test]
 fn the_tutorial_works_as_it_is_printed() {
@@ -51,6 +54,12 @@ fn commands_to_see_who_is_there_work_as_they_are_printed() {
 #[test]
 fn commands_for_the_operators_page_work_as_they_are_printed() {
     Story::tell("operator.md");
+}
+
+#[cfg(feature = "otel")]
+#[test]
+fn commands_to_trace_work_as_they_are_printed() {
+    Story::tell("traces.md");
 }
 
 #[test]
@@ -106,6 +115,8 @@ struct Story {
     server: Option<Terminal>,
     /// Where the server listens.
     addr: String,
+    /// Where a collector may listen.
+    collector: String,
     clients: Vec<(String, Terminal)>,
     /// What the last commands printed, as far as nothing was said of it yet.
     printed: String,
@@ -122,6 +133,7 @@ impl Story {
             dir: TempDir::new().unwrap(),
             server: None,
             addr: USUAL_ADDR.to_owned(),
+            collector: free_addr(),
             clients: Vec::new(),
             printed: String::new(),
         };
@@ -139,6 +151,7 @@ impl Story {
         let (verb, name) = block.mark.split_once('=').unwrap_or((block.mark, ""));
         let text = block.text.replace(USUAL_ADDR, &self.addr);
         let text = text.replace(CONTROL_ADDR, "127.0.0.1:0");
+        let text = text.replace(COLLECTOR_ADDR, &self.collector);
         match verb {
             "file" => self.write(name, &text),
             "run" | "fails" => {
@@ -226,6 +239,12 @@ impl Story {
             .unwrap_or_else(|| panic!("{place}: no client {name}"))
             .1
     }
+}
+
+/// An address where nobody listens.
+fn free_addr() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
 }
 
 /// A program that runs in a terminal of its own; it ends with this.

@@ -22,6 +22,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod trace;
 mod trusted;
 mod typed;
 mod units;
@@ -43,6 +44,7 @@ pub use reload::{Change, Reloaded, Shown};
 pub use sandbox::{CgroupPlace, Sandbox};
 pub use settings::{Applies, defaults, is_secret, is_setting, reference};
 pub(crate) use tls::ALPN;
+pub use trace::{TraceConfig, TraceHeaders, TraceMessages};
 pub use trusted::{InvalidTrustedPeer, TrustedPeer, TrustedPeers};
 pub use typed::{
     AppBackend, AppConfig, CallbackBackend, CompressionConfig, Console, ControlConfig,
@@ -76,6 +78,7 @@ pub struct Config {
     control: ControlConfig,
     metrics: MetricsConfig,
     log: LogConfig,
+    trace: Option<Box<TraceConfig>>,
     development: bool,
     written: Written,
 }
@@ -107,6 +110,7 @@ impl Config {
             control: build::control(&mut reader),
             metrics: build::metrics(&mut reader),
             log: build::log(&mut reader),
+            trace: trace::read(&mut reader),
             server,
             fifo,
             development: false,
@@ -196,6 +200,11 @@ impl Config {
     /// Returns `[log]`.
     pub fn log(&self) -> &LogConfig {
         &self.log
+    }
+
+    /// Returns `[trace]`, if traces go anywhere.
+    pub fn trace(&self) -> Option<&TraceConfig> {
+        self.trace.as_deref()
     }
 
     /// Returns the name of what runs the validation callback, as written in the configuration: the

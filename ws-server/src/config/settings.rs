@@ -5,6 +5,7 @@ mod carbonphp;
 mod doors;
 mod identity;
 mod server;
+mod trace;
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -115,7 +116,7 @@ pub fn is_secret(path: &str) -> bool {
 }
 
 /// Settings that may hold a password.
-const SECRETS: [&str; 2] = ["identity.store", "identity.lookup.source"];
+const SECRETS: [&str; 3] = ["identity.store", "identity.lookup.source", "trace.headers"];
 /// Tables of variables, any of which may be one.
 const SECRET_TABLES: [&str; 4] = ["app.env", "app.params", "validate.env", "validate.params"];
 
@@ -244,12 +245,13 @@ GiB. Relative paths are relative to the file. Lists in variables have commas.
 /// In the order of the rendered file: keys of a section stand together.
 pub(super) const SETTINGS: &[Setting] = &joined::<{ count() }>();
 
-const PARTS: [&[Setting]; 5] = [
+const PARTS: [&[Setting]; 6] = [
     server::SETTINGS,
     identity::SETTINGS,
     callbacks::SETTINGS,
     carbonphp::SETTINGS,
     doors::SETTINGS,
+    trace::SETTINGS,
 ];
 
 const fn count() -> usize {
