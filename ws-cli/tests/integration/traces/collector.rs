@@ -2,8 +2,12 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use ws_server::testing::{ReceivedSpan, received_spans};
 
 use crate::support::eventually;
@@ -56,6 +60,31 @@ impl Collector {
         Self { addr, requests }
     }
 
+    /// One with the certificate of a directory's `cert.pem` and `key.pem`, for https.
+    pub(super) fn secure(dir: &Path) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let certificate = CertificateDer::from_pem_file(dir.join("cert.pem")).unwrap();
+        let key = PrivateKeyDer::from_pem_file(dir.join("key.pem")).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .unwrap();
+        let tls = Arc::new(tls);
+        let requests = Arc::default();
+        let kept = Arc::clone(&requests);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let session = ServerConnection::new(Arc::clone(&tls)).unwrap();
+                serve(StreamOwned::new(session, stream), &kept, Answers::Taken);
+            }
+        });
+        Self { addr, requests }
+    }
+
     pub(super) fn url(&self) -> String {
         format!("http://{}", self.addr)
     }
@@ -79,11 +108,7 @@ impl Collector {
 }
 
 /// Reads one request, and answers it.
-pub(super) fn serve(
-    mut stream: impl Read + Write,
-    requests: &Mutex<Vec<Request>>,
-    answers: Answers,
-) {
+fn serve(mut stream: impl Read + Write, requests: &Mutex<Vec<Request>>, answers: Answers) {
     let mut reader = BufReader::new(&mut stream);
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {

@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use ws_server::testing::ReceivedSpan;
 
 use self::collector::{Answers, Collector};
+use crate::secure::Authority;
 use crate::support::*;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -565,6 +566,48 @@ async fn what_a_collector_refuses_is_counted() {
         assert!(log.contains(&told), "{log}");
         assert!(!log.contains("canary"), "{log}");
     }
+}
+
+/// The key goes to nobody else than whom the certificates vouch for.
+#[tokio::test]
+async fn t70_a_collector_behind_https_is_known_by_its_certificate() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    for (issuer, exported) in [(&authority, 1), (&other, 0)] {
+        let setup = Setup::new();
+        issuer.issue("localhost").write(setup.dir(), "");
+        fs::write(setup.dir().join("roots.pem"), authority.pem()).unwrap();
+        let roots = setup.dir().join("roots.pem");
+        let collector = Collector::secure(setup.dir());
+        let server = setup
+            .set(
+                "trace.endpoint",
+                format!("https://localhost:{}", collector.addr.port()),
+            )
+            .set("trace.headers", "authorization=canary-key")
+            .env("SSL_CERT_FILE", roots.to_str().unwrap())
+            .env("SSL_CERT_DIR", "")
+            .arg("--echo")
+            .start();
+        bye(server.connect().await).await;
+        let log = server.finish();
+        assert!(log.contains(&format!("\"exported\":{exported},")), "{log}");
+        assert_eq!(collector.requests().len(), exported);
+        let is_told = log.contains("certificate");
+        assert_eq!(is_told, exported == 0, "{log}");
+        assert!(!log.contains("canary"), "{log}");
+    }
+    let none = Setup::new()
+        .set("trace.endpoint", "https://localhost:1")
+        .env("SSL_CERT_FILE", "/nowhere.pem")
+        .env("SSL_CERT_DIR", "")
+        .arg("--echo")
+        .fail();
+    let told = String::from_utf8_lossy(&none.stderr);
+    assert_eq!(none.status.code(), Some(78), "{told}");
+    assert!(
+        told.contains("trace.endpoint: there are no certificates of issuers"),
+        "{told}"
+    );
 }
 
 #[tokio::test]
