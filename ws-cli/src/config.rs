@@ -2,6 +2,7 @@
 
 mod environment;
 mod file;
+mod opentelemetry;
 mod refusal;
 
 use std::collections::{BTreeMap, HashMap};
@@ -17,6 +18,7 @@ use ws_server::config::{Config, RawConfig, RawKind, RawValue, Source, SourceKind
 use crate::failure::Failure;
 
 pub(crate) use self::environment::exposed;
+pub(crate) use self::opentelemetry::names_collector;
 pub(crate) use self::refusal::Refusal;
 
 /// What the process was started with, apart from its arguments.
@@ -201,6 +203,10 @@ pub(crate) fn load(
     merged.overlay(flags);
     if let Some(directory) = surroundings.variable(STATE_DIRECTORY) {
         merged.keep_sessions_in(directory, surroundings);
+    }
+    // A program without traces does not look: it says so when it serves.
+    if cfg!(feature = "otel") {
+        merged.follow_opentelemetry(surroundings);
     }
     Ok(merged.into_raw())
 }

@@ -265,13 +265,13 @@ impl Application {
     pub(crate) async fn converse(
         &self,
         visitor: &Visitor,
+        trace: Option<Trace>,
         data: Option<SessionData>,
         host: &mut dyn Host,
     ) -> Result<(), RunFailure> {
         let Backend::Stream(program) = &*self.callback.backend else {
             return Ok(());
         };
-        let trace = visitor.begin_trace();
         let mut env = visitor.stream_environment(&self.callback.common, trace)?;
         set_session_data(&mut env, data)?;
         self.callback.add_to(&mut env)?;
@@ -311,11 +311,19 @@ pub(crate) struct Validation {
 
 impl Validation {
     /// Asks who the visitor is. Whatever goes wrong refuses the visitor.
-    pub(crate) async fn judge(&self, visitor: &Visitor, data: Option<SessionData>) -> Verdict {
+    pub(crate) async fn judge(
+        &self,
+        visitor: &Visitor,
+        trace: Option<Trace>,
+        data: Option<SessionData>,
+    ) -> Verdict {
         let mut stderr = |line: &str| {
-            info!(conn.id = %visitor.connection, line, "stderr of validation");
+            info!(
+                conn.id = %visitor.connection,
+                trace.id = trace.map(|trace| tracing::field::display(trace.id())),
+                line, "stderr of validation"
+            );
         };
-        let trace = visitor.begin_trace();
         let env = visitor.validation_environment(&self.callback.common, trace);
         let env = env.and_then(|mut env| {
             set_session_data(&mut env, data)?;

@@ -31,6 +31,7 @@ use crate::places::PlaceLimits;
 use crate::rates::Rates;
 use crate::shared::{Current, Shared};
 use crate::sockets::{self, Sockets};
+use crate::spans::Spans;
 use crate::store::Keeper;
 use crate::visitor::common_environment;
 
@@ -68,6 +69,8 @@ pub(crate) fn share(
         .map_err(|error| ServeError::System(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
     let application = application(&config, helpers, &common)?;
     let validation = validation(&config, helpers, application.as_ref(), &common)?;
+    let counters = Counters::new(limits.send_queue_total);
+    let spans = Spans::start(config.trace(), &counters.spans)?;
     Ok(Shared {
         hub: Hub::new(
             shards,
@@ -79,7 +82,7 @@ pub(crate) fn share(
                 counts_loopback: limits.counts_loopback,
                 per_user: limits.max_connections_per_user,
             },
-            Counters::new(limits.send_queue_total),
+            counters,
             u64::from_ne_bytes(seed),
         ),
         sockets: Sockets::new(descriptors.sockets),
@@ -89,6 +92,7 @@ pub(crate) fn share(
         fifos,
         fifo_watch: FifoWatch::default(),
         page,
+        spans,
         draining,
         current: ArcSwap::from_pointee(Current {
             protocol: Arc::new(protocol(&config)),

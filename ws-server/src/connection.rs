@@ -15,6 +15,7 @@ mod program;
 mod publication;
 mod runs;
 mod state;
+mod traced;
 mod turn;
 mod work;
 

@@ -282,6 +282,17 @@ reasons! {
     }
 }
 
+/// What became of spans: each that was recorded is in one of these, or waits.
+#[derive(Debug, Default)]
+pub(crate) struct SpanCounters {
+    /// A collector has taken them.
+    pub(crate) exported: Counter,
+    /// It has not, or has refused them.
+    pub(crate) failed: Counter,
+    /// There was no room for them.
+    pub(crate) dropped: Counter,
+}
+
 /// All figures of one server.
 ///
 /// Laws that hold whenever nothing is under way, and that the tests check:
@@ -377,6 +388,8 @@ pub(crate) struct Counters {
 
     /// Bytes that wait for clients now.
     pub(crate) ledger: Arc<Ledger>,
+
+    pub(crate) spans: Arc<SpanCounters>,
 
     pub(crate) fifo_records: Counter,
     pub(crate) record_refusals: Tally<{ RecordRefusal::NAMES.len() }>,
@@ -532,6 +545,11 @@ impl Counters {
             "certificates": {
                 "reloads": self.certificate_reloads.get(),
                 "reloads_failed": self.certificate_reloads_failed.get(),
+            },
+            "traces": {
+                "exported": self.spans.exported.get(),
+                "failed": self.spans.failed.get(),
+                "dropped": self.spans.dropped.get(),
             },
             "fifo": {
                 "records": self.fifo_records.get(),

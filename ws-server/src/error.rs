@@ -104,6 +104,12 @@ pub enum ServeError {
         /// Why not.
         reason: String,
     },
+    /// There are no certificates to know an https collector of traces by.
+    #[error("trace.endpoint: there are no certificates of issuers on this host: {reasons}")]
+    TraceRoots {
+        /// What the system said, if anything.
+        reasons: String,
+    },
     /// Threads, event queues or signal handlers are not to be had.
     #[error("cannot set up the server: {0}")]
     System(#[source] io::Error),
@@ -174,7 +180,9 @@ impl ServeError {
             Self::Tls(TlsError::Unreadable { error, .. }) => {
                 of_io(error, ServeErrorKind::Configuration)
             }
-            Self::Inherit(_) | Self::Tls(_) | Self::RequireUser => ServeErrorKind::Configuration,
+            Self::Inherit(_) | Self::Tls(_) | Self::RequireUser | Self::TraceRoots { .. } => {
+                ServeErrorKind::Configuration
+            }
             Self::Helpers(_) | Self::System(_) => ServeErrorKind::Failure,
         }
     }

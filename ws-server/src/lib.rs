@@ -54,6 +54,7 @@ mod shard;
 mod shared;
 mod signals;
 mod sockets;
+mod spans;
 mod status;
 mod store;
 mod tending;

@@ -58,6 +58,7 @@ impl Collector for Scrape {
         messages(counters, &mut figures)?;
         callbacks(server, &mut figures)?;
         pushes(server, &mut figures)?;
+        traces(counters, &mut figures)?;
         process::figures(&mut figures)
     }
 }
@@ -477,4 +478,26 @@ fn pushes(server: &Shared, figures: &mut Figures<'_>) -> fmt::Result {
         "reason",
         counters.record_refusals.figures(RecordRefusal::NAMES),
     )
+}
+
+/// What became of the spans of traces.
+fn traces(counters: &Counters, figures: &mut Figures<'_>) -> fmt::Result {
+    let spans = &counters.spans;
+    figures.counters([
+        (
+            "ws_trace_spans_exported",
+            "Spans of traces that the collector took",
+            &spans.exported,
+        ),
+        (
+            "ws_trace_spans_failed",
+            "Spans of traces that it did not take",
+            &spans.failed,
+        ),
+        (
+            "ws_trace_spans_dropped",
+            "Spans of traces for which there was no room in trace.queue",
+            &spans.dropped,
+        ),
+    ])
 }

@@ -12,6 +12,7 @@ use crate::connection::Connection;
 use crate::core::answer::{Verdict, Witness};
 use crate::counters::CloseCause;
 use crate::shard::Shard;
+use crate::spans::{RunSpan, VALIDATE};
 
 /// Why a connection is closed.
 struct End {
@@ -69,7 +70,11 @@ async fn ask_validation(shard: &Shard, connection: &Connection, mut ttl: Duratio
         shard.server.hub.counters.validations_started.increment();
         let data = shard.server.hub.keeper.data(visitor.session);
         let current = Arc::clone(&shard.server.current());
-        let verdict = current.validation.as_ref()?.judge(visitor, data).await;
+        let backend = current.config.validation_backend();
+        let run = RunSpan::again(&shard.server, visitor, VALIDATE, backend);
+        let validation = current.validation.as_ref()?;
+        let verdict = validation.judge(visitor, run.trace(), data).await;
+        run.judged(&verdict);
         match verdict {
             Verdict::Accepted(identity) if Some(&identity.user) == visitor.user.as_ref() => {
                 shard.server.hub.counters.validations_accepted.increment();

@@ -33,6 +33,8 @@ use crate::{drain, heartbeat, store, tending};
 const STATE_DIR_MODE: u32 = 0o750;
 /// How long a client may leave what was sent to it unacknowledged.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the last spans may take to be sent.
+const SPANS_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// The program that runs the server, as the server sees it.
 #[expect(missing_debug_implementations, reason = "nothing of it can be shown")]
@@ -158,6 +160,7 @@ async fn serve(config: Config, helper: HelperProgram, host: Host) -> Result<(), 
         let _ = task.await;
     }
     server.hub.keeper.finish(&server.hub.counters).await;
+    server.spans.finish(SPANS_TIMEOUT).await;
     log_counters(&server);
     drop(server);
     helpers.shutdown().await;

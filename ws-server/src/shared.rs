@@ -15,6 +15,7 @@ use crate::identify::Identifier;
 use crate::page::Page;
 use crate::rates::Rates;
 use crate::sockets::Sockets;
+use crate::spans::Spans;
 
 /// What a reload of the configuration replaces, all of it at once.
 #[derive(Debug)]
@@ -41,6 +42,7 @@ pub(crate) struct Shared {
     pub(crate) fifos: Option<FifoDirectory>,
     pub(crate) fifo_watch: FifoWatch,
     pub(crate) page: Option<Page>,
+    pub(crate) spans: Spans,
     /// Becomes true when nothing new is accepted any more.
     pub(crate) draining: watch::Receiver<bool>,
 }

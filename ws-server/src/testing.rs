@@ -1,5 +1,8 @@
 //! Databases of a test's own, here and in the crates above.
 
+#[cfg(feature = "otel")]
+mod spans;
+
 use std::ffi::OsStr;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
@@ -9,6 +12,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User};
 use tempfile::TempDir;
+
+#[cfg(feature = "otel")]
+pub use self::spans::{ReceivedSpan, received_spans};
 
 /// The longest that a database may take to start.
 const PATIENCE: Duration = Duration::from_secs(120);

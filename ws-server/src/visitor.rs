@@ -11,6 +11,7 @@ use ws_transport::TlsPeer;
 
 use crate::config::split_authority;
 use crate::core::question::{Occasion, Question};
+use crate::core::span::Origin;
 use crate::core::trace::Trace;
 use crate::core::turns::MessageId;
 use crate::core::uri::Uri;
@@ -39,6 +40,8 @@ pub(crate) struct Visitor {
     /// Only what is the visitor's own, for it is kept as long as the connection; `None` if no
     /// callback asks for it.
     env: Option<Box<Environment>>,
+    /// Where traces of the connection begin; `None` if nothing is recorded of anybody.
+    origin: Option<Box<Origin>>,
 }
 
 /// What the variables of a visitor are made of.
@@ -93,6 +96,7 @@ impl Visitor {
             peer: arrival.peer,
             target: arrival.head.path_and_query().into(),
             env: None,
+            origin: None,
         }
     }
 
@@ -255,6 +259,15 @@ impl Visitor {
         }
         set_trace(&mut env, trace)?;
         Ok(env)
+    }
+
+    /// Has what is done for the visitor lead back to the handshake in traces.
+    pub(crate) fn trace_from(&mut self, origin: Origin) {
+        self.origin = Some(Box::new(origin));
+    }
+
+    pub(crate) fn origin(&self) -> Option<Origin> {
+        self.origin.as_deref().copied()
     }
 
     /// Begins a trace, or a span in the one that the handshake named; `None` without randomness,

@@ -76,6 +76,8 @@ enum Step {
     Dist,
     /// The pages and the browser library in Chromium and node
     Browser,
+    /// Lints and tests of traces, which are a feature; last, as this builds another `ws`
+    Traces,
 }
 
 #[derive(Debug)]
@@ -127,7 +129,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                 Outcome::Skipped(_) | Outcome::Failed(_) => is_broken = true,
             }
         }
-        if step == Step::Test {
+        if matches!(step, Step::Test | Step::Traces) {
             print!("{}", test_results(&read(&log)));
         }
         if matches!(outcome, Outcome::Failed(_)) {
@@ -184,7 +186,7 @@ fn run_step(step: Step, xtask: &Path, ws: Option<&Path>, log: &Path) -> Outcome 
             Err(error) => failure = Some(format!("{error:#}")),
         }
     }
-    if step == Step::Test {
+    if matches!(step, Step::Test | Step::Traces) {
         notes.push(count_tests(&read(log)));
     }
     failure.map_or_else(|| Outcome::Passed(notes.join("; ")), Outcome::Failed)
@@ -231,6 +233,18 @@ fn commands(step: Step, xtask: &Path, ws: Option<&Path>) -> Vec<Command> {
             "build --quiet --workspace --locked --bins --tests --examples",
         )],
         Step::Test => vec![cargo("test --workspace --locked --no-fail-fast")],
+        // As a part of the workspace, so that only what the feature changes is built anew.
+        Step::Traces => vec![
+            cargo(
+                "clippy --quiet --workspace --all-targets --locked --features ws-cli/otel \
+                 -- -D warnings",
+            ),
+            cargo("clippy --quiet --locked --package ws-server --features otel -- -D warnings"),
+            cargo(
+                "test --workspace --locked --no-fail-fast --features ws-cli/otel \
+                 --lib --bins --test integration -- trace span",
+            ),
+        ],
         Step::Conformance => {
             let mut conformance = verb("conformance");
             conformance.arg("--short");
@@ -260,7 +274,7 @@ fn limit(step: Step) -> Duration {
         Step::Fmt | Step::Layers | Step::Tidy | Step::Book => 120,
         Step::Deny | Step::Clients | Step::Proxies | Step::Dist | Step::Browser => 600,
         Step::Clippy | Step::Crates | Step::Doc | Step::Build => 1200,
-        Step::Test | Step::Fuzz | Step::Conformance => 1500,
+        Step::Test | Step::Traces | Step::Fuzz | Step::Conformance => 1500,
         Step::Miri => 3600,
     })
 }

@@ -325,6 +325,209 @@ fn a_secret_stands_in_a_file_that_a_variable_names() {
     assert!(both.faults().contains("WS__IDENTITY__STORE is given, too"));
 }
 
+#[cfg(not(feature = "otel"))]
+#[test]
+fn a_program_without_traces_says_so_when_it_is_asked_for_them() {
+    let place = Place::new(Some("[trace]\nendpoint = 'http://127.0.0.1:4318'\n"), &[]);
+    let faults = place.faults();
+    assert!(
+        faults.contains("ws.toml:2:12: trace.endpoint: this ws was built without traces")
+            && faults.contains("cargo build --release -p ws-cli --features otel"),
+        "{faults}"
+    );
+    // What is meant for all programs of the host is no reason not to start.
+    let place = Place::new(
+        None,
+        &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")],
+    );
+    assert!(place.load(Layer::default()).unwrap().trace().is_none());
+    assert!(names_collector(&place.surroundings).is_some());
+}
+
+#[cfg(feature = "otel")]
+mod traces {
+    use ws_server::config::TraceConfig;
+
+    use super::*;
+
+    const COLLECTOR: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/");
+
+    fn trace(file: Option<&str>, variables: &[(&str, &str)]) -> Option<TraceConfig> {
+        let place = Place::new(file, variables);
+        place.load(Layer::default()).unwrap().trace().cloned()
+    }
+
+    #[test]
+    fn the_standard_variables_count_for_what_is_not_written() {
+        let variables = [
+            COLLECTOR,
+            ("OTEL_EXPORTER_OTLP_HEADERS", "x-key=a%20b, x-other=c"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "250"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "100"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "7"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "service.name=chat,region=a%2Cb"),
+        ];
+        let found = trace(None, &variables).unwrap();
+        assert_eq!(found.endpoint, "http://collector:4318/v1/traces");
+        assert_eq!(found.service_name, "chat");
+        assert_eq!(found.timeout, Duration::from_millis(250));
+        assert_eq!(found.interval, Duration::from_millis(100));
+        assert_eq!(found.queue.get(), 7);
+        assert!(
+            found
+                .resource
+                .contains(&("region".to_owned(), "a,b".to_owned()))
+        );
+        let headers: Vec<_> = found.headers.iter().collect();
+        assert_eq!(
+            (headers[0].0.as_str(), headers[0].1),
+            ("x-key", &"a b".parse().unwrap())
+        );
+        assert_eq!(headers.len(), 2);
+
+        let file = "[trace]\nendpoint = 'http://own:1/x'\nservice_name = 'own'\ntimeout = '3s'\n";
+        let found = trace(Some(file), &variables).unwrap();
+        assert_eq!(found.endpoint, "http://own:1/x");
+        assert_eq!(found.service_name, "own");
+        assert_eq!(found.timeout, Duration::from_secs(3));
+        assert_eq!(found.queue.get(), 7);
+    }
+
+    #[test]
+    fn the_address_for_traces_is_taken_as_it_is_and_before_that_for_all() {
+        let one = (
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "https://tenant/otlp/traces",
+        );
+        let found = trace(None, &[COLLECTOR, one]).unwrap();
+        assert_eq!(found.endpoint, "https://tenant/otlp/traces");
+    }
+
+    #[test]
+    fn what_switches_traces_off_for_all_programs_does_so_here() {
+        for off in [
+            ("OTEL_SDK_DISABLED", "true"),
+            ("OTEL_TRACES_EXPORTER", "none"),
+            ("OTEL_TRACES_EXPORTER", "zipkin"),
+        ] {
+            assert!(trace(None, &[COLLECTOR, off]).is_none(), "{off:?}");
+        }
+        assert!(trace(None, &[("OTEL_SERVICE_NAME", "chat")]).is_none());
+        assert!(
+            trace(
+                None,
+                &[COLLECTOR, ("OTEL_TRACES_EXPORTER", "console, otlp")]
+            )
+            .is_some()
+        );
+    }
+
+    #[test]
+    fn samplers_are_those_of_the_standard() {
+        let shown = |sampler: &str| {
+            let variables = [
+                COLLECTOR,
+                ("OTEL_TRACES_SAMPLER", sampler),
+                ("OTEL_TRACES_SAMPLER_ARG", "0.25"),
+            ];
+            let config = Place::new(None, &variables).load(Layer::default()).unwrap();
+            let value = |path| {
+                let found = config.effective().find(|(known, _)| *known == path);
+                serde_json::to_string(&found.unwrap().1).unwrap()
+            };
+            (value("trace.sample_ratio"), value("trace.parent_based"))
+        };
+        for (sampler, ratio, parent_based) in [
+            ("always_on", "1", "false"),
+            ("always_off", "0", "false"),
+            ("traceidratio", "\"0.25\"", "false"),
+            ("parentbased_always_on", "1", "true"),
+            ("parentbased_always_off", "0", "true"),
+            ("parentbased_traceidratio", "\"0.25\"", "true"),
+            ("what-else", "1", "true"),
+        ] {
+            let expected = (ratio.to_owned(), parent_based.to_owned());
+            assert_eq!(shown(sampler), expected, "{sampler}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_told_without_what_may_be_secret() {
+        for (path, value, why) in [
+            (
+                "endpoint",
+                "http://user:canary@host",
+                "a URL without user, password and query",
+            ),
+            (
+                "endpoint",
+                "https://host/?key=canary",
+                "a URL without user, password and query",
+            ),
+            ("endpoint", "ftp://host", "\"ftp://host\" is not a URL like"),
+            ("endpoint", "http://", "is not a URL like"),
+            ("headers", "canary", "expected headers as NAME=VALUE"),
+            ("headers", "a b=canary", "expected headers as NAME=VALUE"),
+            (
+                "headers",
+                "x=canary%0d%0a",
+                "expected headers as NAME=VALUE",
+            ),
+            ("sample_ratio", "1.5", "1.5 is not between 0 and 1"),
+            ("sample_ratio", "NaN", "NaN is not between 0 and 1"),
+            ("resource", "x", "\"x\" is not NAME=VALUE"),
+            ("service_name", "", "is not a name of 1 to 255 bytes"),
+        ] {
+            let name = format!("WS__TRACE__{}", path.to_uppercase());
+            let mut variables = vec![(name.as_str(), value)];
+            if path != "endpoint" {
+                variables.push(("WS__TRACE__ENDPOINT", "http://host"));
+            }
+            let faults = Place::new(None, &variables).faults();
+            let told = format!("{name}: trace.{path}: ");
+            assert!(faults.contains(&told) && faults.contains(why), "{faults}");
+            assert!(!faults.contains("canary"), "{faults}");
+        }
+        let faults = Place::new(None, &[("WS__TRACE__QUEUE", "9")]).faults();
+        assert!(
+            faults.contains("trace.queue: has no effect without trace.endpoint"),
+            "{faults}"
+        );
+        let variables = [COLLECTOR, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")];
+        let faults = Place::new(None, &variables).faults();
+        assert!(
+            faults.contains(
+                "OTEL_EXPORTER_OTLP_ENDPOINT: trace.endpoint: the variables ask for gRPC"
+            ),
+            "{faults}"
+        );
+    }
+
+    #[test]
+    fn t70_headers_for_the_collector_are_shown_nowhere() {
+        let variables = [COLLECTOR, ("WS__TRACE__HEADERS", "authorization=canary")];
+        let config = Place::new(None, &variables).load(Layer::default()).unwrap();
+        let shown = config.effective().map(|(_, value)| value);
+        let shown = serde_json::to_string(&shown.collect::<Vec<_>>()).unwrap();
+        assert!(
+            shown.contains("\"***\"") && !shown.contains("canary"),
+            "{shown}"
+        );
+        let debug = format!("{config:?}");
+        assert!(
+            debug.contains("authorization") && !debug.contains("canary"),
+            "{debug}"
+        );
+
+        let place = Place::new(None, &[COLLECTOR, ("WS__TRACE__HEADERS_FILE", "key")]);
+        fs::write(place.path("key"), "authorization=canary\n").unwrap();
+        fs::set_permissions(place.path("key"), Permissions::from_mode(0o600)).unwrap();
+        let config = place.load(Layer::default()).unwrap();
+        let (_, value) = config.trace().unwrap().headers.iter().next().unwrap();
+        assert_eq!(value, "canary");
+    }
+}
+
 /// A credential stands above the file and below the environment.
 #[test]
 fn credentials_of_systemd_are_settings_named_like_them() {

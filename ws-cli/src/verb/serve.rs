@@ -10,7 +10,7 @@ use ws_server::{ConfigSource, HelperProgram, Host, LogTail, ServeErrorKind};
 
 use crate::args::{LegacyFlags, ServeArgs};
 use crate::carbonphp::{self, Asking, Report, Taken};
-use crate::config::{Layer, Refusal, Surroundings, check, exposed, load};
+use crate::config::{Layer, Refusal, Surroundings, check, exposed, load, names_collector};
 use crate::failure::{Code, Failure};
 use crate::logging::{self, Gate};
 use crate::supervision::Supervision;
@@ -25,6 +25,16 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     for path in exposed(&surroundings) {
         // Not an error: secrets that are mounted into containers often are.
         warn!(path = %path.display(), "every user of the host may read a secret setting");
+    }
+    if cfg!(not(feature = "otel"))
+        && let Some(variable) = names_collector(&surroundings)
+    {
+        // Not an error: it is meant for all programs of the host.
+        warn!(
+            variable,
+            "no traces are recorded, since this ws was built without: \
+             cargo build --release -p ws-cli --features otel"
+        );
     }
     tell_of_legacy(&args.legacy);
     if let Some(application) = &application {

@@ -45,6 +45,8 @@ mod supervised;
 mod terminal;
 mod throttled;
 mod tls;
+#[cfg(feature = "otel")]
+mod traces;
 mod validation;
 mod vanished;
 mod verbs;

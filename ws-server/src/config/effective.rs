@@ -104,6 +104,9 @@ pub(super) fn shown(path: &str, value: &RawValue) -> RawValue {
         return value.with_kind(RawKind::Table(entries.collect()));
     }
     match value.kind() {
+        RawKind::Text(_) if path == "trace.headers" => {
+            value.with_kind(RawKind::Text(HIDDEN.to_owned()))
+        }
         RawKind::Text(text) if settings::is_secret(path) => {
             value.with_kind(RawKind::Text(without_secrets(text)))
         }

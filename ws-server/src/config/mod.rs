@@ -35,6 +35,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod trace;
 mod trusted;
 mod units;
 mod unknown;
@@ -67,6 +68,7 @@ pub use server::{Console, ServerConfig};
 pub use settings::{Applies, defaults, is_secret, is_setting, reference};
 pub(crate) use tls::ALPN;
 pub use tls::Tls;
+pub use trace::{TraceConfig, TraceHeaders, TraceMessages};
 pub use trusted::{InvalidTrustedPeer, TrustedPeer, TrustedPeers};
 pub use units::{parse_duration, parse_size};
 pub use validate::{ValidateBackend, ValidateConfig};
@@ -95,6 +97,7 @@ pub struct Config {
     control: ControlConfig,
     metrics: MetricsConfig,
     log: LogConfig,
+    trace: Option<Box<TraceConfig>>,
     development: bool,
     written: Written,
 }
@@ -126,6 +129,7 @@ impl Config {
             control: control::read(&mut reader),
             metrics: metrics::read(&mut reader),
             log: log::read(&mut reader),
+            trace: trace::read(&mut reader),
             server,
             fifo,
             development: false,
@@ -215,6 +219,11 @@ impl Config {
     /// Returns `[log]`.
     pub fn log(&self) -> &LogConfig {
         &self.log
+    }
+
+    /// Returns `[trace]`, if traces go anywhere.
+    pub fn trace(&self) -> Option<&TraceConfig> {
+        self.trace.as_deref()
     }
 
     /// Returns the name of what runs the validation callback, as written in the configuration: the

@@ -6,6 +6,7 @@ mod carbonphp;
 mod doors;
 mod identity;
 mod server;
+mod trace;
 mod validate;
 
 use std::collections::BTreeMap;
@@ -123,7 +124,7 @@ pub fn is_secret(path: &str) -> bool {
 }
 
 /// Settings that may hold a password.
-const SECRETS: [&str; 2] = ["identity.store", "identity.lookup.source"];
+const SECRETS: [&str; 3] = ["identity.store", "identity.lookup.source", "trace.headers"];
 /// Tables of variables, any of which may be one.
 const SECRET_TABLES: [&str; 4] = ["app.env", "app.params", "validate.env", "validate.params"];
 
@@ -252,7 +253,7 @@ GiB. Relative paths are relative to the file. Lists in variables have commas.
 /// In the order of the rendered file: keys of a section stand together.
 pub(super) const SETTINGS: &[Setting] = &joined::<{ count() }>();
 
-const PARTS: [&[Setting]; 13] = [
+const PARTS: [&[Setting]; 14] = [
     server::SETTINGS,
     identity::SETTINGS,
     validate::BACKEND,
@@ -266,6 +267,7 @@ const PARTS: [&[Setting]; 13] = [
     app::ACCOUNT,
     carbonphp::SETTINGS,
     doors::SETTINGS,
+    trace::SETTINGS,
 ];
 
 const fn count() -> usize {

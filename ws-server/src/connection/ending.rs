@@ -5,10 +5,10 @@ use std::rc::Rc;
 use tracing::info;
 use ws_proto::CloseCode;
 
-use super::Connection;
 use super::runs::CLOSE_ID;
 use super::state::{Inner, Phase};
 use super::turn::{Stage, Turn};
+use super::{Connection, traced};
 use crate::config::OnDisconnect;
 use crate::core::changes::End;
 use crate::core::question::{Occasion, Question};
@@ -112,11 +112,12 @@ impl Connection {
                 break;
             };
             counters.replies_dropped.add(answer.reply.is_some().into());
-            state.work.forget(id);
+            let span = state.work.forget(id);
+            traced::reply_to_nobody(answer.reply.as_ref(), span);
         }
         while let Some((id, question)) = state.turns.start() {
-            let run = self.start_run(shard, id, question);
-            state.work.begin(id, run);
+            let started = self.start_run(shard, id, question);
+            state.work.begin(id, started);
         }
         if !state.turns.is_idle() {
             return Turn::Over;

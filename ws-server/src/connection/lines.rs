@@ -25,7 +25,9 @@ pub(super) struct AnswerLines {
     /// Bytes that are held back for earlier answers.
     held: usize,
     max: usize,
-    pub(super) has_lines: bool,
+    /// Lines so far, and their bytes.
+    pub(super) count: u64,
+    pub(super) size: u64,
 }
 
 impl AnswerLines {
@@ -38,7 +40,8 @@ impl AnswerLines {
             decoder: LineDecoder::new(max),
             held: 0,
             max,
-            has_lines: false,
+            count: 0,
+            size: 0,
         }
     }
 
@@ -55,7 +58,8 @@ impl AnswerLines {
         let counters = &self.server.hub.counters;
         let mut state = self.connection.state.borrow_mut();
         for payload in lines {
-            self.has_lines = true;
+            self.count += 1;
+            self.size += payload.len() as u64;
             self.held += payload.len() + LINE_COST;
             let kind = kind_of(&payload);
             if let Some(reply) = state.turns.offer(self.id, Reply { kind, payload }) {

@@ -19,6 +19,7 @@ use crate::core::failure::RunFailure;
 use crate::core::feed::Feed;
 use crate::counters::{CallbackFailure, CloseCause};
 use crate::shard::Shard;
+use crate::spans::RunSpan;
 
 impl Connection {
     /// Starts the program, if the application is one for each connection.
@@ -95,14 +96,19 @@ impl ProgramTask {
         let shard = Rc::clone(&self.shard);
         let connection = Rc::clone(&self.connection);
         let current = Arc::clone(&shard.server.current());
+        let visitor = &connection.visitor;
+        let backend = current.config.app().backend.name();
+        let span = RunSpan::of_handshake(&shard.server, visitor, "stream", backend);
         let end = match &current.application {
             Some(application) => {
-                let visitor = &connection.visitor;
                 let data = shard.server.hub.keeper.data(visitor.session);
-                application.converse(visitor, data, &mut self).await
+                let program = application.converse(visitor, span.trace(), data, &mut self);
+                program.await
             }
             None => Ok(()),
         };
+        let failure = end.as_ref().err();
+        span.end(failure.map(|failure| failure.cause().as_str()));
         self.finish(end);
     }
 

@@ -3,20 +3,20 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::task::AbortHandle;
 use tracing::{debug, warn};
 use ws_session::SessionData;
 
 use super::Connection;
 use super::lines::AnswerLines;
+use super::work::Started;
 use crate::application::Application;
 use crate::core::answer::Answer;
 use crate::core::failure::RunFailure;
 use crate::core::question::{Occasion, Question};
-use crate::core::trace::Trace;
 use crate::core::turns::MessageId;
 use crate::shard::Shard;
 use crate::shared::Shared;
+use crate::spans::{MessageSpan, RunSpan};
 
 /// The number of the run that hears of the connection's end; no message has it.
 pub(super) const CLOSE_ID: MessageId = MessageId::MAX;
@@ -27,35 +27,37 @@ impl Connection {
         shard: &Rc<Shard>,
         id: MessageId,
         question: Question,
-    ) -> AbortHandle {
+    ) -> Started {
         let connection = Rc::clone(self);
         let server = Arc::clone(&shard.server);
+        let (run, span) = MessageSpan::begin(&server, &self.visitor, id, &question);
         server.hub.counters.callbacks_started.increment();
         let guard = RunGuard {
             server: Arc::clone(&server),
             is_counted: false,
         };
-        shard.spawn(async move {
-            let trace = connection.visitor.begin_trace();
+        let handle = shard.spawn(async move {
+            let mut run = run;
             let data = server.hub.keeper.data(connection.visitor.session);
             let current = Arc::clone(&server.current());
             let end = match &current.application {
                 Some(application) if application.answers_in_lines() => {
                     connection
-                        .answer_in_lines(&server, application, id, &question, trace, data)
+                        .answer_in_lines(&server, application, id, &question, &mut run, data)
                         .await
                 }
                 Some(application) => {
                     let visitor = &connection.visitor;
                     application
-                        .answer(visitor, id, &question, trace, data)
+                        .answer(visitor, id, &question, run.trace(), data)
                         .await
                 }
                 None => Ok(Answer::default()),
             };
             guard.ended();
-            connection.finish_run(&server, id, question.event, trace, end);
-        })
+            connection.finish_run(&server, id, question.event, run, end);
+        });
+        Started { handle, span }
     }
 
     /// Sends what the callback writes, line by line; what is left to be said is returned.
@@ -65,15 +67,17 @@ impl Connection {
         application: &Application,
         id: MessageId,
         question: &Question,
-        trace: Option<Trace>,
+        span: &mut RunSpan,
         data: Option<SessionData>,
     ) -> Result<Answer, RunFailure> {
+        let trace = span.trace();
         let mut lines = AnswerLines::new(Rc::clone(self), Arc::clone(server), id);
         let run = application.answer_into(&self.visitor, id, question, trace, data, &mut lines);
         let end = run.await;
         lines.finish();
+        span.set_lines(lines.count, lines.size);
         end?;
-        Ok(match lines.has_lines || !question.event.is_message() {
+        Ok(match lines.count > 0 || !question.event.is_message() {
             true => Answer::default(),
             false => application.empty_answer(),
         })
@@ -84,11 +88,16 @@ impl Connection {
         server: &Shared,
         id: MessageId,
         event: Occasion,
-        trace: Option<Trace>,
+        run: RunSpan,
         end: Result<Answer, RunFailure>,
     ) {
         let counters = &server.hub.counters;
-        let trace_id = trace.map(|trace| tracing::field::display(trace.id()));
+        let failure = end.as_ref().err();
+        let failure = failure.map(|failure| failure.cause().as_str());
+        if let Some(failure) = failure {
+            self.state.borrow_mut().work.note_failure(id, failure);
+        }
+        let trace_id = run.trace().map(|trace| tracing::field::display(trace.id()));
         let message_id = event.is_message().then_some(id);
         let mut answer = match end {
             Ok(answer) => {
@@ -117,6 +126,7 @@ impl Connection {
                     .unwrap_or_default()
             }
         };
+        run.end(failure);
         if let Some(data) = answer.data.take() {
             server.hub.keeper.set_data(self.visitor.session, data);
         }

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use ws_proto::{CloseCode, CloseFrame};
 
-use super::Connection;
 use super::state::{Inner, Wait};
+use super::{Connection, traced};
 use crate::counters::CloseCause;
 use crate::shard::Shard;
 
@@ -205,21 +205,19 @@ impl Connection {
                 let Some((id, answer)) = state.turns.next_answer() else {
                     break;
                 };
-                if let Some(reply) = &answer.reply {
-                    state.reply(reply, counters);
-                }
+                let span = state.work.forget(id);
+                traced::reply(shard, state, answer.reply.as_ref(), span);
                 if let Some(frame) = answer.close {
                     state.close(CloseCause::Application, frame);
                 }
-                state.work.forget(id);
             }
             // The task of a program fetches them itself.
             while !state.is_held_back() && state.work.program().is_none() {
                 let Some((id, question)) = state.turns.start() else {
                     break;
                 };
-                let run = self.start_run(shard, id, question);
-                state.work.begin(id, run);
+                let started = self.start_run(shard, id, question);
+                state.work.begin(id, started);
             }
             // When both wait for room, the client and the doors take turns.
             let door_waits = state.turns.has_room() && self.waiting_runs() > 0;

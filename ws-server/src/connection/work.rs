@@ -6,6 +6,7 @@ use tokio::task::AbortHandle;
 
 use crate::bell::Bell;
 use crate::core::turns::MessageId;
+use crate::spans::MessageSpan;
 
 /// What works for a connection.
 #[derive(Debug)]
@@ -28,6 +29,16 @@ pub(super) struct Run {
     handle: AbortHandle,
     /// Waits until more of its output may be taken.
     waiting: Option<Waker>,
+    /// `None` if the message is not recorded.
+    span: Option<Box<MessageSpan>>,
+}
+
+/// A callback that was started for a message or another event.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) handle: AbortHandle,
+    /// `None` if the message is not recorded.
+    pub(super) span: Option<Box<MessageSpan>>,
 }
 
 /// A program that runs as long as the connection, and the task that looks after it.
@@ -57,24 +68,37 @@ impl Work {
     }
 
     /// Notes that a callback was started.
-    pub(super) fn begin(&mut self, id: MessageId, handle: AbortHandle) {
+    pub(super) fn begin(&mut self, id: MessageId, started: Started) {
         if let Self::Runs(runs) = self {
-            let waiting = None;
+            let Started { handle, span } = started;
             runs.push(Run {
                 id,
                 handle,
-                waiting,
+                waiting: None,
+                span,
             });
         }
     }
 
-    /// Notes that a callback has ended.
-    pub(super) fn forget(&mut self, id: MessageId) {
+    /// Notes that a callback has ended, and returns what is recorded of its message.
+    pub(super) fn forget(&mut self, id: MessageId) -> Option<Box<MessageSpan>> {
+        let Self::Runs(runs) = self else {
+            return None;
+        };
+        let at = runs.iter().position(|run| run.id == id)?;
+        let run = runs.remove(at);
+        if runs.is_empty() {
+            *runs = Vec::new();
+        }
+        run.span
+    }
+
+    /// Records what a callback failed of.
+    pub(super) fn note_failure(&mut self, id: MessageId, error: &'static str) {
         if let Self::Runs(runs) = self {
-            runs.retain(|run| run.id != id);
-            if runs.is_empty() {
-                *runs = Vec::new();
-            }
+            let spans = runs.iter_mut().filter(|run| run.id == id);
+            let spans = spans.filter_map(|run| run.span.as_mut());
+            spans.for_each(|span| span.fail(error));
         }
     }
 

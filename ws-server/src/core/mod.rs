@@ -22,6 +22,7 @@ pub(crate) mod php;
 pub(crate) mod question;
 pub(crate) mod rate;
 pub(crate) mod repeats;
+pub(crate) mod span;
 pub(crate) mod stall;
 pub(crate) mod token;
 pub(crate) mod trace;

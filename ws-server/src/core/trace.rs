@@ -30,6 +30,38 @@ impl Trace {
         }
     }
 
+    /// A span in the same trace. `random` are random bytes.
+    pub(crate) fn child(self, random: [u8; 8]) -> Self {
+        Self {
+            span: random,
+            ..self
+        }
+    }
+
+    /// The same, recorded or not.
+    pub(crate) fn sampled(self, is_sampled: bool) -> Self {
+        let flags = match is_sampled {
+            true => self.flags | SAMPLED,
+            false => self.flags & !SAMPLED,
+        };
+        Self { flags, ..self }
+    }
+
+    pub(crate) fn is_sampled(self) -> bool {
+        self.flags & SAMPLED != 0
+    }
+
+    /// The id of the trace, as bytes.
+    #[cfg(any(test, feature = "otel"))]
+    pub(crate) fn id_bytes(self) -> [u8; 16] {
+        self.id
+    }
+
+    /// The id of the span.
+    pub(crate) fn span(self) -> [u8; 8] {
+        self.span
+    }
+
     /// Reads a `traceparent` header; `None` if it is none, which makes the trace begin anew.
     pub(crate) fn parse(header: &[u8]) -> Option<Self> {
         let text = str::from_utf8(header).ok()?.trim_ascii();
@@ -51,6 +83,37 @@ impl Trace {
     /// The id that all spans of the trace share.
     pub(crate) fn id(&self) -> impl fmt::Display + use<> {
         Hex(self.id)
+    }
+}
+
+/// Which traces are recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sampling {
+    /// Of the ids, halved, those below it are.
+    bound: u64,
+    /// Who has a caller does as the caller says.
+    parent_based: bool,
+}
+
+impl Sampling {
+    /// Records that part of all traces.
+    pub(crate) fn new(ratio: f64, parent_based: bool) -> Self {
+        // As OpenTelemetry's SDKs do it, so that all who see a trace decide alike. 2^63 as a float
+        // is exact, and the conversion saturates.
+        let bound = (ratio * (1_u64 << 63) as f64) as u64;
+        Self {
+            bound,
+            parent_based,
+        }
+    }
+
+    /// Whether a trace is recorded; `caller` is where it came from, if it was begun elsewhere.
+    pub(crate) fn decides(self, trace: Trace, caller: Option<Trace>) -> bool {
+        if let Some(caller) = caller.filter(|_| self.parent_based) {
+            return caller.is_sampled();
+        }
+        let [_, _, _, _, _, _, _, _, low @ ..] = trace.id;
+        u64::from_be_bytes(low) >> 1 < self.bound
     }
 }
 
@@ -123,7 +186,57 @@ mod tests {
         assert!(Trace::parse(later.as_bytes()).is_some());
     }
 
+    fn caller(flags: &str) -> Trace {
+        Trace::parse(HEADER.replace("-01", flags).as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn flag_of_the_caller_decides_unless_it_is_not_asked() {
+        for ratio in [0.0, 1.0] {
+            for (flags, is_sampled) in [("-00", false), ("-01", true), ("-03", true)] {
+                let caller = caller(flags);
+                assert_eq!(
+                    Sampling::new(ratio, true).decides(caller, Some(caller)),
+                    is_sampled
+                );
+                let alone = Sampling::new(ratio, false);
+                assert_eq!(alone.decides(caller, Some(caller)), ratio > 0.0);
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_flag_of_sampling_is_changed() {
+        let other = caller("-02");
+        assert!(!other.is_sampled());
+        assert!(other.sampled(true).to_string().ends_with("-03"));
+        assert!(other.sampled(true).sampled(false) == other);
+    }
+
     proptest! {
+        #[test]
+        fn prop_about_that_part_of_all_traces_is_recorded(
+            ratio in 0.0..=1.0,
+            ids in prop::collection::vec(any::<[u8; 24]>(), 1000),
+        ) {
+            let sampling = Sampling::new(ratio, true);
+            let traces = ids.into_iter().map(|random| Trace::begin(None, random));
+            let count = traces.filter(|trace| sampling.decides(*trace, None)).count();
+            // More than six standard deviations.
+            prop_assert!((count as f64 / 1000.0 - ratio).abs() < 0.1, "{count} of 1000 for {ratio}");
+        }
+
+        #[test]
+        fn prop_who_records_less_records_a_part_of_it(
+            one in 0.0..=1.0,
+            other in 0.0..=1.0,
+            random: [u8; 24],
+        ) {
+            let trace = Trace::begin(None, random);
+            let decides = |ratio| Sampling::new(ratio, true).decides(trace, None);
+            prop_assert!(!decides(f64::min(one, other)) || decides(f64::max(one, other)));
+        }
+
         #[test]
         fn prop_what_is_written_is_read_again(random in any::<[u8; 24]>()) {
             let trace = Trace::begin(None, random);

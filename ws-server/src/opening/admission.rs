@@ -131,10 +131,13 @@ impl<'a> Opening<'_, 'a> {
             tls: self.tls,
         };
         let current = server.current();
-        let visitor = match (&current.application, &current.validation) {
+        let mut visitor = match (&current.application, &current.validation) {
             (None, None) => Visitor::without_variables(&arrival),
             _ => Visitor::new(&arrival)?,
         };
+        if let Some(origin) = self.origin.get() {
+            visitor.trace_from(origin);
+        }
         Ok(Claim {
             visitor,
             visit,

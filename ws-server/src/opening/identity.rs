@@ -16,6 +16,7 @@ use crate::core::answer::{Identity, Verdict};
 use crate::core::cookie;
 use crate::counters::{IdentifiedBy, IdentityRefusal, Refusal};
 use crate::identify::{Identifier, Unproved};
+use crate::spans::{RunSpan, VALIDATE};
 use crate::store::NoAnswer;
 use crate::visitor::Visitor;
 
@@ -190,7 +191,12 @@ impl<'a> Opening<'_, 'a> {
         let counters = &self.shard.server.hub.counters;
         counters.validations_started.increment();
         let data = self.shard.server.hub.keeper.data(visitor.session);
-        match self.unless_early(validation.judge(visitor, data)).await? {
+        let backend = self.shard.server.current().config.validation_backend();
+        let run = RunSpan::of_handshake(&self.shard.server, visitor, VALIDATE, backend);
+        let asking = validation.judge(visitor, run.trace(), data);
+        let verdict = self.unless_early(asking).await?;
+        run.judged(&verdict);
+        match verdict {
             Verdict::Accepted(identity) => {
                 counters.validations_accepted.increment();
                 Ok(identity)

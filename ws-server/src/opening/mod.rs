@@ -26,12 +26,14 @@ use crate::connection::Connection;
 use crate::core::answer::Identity;
 use crate::core::forwarded::{self, Forwarded};
 use crate::core::origin::{Provenance, is_allowed, is_loopback_host};
+use crate::core::span::Origin;
 use crate::counters::{CloseCause, Refusal};
 use crate::doors;
 use crate::gate::{Dismissal, Newcomer};
 use crate::hub::Entry;
 use crate::revalidation;
 use crate::shard::Shard;
+use crate::spans::HandshakeSpan;
 
 const TOO_MANY_HANDSHAKES: &str = "limits.max_handshakes is reached";
 const GOING_DOWN: &str = "the server is going down";
@@ -85,15 +87,27 @@ pub(crate) async fn serve(shard: Rc<Shard>, adoption: Adoption) {
         local,
         tls: tls.as_deref(),
         has_spoken: Cell::new(false),
+        accepted_at,
+        span: Cell::new(None),
+        origin: Cell::new(None),
     };
-    match opening.run(&newcomer).await {
+    let wish = opening.run(&newcomer).await;
+    let span = opening.span.take();
+    match wish {
         Ok(Wish::Page(page)) => {
             counters.pages_served.increment();
             answer_and_close(&stream, &page).await;
         }
         Ok(Wish::Connect(mut admitted)) => {
             admitted.place.keep(ticket);
+            let span = span.map(|mut span| {
+                span.admit(&admitted.visitor, admitted.addr, admitted.port);
+                span
+            });
             connect(&shard, stream, *admitted);
+            if let Some(span) = span {
+                span.end();
+            }
         }
         Err(refused) => {
             counters.refused(refused.refusal);
@@ -101,6 +115,9 @@ pub(crate) async fn serve(shard: Rc<Shard>, adoption: Adoption) {
                 conn.id = %id, peer.addr = peer.map(tracing::field::display),
                 reason = refused.refusal.as_str(), cause = refused.cause, "opening handshake refused"
             );
+            if let Some(span) = span {
+                span.refuse(refused.refusal.as_str(), refused.status());
+            }
             answer_and_close(&stream, &refused.response).await;
         }
     }
@@ -243,6 +260,10 @@ struct Opening<'p, 'a> {
     tls: Option<&'p TlsPeer>,
     /// Whether anything was read from the peer.
     has_spoken: Cell<bool>,
+    accepted_at: Instant,
+    /// `None` until its head is there, or if nothing is recorded of anybody.
+    span: Cell<Option<HandshakeSpan>>,
+    origin: Cell<Option<Origin>>,
 }
 
 impl<'a> Opening<'_, 'a> {
@@ -280,6 +301,7 @@ impl<'a> Opening<'_, 'a> {
         if let Some(page) = server.page.as_ref().and_then(|page| page.answer(&head)) {
             return Ok(Wish::Page(page));
         }
+        self.begin_span(&head);
         let upgrade = Upgrade::new(&head)?;
         if self.shard.is_draining() {
             return Err(busy(Refusal::Draining, GOING_DOWN));
@@ -319,6 +341,16 @@ impl<'a> Opening<'_, 'a> {
             }
         };
         Ok(Wish::Connect(Box::new(admitted)))
+    }
+
+    fn begin_span(&self, head: &RequestHead) {
+        let Some(mut span) = HandshakeSpan::begin(&self.shard.server, head, self.accepted_at)
+        else {
+            return;
+        };
+        span.set_transport(self.stream.is_tls(), self.peer.is_some());
+        self.origin.set(Some(span.origin));
+        self.span.set(Some(span));
     }
 
     async fn read_head(&self) -> Result<RequestHead, Refused> {

@@ -27,6 +27,15 @@ pub(super) struct Refused {
     pub(super) cause: String,
 }
 
+impl Refused {
+    /// The status of the response, if there is one.
+    pub(super) fn status(&self) -> Option<u16> {
+        // RFC 9112 §4: "HTTP/1.1", a space, three digits.
+        let digits = self.response.get(9..12)?;
+        str::from_utf8(digits).ok()?.parse().ok()
+    }
+}
+
 /// Writes a whole response, shuts our side down and waits for the peer's.
 pub(super) async fn answer_and_close(stream: &Stream, mut response: &[u8]) {
     if response.is_empty() {

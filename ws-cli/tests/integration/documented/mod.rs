@@ -43,9 +43,10 @@ use self::story::Story;
 
 /// The pages, each a test of its own.
 macro_rules! pages {
-    ($($test:ident: $page:literal,)*) => {
+    ($($(#[$condition:meta])? $test:ident: $page:literal,)*) => {
         const PAGES: &[&str] = &[$($page),*];
         $(
+            $(#[$condition])?
             #[test]
             fn $test() {
                 Story::tell($page);
@@ -70,6 +71,8 @@ pages! {
     the_service_works_as_printed: "docs/service.md",
     operating_works_as_printed: "docs/operator.md",
     monitoring_works_as_printed: "docs/monitoring.md",
+    #[cfg(feature = "otel")]
+    traces_are_as_printed: "docs/traces.md",
     measuring_works_as_printed: "docs/bench.md",
     callbacks_work_as_printed: "docs/callbacks.md",
     the_command_line_works_as_printed: "docs/cli.md",

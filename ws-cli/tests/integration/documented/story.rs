@@ -16,10 +16,11 @@ use crate::support::{control, eventually, figure, free_address};
 
 /// Where the pages say that the server listens.
 const USUAL_ADDR: &str = "127.0.0.1:8888";
-/// What else listens on the pages: the control API, the metrics, proxies, Redis.
-const OTHER_ADDRS: [&str; 4] = [
+/// What else listens on the pages: the control API, the metrics, a collector, proxies, Redis.
+const OTHER_ADDRS: [&str; 5] = [
     "127.0.0.1:8889",
     "127.0.0.1:9464",
+    "127.0.0.1:4318",
     "127.0.0.1:8080",
     "127.0.0.1:6379",
 ];
