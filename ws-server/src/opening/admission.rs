@@ -83,6 +83,17 @@ pub(super) struct Issued<'a> {
     pub(super) is_handed_out: bool,
 }
 
+impl<'a> Issued<'a> {
+    fn new(hub: &'a Hub, token: SessionToken) -> Self {
+        Self {
+            hub,
+            session: token.id(),
+            token,
+            is_handed_out: false,
+        }
+    }
+}
+
 impl Drop for Issued<'_> {
     fn drop(&mut self) {
         if !self.is_handed_out {
@@ -104,12 +115,7 @@ impl<'a> Opening<'_, 'a> {
     ) -> Result<Claim<'_>, Refused> {
         let server = &self.shard.server;
         let (session, issued) = self.resume(token, forwarded.addr, asked_at)?;
-        let issued = issued.map(|token| Issued {
-            hub: &server.hub,
-            session,
-            token,
-            is_handed_out: false,
-        });
+        let issued = issued.map(|token| Issued::new(&server.hub, token));
         let is_https = match forwarded.scheme {
             Some(scheme) => scheme == "https",
             None => self.stream.is_tls(),
@@ -194,12 +200,7 @@ impl<'a> Opening<'_, 'a> {
         };
         if is_others {
             let token = self.issue(addr, asked_at)?;
-            issued = Some(Issued {
-                hub: &server.hub,
-                session: token.id(),
-                token,
-                is_handed_out: false,
-            });
+            issued = Some(Issued::new(&server.hub, token));
         }
         let session = issued.as_ref().map_or(session, |issued| issued.session);
         let session = named.unwrap_or(session);
@@ -217,26 +218,8 @@ impl<'a> Opening<'_, 'a> {
         if server.current().application.is_none() && ttl.is_none() {
             visitor.forget_variables();
         }
-        let own_cookie = issued.as_ref().map(|issued| {
-            cookie::set_cookie(
-                &server.current().config.identity().cookie,
-                &issued.token,
-                is_https,
-            )
-        });
-        let set_cookies: Vec<(&str, &str)> = own_cookie
-            .iter()
-            .chain(&cookies)
-            .map(|value| ("Set-Cookie", value.as_str()))
-            .collect();
-        let deflate = server
-            .current()
-            .protocol
-            .deflate()
-            .and_then(|deflate| deflate.accept(upgrade.extensions()));
-        let response = upgrade
-            .accept(self.protocol(upgrade), deflate.as_ref(), &set_cookies)
-            .map_err(|error| internal(&error))?;
+        let token = issued.as_ref().map(|issued| &issued.token);
+        let consent = self.consent(upgrade, token, is_https, &cookies)?;
         let keeper = &server.hub.keeper;
         let named_user = is_named.then_some(&user);
         if let Some(issued) = &mut issued {
@@ -260,13 +243,37 @@ impl<'a> Opening<'_, 'a> {
             port,
             fifo,
             user_fifo,
-            consent: Consent { response, deflate },
+            consent,
             place,
             ttl,
             witness,
             expires_in,
             asked_at,
         })
+    }
+
+    /// Makes the 101, which hands out a token that is new, and the cookies of the validation.
+    fn consent(
+        &self,
+        upgrade: &Upgrade,
+        token: Option<&SessionToken>,
+        is_https: bool,
+        cookies: &[String],
+    ) -> Result<Consent, Refused> {
+        let current = self.shard.server.current();
+        let name = &current.config.identity().cookie;
+        let own_cookie = token.map(|token| cookie::set_cookie(name, token, is_https));
+        let set_cookies: Vec<(&str, &str)> = own_cookie
+            .iter()
+            .chain(cookies)
+            .map(|value| ("Set-Cookie", value.as_str()))
+            .collect();
+        let deflate = current.protocol.deflate();
+        let deflate = deflate.and_then(|deflate| deflate.accept(upgrade.extensions()));
+        let response = upgrade
+            .accept(self.protocol(upgrade), deflate.as_ref(), &set_cookies)
+            .map_err(|error| internal(&error))?;
+        Ok(Consent { response, deflate })
     }
 
     /// The subprotocol that is spoken: the one of ours that says where a token is. A browser fails
