@@ -29,7 +29,7 @@ use super::typed::{
 /// Smallest allowed timeout. Below it everything fails.
 pub(super) const SHORTEST: Duration = Duration::from_millis(10);
 const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
 const GIB: usize = 1 << 30;
 /// Where sessions are, unless it is said where.

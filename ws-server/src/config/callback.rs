@@ -1,11 +1,12 @@
 //! The settings that `[app]` and `[validate]` share: how a callback is run.
 
 use std::num::NonZeroU64;
+use std::time::Duration;
 
 use ws_ipc::Recycling;
 
 use super::account::{self, Account};
-use super::build::{DAY, SHORTEST};
+use super::build::{DAY, HOUR, SHORTEST};
 use super::reader::{self, Reader};
 use super::sandbox::{self, SandboxPaths};
 use super::typed::{CallbackBackend, ExecConfig, ForkExit, Output, PoolConfig};
@@ -74,6 +75,8 @@ pub(super) struct Keys {
     recycle_requests: &'static str,
     recycle_memory: &'static str,
     recycle_age: &'static str,
+    load_timeout: &'static str,
+    probation: &'static str,
     fork_exit: &'static str,
     sandbox: SandboxPaths,
 }
@@ -94,6 +97,8 @@ macro_rules! keys {
             recycle_requests: concat!($section, ".recycle_requests"),
             recycle_memory: concat!($section, ".recycle_memory"),
             recycle_age: concat!($section, ".recycle_age"),
+            load_timeout: concat!($section, ".load_timeout"),
+            probation: concat!($section, ".probation"),
             fork_exit: concat!($section, ".fork_exit"),
             sandbox: $sandbox,
         }
@@ -144,6 +149,8 @@ pub(super) fn read(
             .read_optional(keys.processes, |value| reader::number(value, 1, 1024))
             .and_then(std::num::NonZeroUsize::new),
         recycling: recycling(reader, keys),
+        load_timeout: reader.duration(keys.load_timeout, SHORTEST, HOUR),
+        probation: reader.duration(keys.probation, Duration::ZERO, HOUR),
         fork_exit: reader.choice(
             keys.fork_exit,
             &[("normal", ForkExit::Normal), ("kill", ForkExit::Kill)],
@@ -227,6 +234,8 @@ fn check_use(reader: &mut Reader<'_>, chosen: Option<CallbackKind>, keys: &Keys)
         (keys.recycle_requests, is_kept),
         (keys.recycle_memory, is_kept),
         (keys.recycle_age, is_kept),
+        (keys.load_timeout, is_kept),
+        (keys.probation, is_kept),
         (keys.fork_exit, chosen == Some(CallbackKind::Fork)),
         (keys.params, chosen.is_some()),
     ] {

@@ -265,6 +265,10 @@ pub struct PoolConfig {
     pub processes: Option<NonZeroUsize>,
     /// When a process is replaced.
     pub recycling: Recycling,
+    /// How long a fresh process may take until it accepts a connection.
+    pub load_timeout: Duration,
+    /// How long the former processes are kept after a reload.
+    pub probation: Duration,
     /// How the children of a fork server end.
     pub fork_exit: ForkExit,
 }
