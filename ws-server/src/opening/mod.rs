@@ -277,8 +277,11 @@ impl<'a> Opening<'_, 'a> {
         if server.current().config.is_local_only() && !asks_for_this_host(&head) {
             return Err(refused(Refusal::Host, 421, "only localhost is served here"));
         }
-        if let Some(page) = server.page.as_ref().and_then(|page| page.answer(&head)) {
-            return Ok(Wish::Page(page));
+        if let Some(page) = &server.page {
+            let answers_ping = server.current().config.app().ping;
+            if let Some(answer) = page.answer(&head, answers_ping) {
+                return Ok(Wish::Page(answer));
+            }
         }
         let upgrade = Upgrade::new(&head)?;
         if self.shard.is_draining() {

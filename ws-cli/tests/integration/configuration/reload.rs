@@ -117,6 +117,23 @@ fn callbacks_answer_as_the_new_file_says() {
 }
 
 #[test]
+fn the_console_knows_whether_ping_is_answered_now() {
+    let server = server("app.backend = 'demo'\n");
+    let page = || {
+        let answer = exchange(&server, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        String::from_utf8(answer).unwrap()
+    };
+    assert!(page().contains("name=\"ws-ping\" content=\"true\""));
+    reload(
+        &server,
+        "app.backend = 'demo'\napp.ping = false\n",
+        "reloads",
+    );
+    assert!(page().contains("name=\"ws-ping\" content=\"false\""));
+    server.finish();
+}
+
+#[test]
 fn what_changes_is_logged_key_by_key_and_without_secrets() {
     let file = "identity.store = 'memory'\napp.backend = 'echo'\n";
     let server = server(file);
