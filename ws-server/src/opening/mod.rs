@@ -198,6 +198,7 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted<'_>) {
         fifo: fifo.as_ref().map(Fifo::shared_path),
         opened_at: SystemTime::now(),
     };
+    let own_user = user.clone();
     let standing = shard
         .server
         .hub
@@ -210,7 +211,11 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted<'_>) {
     // stands behind it.
     connection.greet(response);
     // Whoever ended the session meanwhile did not find this connection.
-    if shard.server.hub.sessions().is_revoked(session, asked_at) {
+    let is_revoked = {
+        let sessions = shard.server.hub.sessions();
+        sessions.is_revoked(session, asked_at) || sessions.is_user_revoked(&own_user, asked_at)
+    };
+    if is_revoked {
         let frame = shard.server.current().config.identity().close.clone();
         connection.close(CloseCause::Revoked, frame);
     }
