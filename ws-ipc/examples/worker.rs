@@ -24,6 +24,7 @@ fn answer(request: &Request, served: u64, kept: &mut Vec<Vec<u8>>) -> Answer {
             Answer::text(kept.len().to_string())
         }
         // What a closure may do wrong.
+        "/failure" => Answer::failure(500),
         "/panic" => panic!("as asked"),
         "/flood" => Answer::binary(vec![b'x'; 4 << 20]),
         "/hang" => loop {

@@ -1,5 +1,8 @@
 //! Several services of one command: who is asked next, and when one is replaced.
 
+mod renewal;
+mod trial;
+
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -13,7 +16,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 
+use crate::cgi::parse_answer;
 use crate::service::{Ahead, call_over};
 use crate::{Environment, Failure, Service, ServiceCommand, Spawners};
 
@@ -32,6 +37,12 @@ pub struct PoolConfig {
     pub ahead: usize,
     /// When a process is replaced by a fresh one.
     pub recycling: Recycling,
+    /// How long a fresh process may take until it accepts a connection. After that it is ended, and
+    /// the one that it was to replace goes on.
+    pub load_timeout: Duration,
+    /// How long the former processes are kept after a reload, so that they can come back; with zero
+    /// they are not.
+    pub probation: Duration,
     /// The directory of their sockets, which are called `NAME.NUMBER.sock`.
     pub dir: PathBuf,
     /// What the sockets' names begin with.
@@ -68,6 +79,8 @@ pub struct PoolStats {
     pub restarts: u64,
     /// Processes that were replaced in good order: recycled or reloaded.
     pub replaced: u64,
+    /// Times that fresh processes could not take over, or had to give back what they had taken.
+    pub failed_replacements: u64,
 }
 
 /// Several processes of one command, which are asked over sockets of their own.
@@ -98,9 +111,11 @@ impl Pool {
             idle: Mutex::new(Vec::new()),
             turns: Semaphore::new(0),
             sockets: AtomicU64::new(0),
-            generation: AtomicU64::new(0),
+            reloads: watch::Sender::new(0),
+            reserve: Mutex::default(),
             restarts_of_replaced: AtomicU64::new(0),
             replaced: AtomicU64::new(0),
+            failed_replacements: AtomicU64::new(0),
             repairs,
             closing: watch::Sender::new(false),
         };
@@ -117,6 +132,8 @@ impl Pool {
         let shared = Arc::new(shared);
         (0..count).for_each(|index| shared.put_back(index));
         tokio::spawn(repair(Arc::clone(&shared), needed));
+        let reloads = shared.reloads.subscribe();
+        tokio::spawn(renewal::serve(Arc::clone(&shared), reloads));
         Ok(Self {
             front: Arc::new(Front { shared }),
         })
@@ -144,46 +161,44 @@ impl Pool {
         max_output: usize,
     ) -> Result<Vec<u8>, Failure> {
         let shared = &self.front.shared;
-        let asked = async {
-            match shared.config.kind {
-                PoolKind::ForkServers => {
-                    let request = ForkRequest::new(shared);
-                    let asked = request.life.ask(env, payload, max_output);
-                    asked.await
-                }
-                PoolKind::Workers => {
-                    let mut turn = shared.turn().await?;
-                    let answer = turn.life.ask(env, payload, max_output).await;
-                    turn.is_over = !matches!(answer, Err(Failure::OutputTooLong { .. }));
-                    answer
-                }
-            }
-        };
-        // A worker that has the request then is killed, as its turn is not over.
-        tokio::time::timeout(timeout, asked)
-            .await
-            .unwrap_or(Err(Failure::TimedOut))
-    }
-
-    /// Replaces every process by a fresh one, which loads the application anew. Requests that are
-    /// in hand are finished by the old ones. A process whose successor cannot be started, or ends
-    /// within a quarter of a second, goes on.
-    pub fn reload(&self) {
-        let shared = &self.front.shared;
-        shared.generation.fetch_add(1, Ordering::Relaxed);
         match shared.config.kind {
             PoolKind::ForkServers => {
-                (0..shared.slots.len()).for_each(|index| shared.retire(index));
+                let request = ForkRequest::new(shared);
+                let asked = request.life.ask(env, payload, max_output);
+                let answer = tokio::time::timeout(timeout, asked).await;
+                let answer = answer.unwrap_or(Err(Failure::TimedOut));
+                request.life.note(&answer);
+                answer
             }
-            // Those that are busy are seen when their turn is over.
             PoolKind::Workers => {
-                while let Ok(permit) = shared.turns.try_acquire() {
-                    permit.forget();
-                    let index = shared.idle().pop();
-                    index.into_iter().for_each(|index| shared.retire(index));
-                }
+                let asked = async {
+                    let mut turn = shared.turn().await?;
+                    let answer = turn.life.ask(env, payload, max_output).await;
+                    turn.life.note(&answer);
+                    turn.is_over = !matches!(answer, Err(Failure::OutputTooLong { .. }));
+                    answer
+                };
+                // A worker that has the request then is killed, as its turn is not over.
+                let answer = tokio::time::timeout(timeout, asked).await;
+                answer.unwrap_or(Err(Failure::TimedOut))
             }
         }
+    }
+
+    /// Replaces every process by a fresh one, which loads the application anew. Returns at once.
+    ///
+    /// The old ones serve until all fresh ones have accepted a connection, and finish what they
+    /// have in hand then. If a fresh one ends before, or takes longer than
+    /// [`load_timeout`](PoolConfig::load_timeout), nothing is replaced. For the time of
+    /// [`probation`](PoolConfig::probation) after that, and longer if nothing that was asked has
+    /// been answered yet, the old ones are kept, and are back at once if
+    ///
+    /// - a fresh one ends that has answered nothing,
+    /// - fresh ones end more often than there are processes, or
+    /// - the first three requests fail, by a status of 500 or above among others.
+    pub fn reload(&self) {
+        let reloads = &self.front.shared.reloads;
+        reloads.send_modify(|count| *count += 1);
     }
 
     /// How many requests it can have in hand at once; `None` is any number.
@@ -199,20 +214,21 @@ impl Pool {
     #[must_use]
     pub fn stats(&self) -> PoolStats {
         let shared = &self.front.shared;
-        let lives = || shared.slots.iter().map(Slot::life);
+        let kept = lock(&shared.reserve).clone();
+        let restarts = shared.lives().chain(kept);
         PoolStats {
-            running: lives().filter(|life| life.service.pid().is_some()).count(),
-            restarts: lives().map(|life| life.service.restarts()).sum::<u64>()
+            running: shared.pids().count(),
+            restarts: restarts.map(|life| life.service.restarts()).sum::<u64>()
                 + shared.restarts_of_replaced.load(Ordering::Relaxed),
             replaced: shared.replaced.load(Ordering::Relaxed),
+            failed_replacements: shared.failed_replacements.load(Ordering::Relaxed),
         }
     }
 
-    /// The process ids of the processes that run.
+    /// The process ids of the processes that run and serve.
     #[must_use]
     pub fn pids(&self) -> Vec<i32> {
-        let lives = self.front.shared.slots.iter().map(Slot::life);
-        lives.filter_map(|life| life.service.pid()).collect()
+        self.front.shared.pids().collect()
     }
 
     /// Ends all processes, with `SIGTERM` first, and waits until they have ended.
@@ -223,14 +239,14 @@ impl Pool {
     pub async fn shutdown(&self) {
         let shared = &self.front.shared;
         shared.closing.send_replace(true);
+        let kept = std::mem::take(&mut *lock(&shared.reserve));
+        let lives: Vec<_> = shared.lives().chain(kept).collect();
         // Whoever waits for a request is to see that there will be none.
-        for slot in &shared.slots {
-            lock(&slot.life().ahead).clear();
+        for life in &lives {
+            lock(&life.ahead).clear();
         }
-        let mut ends: JoinSet<()> = shared
-            .slots
-            .iter()
-            .map(Slot::life)
+        let mut ends: JoinSet<()> = lives
+            .into_iter()
             .map(|life| async move { life.service.shutdown().await })
             .collect();
         while ends.join_next().await.is_some() {}
@@ -242,9 +258,9 @@ impl Pool {
 /// takes longer does not keep the next one waiting for it.
 const AHEAD_DELAY: Duration = Duration::from_millis(1);
 
-/// How long the successor of a process has to live before it takes over after
-/// [`Pool::reload`]: an application that does not load ends sooner.
-const PROBATION: Duration = Duration::from_millis(250);
+/// The longest time between two looks whether a process has loaded. Nothing tells when a connection
+/// to a Unix socket is accepted.
+const LOAD_LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Ends the pool with the last handle.
 #[derive(Debug)]
@@ -271,20 +287,23 @@ struct Shared {
     /// How many sockets there have been, for their names.
     sockets: AtomicU64,
     /// How often a reload was asked for.
-    generation: AtomicU64,
+    reloads: watch::Sender<u64>,
+    /// While those that serve are on trial, those before them, in the order of their places.
+    reserve: Mutex<Vec<Arc<Life>>>,
     restarts_of_replaced: AtomicU64,
     replaced: AtomicU64,
+    failed_replacements: AtomicU64,
     repairs: mpsc::UnboundedSender<Repair>,
     closing: watch::Sender<bool>,
 }
 
 /// What the task that repairs is to do with a slot.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 enum Repair {
-    /// Kill the process, which has a request that nobody waits for.
-    Renew(usize),
-    /// Put a fresh process in its place.
-    Replace(usize),
+    /// Kill this process of it, which has a request that nobody waits for.
+    Renew(usize, Arc<Life>),
+    /// Put a fresh process in the place of this one.
+    Replace(usize, Arc<Life>),
 }
 
 /// The place of one process.
@@ -299,6 +318,25 @@ impl Slot {
     fn life(&self) -> Arc<Life> {
         Arc::clone(&lock(&self.life))
     }
+
+    fn holds(&self, life: &Arc<Life>) -> bool {
+        Arc::ptr_eq(&lock(&self.life), life)
+    }
+
+    /// Returns what was here before.
+    fn exchange(&self, life: Arc<Life>) -> Arc<Life> {
+        std::mem::replace(&mut *lock(&self.life), life)
+    }
+
+    /// Puts one in the place of another, if that still is here.
+    fn succeed(&self, former: &Arc<Life>, life: Life) -> bool {
+        let mut current = lock(&self.life);
+        let is_here = Arc::ptr_eq(&current, former);
+        if is_here {
+            *current = Arc::new(life);
+        }
+        is_here
+    }
 }
 
 /// One process, or its restarts, until it is replaced.
@@ -311,16 +349,18 @@ struct Life {
     ahead_count: usize,
     kind: PoolKind,
     service: Service,
-    /// The reloads that were asked for when it began.
-    generation: u64,
     since: Instant,
     served: AtomicU64,
+    in_hand: AtomicUsize,
+    has_answered: AtomicBool,
+    /// Requests that failed before one was answered.
+    failed: AtomicU64,
     /// Whether a successor is being made.
     is_retired: AtomicBool,
 }
 
 impl Life {
-    fn new(service: Service, config: &PoolConfig, generation: u64) -> Self {
+    fn new(service: Service, config: &PoolConfig) -> Self {
         let ahead_count = match config.kind {
             PoolKind::ForkServers => config.ahead,
             PoolKind::Workers => config.ahead.min(1),
@@ -330,9 +370,11 @@ impl Life {
             ahead_count,
             kind: config.kind,
             service,
-            generation,
             since: Instant::now(),
             served: AtomicU64::new(0),
+            in_hand: AtomicUsize::new(0),
+            has_answered: AtomicBool::new(false),
+            failed: AtomicU64::new(0),
             is_retired: AtomicBool::new(false),
         }
     }
@@ -343,12 +385,13 @@ impl Life {
         payload: &Bytes,
         max_output: usize,
     ) -> Result<Vec<u8>, Failure> {
+        let _in_hand = InHand::of(self);
         let ahead = self.take_ahead();
         let mut call = pin!(call_over(&self.service, ahead, env, payload, max_output));
         // The request is on its way before the next connection is made.
         let mut answer = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await;
         if answer.is_pending() && self.kind == PoolKind::ForkServers {
-            let soon = tokio::time::timeout(AHEAD_DELAY, call.as_mut()).await;
+            let soon = timeout(AHEAD_DELAY, call.as_mut()).await;
             answer = soon.map_or(Poll::Pending, Poll::Ready);
         }
         self.connect_ahead();
@@ -362,6 +405,49 @@ impl Life {
     fn take_ahead(&self) -> Option<Ahead> {
         let mut ahead = lock(&self.ahead);
         std::iter::from_fn(|| ahead.pop_front()).find(|ahead| self.service.has_open(ahead))
+    }
+
+    /// Takes note of what became of a request.
+    fn note(&self, answer: &Result<Vec<u8>, Failure>) {
+        if self.has_answered.load(Ordering::Relaxed) {
+            return;
+        }
+        let is_good = match answer {
+            Ok(answer) => parse_answer(answer).is_ok_and(|answer| answer.status() < 500),
+            Err(Failure::CannotStart { .. } | Failure::Cancelled) => return,
+            Err(_) => false,
+        };
+        if is_good {
+            self.has_answered.store(true, Ordering::Relaxed);
+        } else {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until the program accepts; says why it will not.
+    async fn is_loaded(&self) -> Result<(), &'static str> {
+        let mut pause = Duration::from_millis(1);
+        loop {
+            self.connect_ahead();
+            let is_connected = self.is_connected_ahead();
+            if self.service.ends() > 0 {
+                return Err("its successor ended before it accepted a connection");
+            }
+            if is_connected && self.service.has_accepted_all() {
+                return Ok(());
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LOAD_LOOK_EVERY);
+        }
+    }
+
+    /// Whether there is a connection ahead; makes one if there is none, though none be wanted.
+    fn is_connected_ahead(&self) -> bool {
+        let mut ahead = lock(&self.ahead);
+        if ahead.is_empty() {
+            ahead.extend(self.service.connect_ahead());
+        }
+        !ahead.is_empty()
     }
 
     /// Makes the connections that are missing, as far as that is possible at once.
@@ -389,9 +475,48 @@ impl Life {
     }
 }
 
+/// A request in the hands of a process.
+struct InHand<'a>(&'a AtomicUsize);
+
+impl<'a> InHand<'a> {
+    fn of(life: &'a Life) -> Self {
+        life.in_hand.fetch_add(1, Ordering::Relaxed);
+        Self(&life.in_hand)
+    }
+}
+
+impl Drop for InHand<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Shared {
+    /// The processes that serve.
+    fn lives(&self) -> impl Iterator<Item = Arc<Life>> {
+        self.slots.iter().map(Slot::life)
+    }
+
+    /// The process ids of those that run.
+    fn pids(&self) -> impl Iterator<Item = i32> {
+        self.lives().filter_map(|life| life.service.pid())
+    }
+
+    /// Begins a life and waits until its program accepts.
+    async fn load(&self) -> Result<Life, String> {
+        let life = self
+            .begin_life()
+            .await
+            .map_err(|failure| failure.to_string())?;
+        let limit = self.config.load_timeout;
+        match timeout(limit, life.is_loaded()).await {
+            Ok(Ok(())) => Ok(life),
+            Ok(Err(cause)) => Err(cause.to_owned()),
+            Err(_) => Err(format!("its successor accepted no connection in {limit:?}")),
+        }
+    }
+
     async fn begin_life(&self) -> Result<Life, Failure> {
-        let generation = self.generation.load(Ordering::Relaxed);
         let number = self.sockets.fetch_add(1, Ordering::Relaxed);
         let path = self
             .config
@@ -399,7 +524,7 @@ impl Shared {
             .join(format!("{}.{number}.sock", self.config.name));
         let PoolConfig { command, kind, .. } = &self.config;
         let service = Service::start(&self.spawners, command.clone(), *kind, &path).await?;
-        Ok(Life::new(service, &self.config, generation))
+        Ok(Life::new(service, &self.config))
     }
 
     /// Waits for a worker that is idle.
@@ -434,59 +559,61 @@ impl Shared {
     }
 
     /// Has the process replaced, unless that is under way.
-    fn retire(&self, index: usize) {
-        if !self.slots[index]
-            .life()
-            .is_retired
-            .swap(true, Ordering::Relaxed)
-        {
-            self.needs(Repair::Replace(index));
+    fn retire(&self, index: usize, life: &Arc<Life>) {
+        if !life.is_retired.swap(true, Ordering::Relaxed) {
+            self.needs(Repair::Replace(index, Arc::clone(life)));
         }
     }
 
-    fn is_due(&self, life: &Life) -> bool {
-        life.is_due(&self.config.recycling)
-            || life.generation < self.generation.load(Ordering::Relaxed)
+    /// Whether a process is to be replaced now that a request more has been served. One that serves
+    /// no more is, or will be.
+    fn is_due(&self, index: usize, life: &Arc<Life>) -> bool {
+        life.is_due(&self.config.recycling) && self.slots[index].holds(life)
+    }
+
+    /// Kills and starts a process anew. One that serves no more ends by itself.
+    async fn renew_life(&self, index: usize, life: &Arc<Life>) {
+        let pid = life.service.pid();
+        tracing::warn!(worker.pid = pid, "worker killed with its request");
+        let is_kept = || {
+            lock(&self.reserve)
+                .iter()
+                .any(|kept| Arc::ptr_eq(kept, life))
+        };
+        if (self.slots[index].holds(life) || is_kept())
+            && let Err(failure) = life.service.renew().await
+        {
+            tracing::warn!(cause = %failure, "worker cannot be started");
+        }
     }
 
     /// Puts a fresh process in the place of one; if that fails, the old one goes on.
-    async fn replace(&self, index: usize) {
-        let old = self.slots[index].life();
-        let is_reload = old.generation < self.generation.load(Ordering::Relaxed);
-        let begun = self.begin_life().await;
-        let successor = match begun {
-            Ok(life) if is_reload && life.service.ends_within(PROBATION).await => {
-                Err("its successor ended at once".to_owned())
-            }
-            Ok(life) => Ok(life),
-            Err(failure) => Err(failure.to_string()),
-        };
+    async fn replace(&self, index: usize, old: &Arc<Life>) {
         let pid = old.service.pid();
-        let life = match successor {
-            Ok(life) => {
-                let restarts = old.service.restarts();
-                self.restarts_of_replaced
-                    .fetch_add(restarts, Ordering::Relaxed);
-                self.replaced.fetch_add(1, Ordering::Relaxed);
-                tracing::info!(
-                    worker.pid = pid,
-                    successor.pid = life.service.pid(),
-                    served = old.served.load(Ordering::Relaxed),
-                    "process replaced"
-                );
-                life
-            }
-            Err(cause) => {
-                tracing::error!(worker.pid = pid, %cause, "process cannot be replaced and goes on");
-                Life::new(
-                    old.service.clone(),
-                    &self.config,
-                    self.generation.load(Ordering::Relaxed),
-                )
-            }
-        };
+        let loaded = self.load().await;
+        let is_renewed = loaded.is_ok();
+        let life = loaded.unwrap_or_else(|cause| {
+            self.failed_replacements.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(worker.pid = pid, %cause, "process cannot be replaced and goes on");
+            Life::new(old.service.clone(), &self.config)
+        });
         life.connect_ahead();
-        *lock(&self.slots[index].life) = Arc::new(life);
+        let successor = life.service.pid();
+        if !self.slots[index].succeed(old, life) {
+            // A reload has come in between. If the old one comes back, it may be replaced then.
+            old.is_retired.store(false, Ordering::Relaxed);
+        } else if is_renewed {
+            let restarts = old.service.restarts();
+            self.restarts_of_replaced
+                .fetch_add(restarts, Ordering::Relaxed);
+            self.replaced.fetch_add(1, Ordering::Relaxed);
+            tracing::info!(
+                worker.pid = pid,
+                successor.pid = successor,
+                served = old.served.load(Ordering::Relaxed),
+                "process replaced"
+            );
+        }
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<usize>> {
@@ -520,8 +647,8 @@ impl Drop for ForkRequest<'_> {
         self.shared.slots[self.index]
             .asked
             .fetch_sub(1, Ordering::Relaxed);
-        if self.shared.is_due(&self.life) {
-            self.shared.retire(self.index);
+        if self.shared.is_due(self.index, &self.life) {
+            self.shared.retire(self.index, &self.life);
         }
     }
 }
@@ -537,12 +664,14 @@ struct Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
+        let Self { index, life, .. } = self;
         if !self.is_over {
-            self.shared.needs(Repair::Renew(self.index));
-        } else if self.shared.is_due(&self.life) {
-            self.shared.retire(self.index);
+            let life = Arc::clone(life);
+            self.shared.needs(Repair::Renew(*index, life));
+        } else if self.shared.is_due(*index, life) {
+            self.shared.retire(*index, life);
         } else {
-            self.shared.put_back(self.index);
+            self.shared.put_back(*index);
         }
     }
 }
@@ -562,17 +691,12 @@ async fn repair(shared: Arc<Shared>, mut needed: mpsc::UnboundedReceiver<Repair>
         let shared = Arc::clone(&shared);
         repairs.spawn(async move {
             let index = match repair {
-                Repair::Renew(index) => {
-                    let life = shared.slots[index].life();
-                    let pid = life.service.pid();
-                    tracing::warn!(worker.pid = pid, "worker killed with its request");
-                    if let Err(failure) = life.service.renew().await {
-                        tracing::warn!(cause = %failure, "worker cannot be started");
-                    }
+                Repair::Renew(index, life) => {
+                    shared.renew_life(index, &life).await;
                     index
                 }
-                Repair::Replace(index) => {
-                    shared.replace(index).await;
+                Repair::Replace(index, life) => {
+                    shared.replace(index, &life).await;
                     index
                 }
             };

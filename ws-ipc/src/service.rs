@@ -107,6 +107,18 @@ impl Service {
         self.front.shared.state.borrow().restarts
     }
 
+    /// How often the program has ended so far.
+    pub(crate) fn ends(&self) -> u64 {
+        let state = self.front.shared.state.borrow();
+        let runs = matches!(state.phase, Phase::Running { .. });
+        state.life - u64::from(runs)
+    }
+
+    /// Whether the program has accepted whoever has connected.
+    pub(crate) fn has_accepted_all(&self) -> bool {
+        !self.front.shared.listener.has_waiting()
+    }
+
     /// Where it is asked.
     #[must_use]
     pub fn socket_path(&self) -> &Path {
@@ -219,22 +231,12 @@ impl Service {
         }
     }
 
-    /// Waits for the program to end while it is looked at for this long; tells whether it did.
-    pub(crate) async fn ends_within(&self, time: Duration) -> bool {
-        let life = self.front.shared.state.borrow().life;
-        self.is_over_within(life, time).await
-    }
-
     /// Waits whether this life of the program ends, too; tells whether it does.
     async fn ends_too(&self, life: u64) -> bool {
-        self.is_over_within(life, LINGER).await
-    }
-
-    async fn is_over_within(&self, life: u64, time: Duration) -> bool {
         let mut state = self.front.shared.state.subscribe();
         let is_over =
             |state: &State| state.life != life || !matches!(state.phase, Phase::Running { .. });
-        tokio::time::timeout(time, state.wait_for(is_over))
+        tokio::time::timeout(LINGER, state.wait_for(is_over))
             .await
             .is_ok()
     }

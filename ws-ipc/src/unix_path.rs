@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::UnixStream;
@@ -51,6 +52,13 @@ impl BoundListener {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether somebody has connected and is not accepted yet.
+    pub(crate) fn has_waiting(&self) -> bool {
+        let mut looked_at = [PollFd::new(&self.socket, PollFlags::IN)];
+        let at_once = Timespec::default();
+        matches!(rustix::event::poll(&mut looked_at, Some(&at_once)), Ok(1..))
     }
 
     /// Another descriptor of the socket.
@@ -131,8 +139,10 @@ mod tests {
         let path = long.join("worker.sock");
         let listener = BoundListener::bind(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+        assert!(!listener.has_waiting());
         connect(&path).await.unwrap();
         connect_at_once(&path).unwrap();
+        assert!(listener.has_waiting());
         drop(listener);
         assert!(!path.exists());
     }

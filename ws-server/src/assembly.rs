@@ -60,7 +60,7 @@ pub(crate) fn share(
     getrandom::fill(&mut seed).map_err(|error| ServeError::System(io::Error::other(error)))?;
     let page = config
         .serves_console()
-        .then(|| Page::new(config.app().backend.name(), config.app().ping));
+        .then(|| Page::new(config.app().backend.name()));
     let control_socket = config.control_socket();
     let global_fifo = fifos.as_ref().map(|fifos| fifos.path().join(GLOBAL_FIFO));
     let global_fifo = global_fifo.as_ref().map(|path| path.to_string_lossy());

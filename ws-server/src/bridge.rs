@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use crate::config::{AppBackend, CallbackBackend, CarbonPhpConfig, Config};
@@ -20,10 +20,49 @@ pub(crate) fn place(config: &Config) -> Result<(), ServeError> {
         Some(_) => 0o644,
         None => 0o600,
     };
-    let path = config.server().state_dir.join(CarbonPhpConfig::BRIDGE);
-    let written = write(&path, &ws_ipc::shims::carbonphp_bridge(), mode);
+    let state_dir = &config.server().state_dir;
+    let path = state_dir.join(CarbonPhpConfig::BRIDGE);
+    let users = application.account.map(|account| account.uid());
+    let written = keep_others_out(state_dir, users);
+    let written = written.and_then(|()| write(&path, &ws_ipc::shims::carbonphp_bridge(), mode));
     written.map_err(|source| ServeError::Bridge { path, source })
 }
+
+/// Has nobody but its owner replace what we put into the directory: what is the bridge now is run
+/// whenever the application's process is started again. `tmp` of CarbonPHP's is often one that a
+/// group, or everybody, may write to.
+///
+/// The directory may belong to us, to root, or to the user whom the bridge is run as.
+fn keep_others_out(dir: &Path, runs_as: Option<u32>) -> io::Result<()> {
+    let dir = fs::File::open(dir)?;
+    let metadata = dir.metadata()?;
+    let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
+    let us = nix::unistd::geteuid().as_raw();
+    if owner != us && owner != 0 && runs_as != Some(owner) {
+        let text = format!(
+            "the directory belongs to user {owner}, who could put another program in its place; \
+             name one of your own in server.state_dir"
+        );
+        return Err(io::Error::other(text));
+    }
+    if mode & OTHERS_WRITE == 0 || mode & STICKY != 0 {
+        return Ok(());
+    }
+    // Who owns neither a file nor its directory can then neither rename nor remove it.
+    dir.set_permissions(fs::Permissions::from_mode(mode | STICKY))
+        .map_err(|error| {
+            let text = format!(
+                "others may write to the directory (mode {mode:04o}) and put another program in \
+                 its place, and it cannot be made sticky: {error}"
+            );
+            io::Error::new(error.kind(), text)
+        })?;
+    tracing::info!(mode = %format_args!("{mode:04o}"), "the state directory is sticky from now on");
+    Ok(())
+}
+
+const OTHERS_WRITE: u32 = 0o022;
+const STICKY: u32 = 0o1000;
 
 /// Puts a file in the place of whatever stands there. It is never seen half written, and no link is
 /// followed: the application may write to the directory, and the server may be root.
@@ -59,6 +98,39 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn t41_others_who_may_write_to_the_directory_cannot_replace_the_bridge() {
+        let dir = tempfile::tempdir().unwrap();
+        for (given, expected) in [
+            (0o777, 0o1777),
+            (0o775, 0o1775),
+            (0o1777, 0o1777),
+            (0o755, 0o755),
+            (0o700, 0o700),
+        ] {
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(given)).unwrap();
+            keep_others_out(dir.path(), None).unwrap();
+            assert_eq!(mode(dir.path()), expected, "{given:o}");
+        }
+    }
+
+    #[test]
+    fn t41_a_directory_of_somebody_else_is_refused() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: only root gives directories away");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(dir.path(), Some(12_345), None).unwrap();
+        let error = keep_others_out(dir.path(), None).unwrap_err();
+        assert!(error.to_string().contains("user 12345"), "{error}");
+        keep_others_out(dir.path(), Some(12_345)).unwrap();
+    }
 
     #[test]
     fn t41_a_link_in_the_place_of_the_bridge_is_replaced_and_not_followed() {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tracing::{error, info, warn};
-use ws_transport::{Reload, SelfSigned, TlsAcceptor, TlsConfig, TlsError};
+use ws_transport::{Reload, SelfSigned, TlsAcceptor, TlsError};
 
 use crate::config::{ALPN, Config, Tls};
 use crate::counters::Counters;
@@ -39,34 +39,27 @@ pub(crate) async fn watch(server: Arc<Shared>, tls: TlsAcceptor) {
     };
     loop {
         tokio::time::sleep(period).await;
-        match tls.reload_if_changed() {
-            Ok(Reload::NotNeeded) => {}
-            Ok(Reload::Done) => reloaded(&tls, &server.hub.counters, "the files have changed"),
-            Err(error) => refused(&error, &server.hub.counters, "the files have changed"),
+        let acceptor = tls.clone();
+        // The disk may take its time.
+        let looked = tokio::task::spawn_blocking(move || acceptor.reload_if_changed());
+        match looked.await {
+            Ok(Ok(Reload::NotNeeded)) => {}
+            Ok(Ok(Reload::Done)) => reloaded(&tls, &server.hub.counters, "the files have changed"),
+            Ok(Err(error)) => refused(&error, &server.hub.counters, "the files have changed"),
+            Err(error) => error!(%error, "the files of certificates cannot be looked at"),
         }
     }
 }
 
-/// Reads the files, or these instead, because the operator asks for it; says whether they are in use.
-pub(crate) fn reload(tls: &TlsAcceptor, files: Option<TlsConfig>, counters: &Counters) -> bool {
-    let read = match files {
-        Some(files) => tls.reload_from(files),
-        None => tls.reload(),
-    };
-    match read {
-        Ok(()) => reloaded(tls, counters, "SIGHUP"),
-        Err(ref error) => refused(error, counters, "SIGHUP"),
-    }
-    read.is_ok()
-}
-
-fn reloaded(tls: &TlsAcceptor, counters: &Counters, cause: &'static str) {
+/// Says that certificates are in use that were read again.
+pub(crate) fn reloaded(tls: &TlsAcceptor, counters: &Counters, cause: &'static str) {
     counters.certificate_reloads.increment();
     info!(cause, "certificates are read again");
     warn_of_certificates(tls);
 }
 
-fn refused(error: &TlsError, counters: &Counters, cause: &'static str) {
+/// Says that certificates cannot be used.
+pub(crate) fn refused(error: &TlsError, counters: &Counters, cause: &'static str) {
     counters.certificate_reloads_failed.increment();
     error!(cause, %error, "the former certificates stay in use");
 }

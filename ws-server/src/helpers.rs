@@ -31,6 +31,9 @@ const FORK_SERVER: &str = "__forkserver";
 /// before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long the demo may take until it accepts.
+const DEMO_LOAD_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// The program that is started again as a helper: normally this very one.
 #[derive(Clone, Debug)]
 pub struct HelperProgram(PathBuf);
@@ -151,6 +154,9 @@ async fn start_demo(
         kind: PoolKind::ForkServers,
         ahead: config.app().spare,
         recycling: Recycling::default(),
+        load_timeout: DEMO_LOAD_TIMEOUT,
+        // It is this very program, which serves already.
+        probation: Duration::ZERO,
         dir: config.server().state_dir.clone(),
         name: "demo".to_owned(),
     };
@@ -185,6 +191,8 @@ async fn start_pool(
                 PoolKind::Workers => 1,
             },
             recycling: settings.recycling,
+            load_timeout: settings.load_timeout,
+            probation: settings.probation,
             dir: config.server().state_dir.clone(),
             name: section.to_owned(),
         },

@@ -11,7 +11,7 @@ mod php;
 mod tokens;
 
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +26,7 @@ use ws_session::{SessionId, UserId};
 use crate::config::{CredentialPlace, IdentityConfig};
 use crate::core::answer::{Identity, Source, Witness};
 use crate::core::credential::{self, Found};
+use crate::core::token::KeySet;
 use crate::counters::{Counters, IdentifiedBy, IdentityRefusal};
 use crate::error::ServeError;
 use crate::shared::Shared;
@@ -235,26 +236,47 @@ impl Unproved {
     }
 }
 
-/// Reads the files of keys because the operator asks for it.
-pub(crate) fn reload(server: &Shared) {
-    if let Some(tokens) = tokens(server) {
-        told(tokens.reload(), &server.hub.counters, "SIGHUP");
+/// Keys that were read because the operator asks for it, and are not in use yet.
+pub(crate) struct PreparedKeys(Option<KeySet>);
+
+/// Reads the files of keys, if there are any.
+///
+/// # Errors
+///
+/// [`ServeError::Identity`] for a file that cannot be read, or that holds no keys.
+pub(crate) fn prepare(server: &Shared) -> Result<PreparedKeys, ServeError> {
+    let keys = tokens(server).map(Tokens::prepare);
+    Ok(PreparedKeys(keys.transpose()?))
+}
+
+/// Uses what was prepared.
+pub(crate) fn adopt(server: &Shared, prepared: PreparedKeys) {
+    if let (Some(tokens), PreparedKeys(Some(keys))) = (tokens(server), prepared) {
+        tokens.adopt(keys);
+        reloaded(&server.hub.counters, "SIGHUP");
     }
 }
 
 /// Looks at the files of keys every `identity.token.reload_interval`, for ever.
 pub(crate) async fn watch(server: Arc<Shared>) {
-    let Some(tokens) = tokens(&server) else {
-        return;
-    };
-    let Some(period) = tokens.reload_interval() else {
+    let Some(period) = tokens(&server).and_then(Tokens::reload_interval) else {
         return;
     };
     loop {
         sleep(period).await;
-        if tokens.have_changed() {
-            let counters = &server.hub.counters;
-            told(tokens.reload(), counters, "the files have changed");
+        let shared = Arc::clone(&server);
+        // The disk may take its time.
+        let looked = tokio::task::spawn_blocking(move || {
+            let tokens = tokens(&shared)?;
+            let keys = tokens.have_changed().then(|| tokens.prepare())?;
+            Some(keys.map(|keys| tokens.adopt(keys)))
+        });
+        let counters = &server.hub.counters;
+        match looked.await {
+            Ok(None) => {}
+            Ok(Some(Ok(()))) => reloaded(counters, "the files have changed"),
+            Ok(Some(Err(error))) => refused(&error, counters, "the files have changed"),
+            Err(error) => error!(%error, "the files of keys cannot be looked at"),
         }
     }
 }
@@ -263,17 +285,15 @@ fn tokens(server: &Shared) -> Option<&Tokens> {
     server.identifier.as_ref()?.tokens.as_ref()
 }
 
-fn told(reload: Result<(), ServeError>, counters: &Counters, cause: &'static str) {
-    match reload {
-        Ok(()) => {
-            counters.key_reloads.increment();
-            info!(cause, "keys of tokens are read again");
-        }
-        Err(error) => {
-            counters.key_reloads_failed.increment();
-            error!(cause, %error, "the former keys of tokens stay in use");
-        }
-    }
+fn reloaded(counters: &Counters, cause: &'static str) {
+    counters.key_reloads.increment();
+    info!(cause, "keys of tokens are read again");
+}
+
+/// Says that keys cannot be used.
+pub(crate) fn refused(error: &ServeError, counters: &Counters, cause: &'static str) {
+    counters.key_reloads_failed.increment();
+    error!(cause, %error, "the former keys of tokens stay in use");
 }
 
 /// What a file of keys holds, and who may open it.
@@ -286,8 +306,19 @@ struct KeyFile {
 fn read_keys(setting: &'static str, path: &Path) -> Result<KeyFile, ServeError> {
     let read = || {
         let mut content = Vec::new();
-        let file = File::open(path)?;
-        let mode = file.metadata()?.mode() & 0o7777;
+        // A FIFO that nobody writes to must not keep the server from starting.
+        let mut options = File::options();
+        let file = options
+            .read(true)
+            .custom_flags(nix::libc::O_NONBLOCK)
+            .open(path)?;
+        let metadata = file.metadata()?;
+        if metadata.file_type().is_fifo() {
+            return Err(io::Error::other(
+                "it is a FIFO, and has to be read again and again",
+            ));
+        }
+        let mode = metadata.mode() & 0o7777;
         // Whoever writes a key can be anybody.
         if mode & 0o022 != 0 {
             let text = format!("others than its owner may write to it (mode {mode:04o})");

@@ -411,6 +411,11 @@ fn callbacks(server: &Shared, figures: &mut Figures<'_>) -> fmt::Result {
         "ws_process_replacements",
         "Fork servers and workers that were replaced in good order",
         processes.replaced,
+    )?;
+    figures.counter(
+        "ws_process_replacement_failures",
+        "Times that fresh ones could not take over, or failed on trial, and the former ones went on",
+        processes.failed_replacements,
     )
 }
 

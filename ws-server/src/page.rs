@@ -1,5 +1,7 @@
 //! The console: the page at `/` in the demo and in development.
 
+use std::borrow::Cow;
+
 use ws_proto::handshake::RequestHead;
 
 /// What the page may do: load its own files and open WebSockets, nothing else.
@@ -45,33 +47,36 @@ const FILES: [(&str, &str, &str); 6] = [
     ("/ws.js", "text/javascript; charset=utf-8", BROWSER_LIBRARY),
 ];
 
-/// The console's page and its files, ready to be served.
+/// The console's page and its files.
 #[derive(Debug)]
 pub(crate) struct Page {
+    /// Whether the server answers the message `ping` is still to be written into it.
     html: String,
 }
 
 impl Page {
-    /// The page for a server with the named backend, which answers the message `ping` itself or
-    /// does not.
-    pub(crate) fn new(backend: &str, answers_ping: bool) -> Self {
-        let html = HTML.replace("{{backend}}", backend);
+    /// The page for a server with the named backend.
+    pub(crate) fn new(backend: &str) -> Self {
         Self {
-            html: html.replace("{{ping}}", &answers_ping.to_string()),
+            html: HTML.replace("{{backend}}", backend),
         }
     }
 
-    /// The whole response to a request for a file of the console; `None` for any other.
-    pub(crate) fn answer(&self, head: &RequestHead) -> Option<Vec<u8>> {
+    /// The whole response to a request for a file of the console; `None` for any other. The page
+    /// says whether the server answers the message `ping` itself.
+    pub(crate) fn answer(&self, head: &RequestHead, answers_ping: bool) -> Option<Vec<u8>> {
         if head.wants_websocket() || !matches!(head.method(), "GET" | "HEAD") {
             return None;
         }
         let path = head.path_and_query().split('?').next().unwrap_or_default();
         let (media_type, content) = match path {
-            "/" => ("text/html; charset=utf-8", self.html.as_str()),
+            "/" => {
+                let html = self.html.replace("{{ping}}", &answers_ping.to_string());
+                ("text/html; charset=utf-8", Cow::Owned(html))
+            }
             path => {
                 let (_, media_type, content) = FILES.iter().find(|(file, ..)| *file == path)?;
-                (*media_type, *content)
+                (*media_type, Cow::Borrowed(*content))
             }
         };
         let mut response = format!(
@@ -86,7 +91,7 @@ impl Page {
             content.len()
         );
         if head.method() == "GET" {
-            response.push_str(content);
+            response.push_str(&content);
         }
         Some(response.into_bytes())
     }
@@ -103,8 +108,8 @@ mod tests {
             .read(request.as_bytes())
             .unwrap()
             .unwrap();
-        Page::new("demo", true)
-            .answer(&head)
+        Page::new("demo")
+            .answer(&head, true)
             .map(|response| String::from_utf8(response).unwrap())
     }
 

@@ -1,14 +1,17 @@
-//! SIGHUP: reads the configuration and the certificates again, and takes both or neither.
+//! SIGHUP: reads the configuration, the certificates and the keys of tokens again, and takes all of
+//! them or nothing.
 
 use std::sync::Arc;
 
 use tracing::{error, info, warn};
-use ws_transport::TlsAcceptor;
+use ws_transport::{TlsAcceptor, TlsError};
 
 use crate::assembly::renew;
 use crate::certificates;
 use crate::config::{Applies, Config, Reloaded, Tls};
-use crate::identify;
+use crate::counters::Counters;
+use crate::error::ServeError;
+use crate::identify::{self, PreparedKeys};
 use crate::shared::Shared;
 
 /// Where the configuration of a running server is read again.
@@ -26,69 +29,123 @@ pub trait ConfigSource: Send + Sync {
 
 /// Does what an operator asks for with SIGHUP. If anything is wrong, nothing happens but that the
 /// log says so.
+///
+/// # Cancel safety
+///
+/// May be dropped while files are read; then nothing has happened.
 pub(crate) async fn reload(
-    server: &Arc<Shared>,
-    tls: Option<&TlsAcceptor>,
-    source: Option<&Arc<dyn ConfigSource>>,
+    server: Arc<Shared>,
+    tls: Option<TlsAcceptor>,
+    source: Option<Arc<dyn ConfigSource>>,
 ) {
     let counters = &server.hub.counters;
-    let reloaded = match source {
-        None => None,
-        Some(source) => match read(server, source).await {
-            Ok(reloaded) => Some(reloaded),
-            Err(faults) => {
-                counters.configuration_reloads_failed.increment();
-                for fault in faults {
-                    error!(signal = "HUP", fault, "the configuration cannot be used");
-                }
-                error!(signal = "HUP", "everything stays as it was");
-                return;
-            }
-        },
-    };
-    if let Some(tls) = tls {
-        let files = reloaded.as_ref().and_then(|it| files(it.config()));
-        if !certificates::reload(tls, files, counters) {
+    let (shared, acceptor, from) = (Arc::clone(&server), tls.clone(), source.clone());
+    // Files and accounts of the host are looked up, which may take a while.
+    let reading = tokio::task::spawn_blocking(move || {
+        Prepared::read(&shared, acceptor.as_ref(), from.as_deref())
+    });
+    let panicked = |error: tokio::task::JoinError| Err(vec![Unusable::Other(error.to_string())]);
+    let prepared = match reading.await.unwrap_or_else(panicked) {
+        Ok(prepared) => prepared,
+        Err(faults) => {
+            faults.iter().for_each(|fault| fault.tell(counters));
             counters.configuration_reloads_failed.increment();
             error!(signal = "HUP", "everything stays as it was");
             return;
         }
+    };
+    if let (Some(tls), Some(certificates)) = (&tls, prepared.certificates) {
+        tls.adopt(certificates);
+        certificates::reloaded(tls, counters, "SIGHUP");
     }
-    if let Some(reloaded) = reloaded {
+    identify::adopt(&server, prepared.keys);
+    if let Some(reloaded) = prepared.config {
         tell(&reloaded);
-        let config = reloaded.into_config();
-        apply(server, config);
+        apply(&server, reloaded.into_config());
         counters.configuration_reloads.increment();
         if let Some(source) = source {
             source.applied(&server.current().config);
         }
     }
-    identify::reload(server);
     server.reload_application();
     info!(
         signal = "HUP",
-        "configuration, certificates and the application's processes are renewed"
+        "configuration, certificates and keys are renewed, and the application's processes will be"
     );
 }
 
-async fn read(
-    server: &Arc<Shared>,
-    source: &Arc<dyn ConfigSource>,
-) -> Result<Reloaded, Vec<String>> {
-    let (server, source) = (Arc::clone(server), Arc::clone(source));
-    // Files and accounts of the host are looked up, which may take a while.
-    let reading = tokio::task::spawn_blocking(move || {
-        let new = source.read()?;
-        let reloaded = server.current().config.reloaded(&new);
-        reloaded.map_err(|invalid| {
-            let faults = invalid.faults().iter();
-            let faults = faults
-                .map(|fault| format!("with the settings that need a restart as they are: {fault}"));
-            faults.collect()
-        })
-    });
-    let panicked = |error: tokio::task::JoinError| Err(vec![error.to_string()]);
-    reading.await.unwrap_or_else(panicked)
+/// Everything that is read anew, checked and not in use yet.
+struct Prepared {
+    config: Option<Reloaded>,
+    certificates: Option<ws_transport::Prepared>,
+    keys: PreparedKeys,
+}
+
+/// What cannot be used.
+enum Unusable {
+    Setting(String),
+    Certificates(TlsError),
+    Keys(ServeError),
+    Other(String),
+}
+
+impl Prepared {
+    /// Reads it; blocks as long as the disk takes.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong.
+    fn read(
+        server: &Shared,
+        tls: Option<&TlsAcceptor>,
+        source: Option<&dyn ConfigSource>,
+    ) -> Result<Self, Vec<Unusable>> {
+        let config = source
+            .map(|source| configuration(server, source))
+            .transpose();
+        // Without a configuration it is not known which files are meant.
+        let config = config.map_err(|faults| {
+            let faults = faults.into_iter().map(Unusable::Setting);
+            faults.collect::<Vec<_>>()
+        })?;
+        let others = config.as_ref().and_then(|it| files(it.config()));
+        let certificates = tls.map(|tls| tls.prepare(others)).transpose();
+        match (certificates, identify::prepare(server)) {
+            (Ok(certificates), Ok(keys)) => Ok(Self {
+                config,
+                certificates,
+                keys,
+            }),
+            (certificates, keys) => {
+                let certificates = certificates.err().map(Unusable::Certificates);
+                let keys = keys.err().map(Unusable::Keys);
+                Err(certificates.into_iter().chain(keys).collect())
+            }
+        }
+    }
+}
+
+impl Unusable {
+    fn tell(&self, counters: &Counters) {
+        match self {
+            Self::Certificates(error) => certificates::refused(error, counters, "SIGHUP"),
+            Self::Keys(error) => identify::refused(error, counters, "SIGHUP"),
+            Self::Setting(fault) | Self::Other(fault) => {
+                error!(signal = "HUP", fault, "the configuration cannot be used");
+            }
+        }
+    }
+}
+
+fn configuration(server: &Shared, source: &dyn ConfigSource) -> Result<Reloaded, Vec<String>> {
+    let new = source.read()?;
+    let reloaded = server.current().config.reloaded(&new);
+    reloaded.map_err(|invalid| {
+        let faults = invalid.faults().iter();
+        let faults = faults
+            .map(|fault| format!("with the settings that need a restart as they are: {fault}"));
+        faults.collect()
+    })
 }
 
 fn files(config: &Config) -> Option<ws_transport::TlsConfig> {

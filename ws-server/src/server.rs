@@ -62,9 +62,11 @@ pub fn run(config: Config, helper: HelperProgram, host: Host) -> Result<(), Serv
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
-    runtime
-        .map_err(ServeError::System)?
-        .block_on(serve(config, helper, host))
+    let runtime = runtime.map_err(ServeError::System)?;
+    let served = runtime.block_on(serve(config, helper, host));
+    // Nobody waits for a file that is still being read, from a disk that does not answer.
+    runtime.shutdown_background();
+    served
 }
 
 fn check_user(config: &Config) -> Result<(), ServeError> {

@@ -72,6 +72,7 @@ impl Shared {
             sum.running += stats.running;
             sum.restarts += stats.restarts;
             sum.replaced += stats.replaced;
+            sum.failed_replacements += stats.failed_replacements;
         }
         sum
     }

@@ -1,6 +1,7 @@
 //! Signals, and the periodic line.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,7 +48,16 @@ impl Signals {
         };
         let mut former = period();
         let mut ticks = ticks_of(former);
+        // Whoever is told to stop does not wait for the files that are being read.
+        let mut reload: Option<Pin<Box<dyn Future<Output = ()>>>> = None;
         loop {
+            let is_idle = reload.is_none();
+            let reloaded = async {
+                match &mut reload {
+                    Some(reload) => reload.await,
+                    None => std::future::pending().await,
+                }
+            };
             let tick = async {
                 match &mut ticks {
                     Some(ticks) => ticks.tick().await,
@@ -57,9 +67,15 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return info!(signal = "TERM", "stopping"),
                 _ = self.interrupt.recv() => return info!(signal = "INT", "stopping"),
-                _ = self.hangup.recv() => {
+                // One that comes meanwhile is kept.
+                _ = self.hangup.recv(), if is_idle => {
                     observer.reloading();
-                    reconfigure::reload(server, tls, source).await;
+                    let (tls, source) = (tls.cloned(), source.cloned());
+                    let begun = reconfigure::reload(Arc::clone(server), tls, source);
+                    reload = Some(Box::pin(begun));
+                }
+                () = reloaded => {
+                    reload = None;
                     if period() != former {
                         former = period();
                         ticks = ticks_of(former);

@@ -48,6 +48,7 @@ fn processes(server: &Shared) -> Value {
         "running": sum.running,
         "restarts": sum.restarts,
         "replaced": sum.replaced,
+        "replacements_failed": sum.failed_replacements,
     })
 }
 

@@ -8,16 +8,6 @@ export class Refused extends Error {
   }
 }
 
-const LONGEST_DELAY = 10_000;
-
-/** Resolves after so many milliseconds, or when the signal says that nobody waits any more. */
-function pause(milliseconds, signal) {
-  return new Promise((resolve) => {
-    const timer = setTimeout(resolve, milliseconds);
-    signal.addEventListener("abort", () => (clearTimeout(timer), resolve()), { once: true });
-  });
-}
-
 export class Api {
   #token;
 
@@ -31,27 +21,11 @@ export class Api {
     return response.json();
   }
 
-  /**
-   * Hears the server-sent events of a path for as long as the signal lets it, and goes on where it was when it was
-   * cut off. (An `EventSource` could not show a token.) A refusal is heard as an event of that name.
-   */
-  async follow(path, signal, heard) {
-    let lastId = "";
-    for (let failures = 0; !signal.aborted; failures += 1) {
-      try {
-        const headers = lastId ? { "Last-Event-ID": lastId } : {};
-        const { body } = await this.#fetch("GET", path, { headers, signal });
-        for await (const event of eventsOf(body)) {
-          failures = 0;
-          lastId = event.id ?? lastId;
-          if (event.data !== undefined) heard(event);
-        }
-      } catch (error) {
-        if (error.status === 401) throw error;
-        if (error.status) heard({ event: "refused", data: error.message });
-      }
-      await pause(Math.random() * Math.min(LONGEST_DELAY, 1000 * 2 ** failures), signal);
-    }
+  /** The server-sent events that a path has now, those behind the one with this id if it is known. */
+  async events(path, lastId) {
+    const headers = lastId ? { "Last-Event-ID": lastId } : {};
+    const response = await this.#fetch("GET", path, { headers });
+    return eventsOf(await response.text());
   }
 
   async #fetch(method, path, { headers, ...options }) {
@@ -70,17 +44,10 @@ export class Api {
 }
 
 /** HTML §9.2.6, as far as our server writes it: fields by lines, and an empty line behind each event. */
-async function* eventsOf(body) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    const blocks = (rest + value).split("\n\n");
-    rest = blocks.pop();
-    for (const block of blocks) {
-      const fields = block.split("\n").map((line) => /^(\w+): ?(.*)$/s.exec(line)?.slice(1) ?? []);
-      yield { event: "message", ...Object.fromEntries(fields) };
-    }
-  }
+function eventsOf(text) {
+  const blocks = text.split("\n\n").filter((block) => block);
+  return blocks.map((block) => {
+    const fields = block.split("\n").map((line) => /^(\w+): ?(.*)$/s.exec(line)?.slice(1) ?? []);
+    return { event: "message", ...Object.fromEntries(fields) };
+  });
 }

@@ -7,13 +7,19 @@ import { Plot } from "./plot.js";
 
 const $ = (id) => document.getElementById(id);
 
-const STATUS_EVERY = 2_000;
+/**
+ * How often the server is asked. No stream is held open: a browser opens six connections to a server, which all tabs
+ * share, so that the seventh would get no answer.
+ */
+const ASK_EVERY = 2_000;
 /** Whatever happens, the lists are not older than this. */
 const LISTS_EVERY = 15_000;
 /** When much happens, they are fetched no more often than this. */
 const LISTS_PAUSE = 1_000;
 const PAGE_LENGTH = 50;
 const LOG_LINES = 500;
+/** Of the log's lines that are there when one signs in. */
+const FIRST_LINES = 200;
 /** Where the tab keeps the token, so that a reload does not ask for it again. */
 const TOKEN = "ws-control-token";
 
@@ -56,6 +62,9 @@ for (const figure of FIGURES) figure.plot = new Plot($("figures"), figure.label,
 /** The last status, and when it came. */
 let former = null;
 
+/** Changes when somebody comes or goes. */
+const comings = ({ connections }) => connections.opened + connections.closed;
+
 function showStatus(status) {
   const now = performance.now();
   if (former?.status.pid !== status.pid) {
@@ -66,6 +75,7 @@ function showStatus(status) {
     if (of) plot.add(of(status));
     else if (former) plot.add(Math.max(0, (rate(status) - rate(former.status)) * 1000) / (now - former.at));
   }
+  if (former && comings(former.status) !== comings(status)) fetchLists();
   former = { status, at: now };
   $("version").textContent = `· version ${status.version}, pid ${status.pid}`;
   $("connections-count").textContent = `${status.connections.open.toLocaleString("en")} open`;
@@ -302,6 +312,29 @@ function logged({ event, data }) {
   }
 }
 
+/** The id of the last line that was heard of, and what was wrong the last time. */
+let lastLine = "";
+let logTrouble = "";
+
+async function pollLog(signal) {
+  const asked = api;
+  let events = [];
+  try {
+    events = await asked.events(`/v1/log?follow=false&lines=${FIRST_LINES}`, lastLine);
+    logTrouble = "";
+  } catch (error) {
+    if (error.status === 401 && api === asked) failed(error);
+    else if (error.status && error.message !== logTrouble) events = [{ event: "refused", data: error.message }];
+    logTrouble = error.message;
+  }
+  // What somebody asked who has signed out or looked away meanwhile is nobody's.
+  if (api !== asked || signal.aborted) return;
+  for (const event of events) {
+    lastLine = event.id ?? lastLine;
+    if (event.data !== undefined) logged(event);
+  }
+}
+
 function addRows(rows) {
   const scroller = $("log-scroller");
   const isAtEnd = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 24;
@@ -325,8 +358,8 @@ $("clear").onclick = () => {
 
 /** Asks with the operator's token, while signed in. */
 let api = null;
-/** Ends whatever goes on while signed in. */
-let signedIn = null;
+/** Ends what goes on while the page is seen by somebody who is signed in. */
+let watching = null;
 
 function showState(state, text) {
   document.documentElement.dataset.state = state;
@@ -389,23 +422,39 @@ async function signIn(token) {
     return;
   }
   if (turn !== mine) return;
-  signedIn?.abort();
-  showStatus(status);
+  look(false);
   api = candidate;
   keep(token);
-  signedIn = new AbortController();
-  const { signal } = signedIn;
+  showStatus(status);
   $("token").value = "";
   $("sign-in-trouble").textContent = "";
   $("sign-in").hidden = true;
   $("signed-in").hidden = $("sign-out").hidden = false;
   showState("open", "Connected");
-  fetchLists();
-  const timers = [setInterval(pollStatus, STATUS_EVERY), setInterval(fetchLists, LISTS_EVERY)];
-  signal.addEventListener("abort", () => timers.forEach(clearInterval));
-  api.follow("/v1/events?events=open,close", signal, fetchLists).catch(failed);
-  api.follow("/v1/log?lines=200", signal, logged).catch(failed);
+  look(!document.hidden);
 }
+
+/** Asks the server again and again, or stops: nobody looks at a tab that is hidden. */
+function look(isSeen) {
+  if (!isSeen) watching?.abort();
+  if (!isSeen || !api || (watching && !watching.signal.aborted)) return;
+  watching = new AbortController();
+  const { signal } = watching;
+  fetchLists();
+  every(ASK_EVERY, signal, () => Promise.all([pollStatus(), pollLog(signal)]));
+  const timer = setInterval(fetchLists, LISTS_EVERY);
+  signal.addEventListener("abort", () => clearInterval(timer));
+}
+
+/** Does something at once, and again so many milliseconds after it is done. */
+async function every(milliseconds, signal, action) {
+  while (!signal.aborted) {
+    await action();
+    await new Promise((resolve) => setTimeout(resolve, milliseconds));
+  }
+}
+
+document.onvisibilitychange = () => look(!document.hidden);
 
 async function pollStatus() {
   const status = await ask("GET", "/v1/status");
@@ -414,9 +463,10 @@ async function pollStatus() {
 
 function signOut(why = "", forgets = true) {
   turn += 1;
-  signedIn?.abort();
-  api = signedIn = former = null;
+  look(false);
+  api = former = null;
   held = [];
+  lastLine = logTrouble = "";
   if (forgets) keep(null);
   for (const list of ["connections", "users", "log"]) $(list).replaceChildren();
   for (const { plot } of FIGURES) plot.clear();

@@ -3,8 +3,9 @@
 mod connections;
 mod ring;
 
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, RandomState};
-use std::ops::Range;
+use std::ops::{Bound, Range};
 use std::time::SystemTime;
 
 use hashbrown::HashTable;
@@ -41,12 +42,15 @@ pub struct DuplicateConnection(pub ConnectionId);
 /// The open connections with their bindings, and whatever else (`T`) the server keeps of each.
 ///
 /// Inserting, removing, finding and counting take constant time, however many connections a user or
-/// session has. The keys come from outside, so the tables hash with a random key and cannot be flooded.
+/// session has; the first and the last connection of a user take logarithmic time. The keys come
+/// from outside, so the tables hash with a random key and cannot be flooded.
 #[derive(Clone, Debug)]
 pub struct Registry<T> {
     entries: Packed<Entry<T>>,
     by_user: HashTable<Group<Since>>,
     by_session: HashTable<Group<()>>,
+    /// The users that are there, for whoever goes through them in parts.
+    users: BTreeSet<UserId>,
     hash_key: RandomState,
 }
 
@@ -76,6 +80,7 @@ impl<T> Registry<T> {
             entries: Packed::new(),
             by_user: HashTable::new(),
             by_session: HashTable::new(),
+            users: BTreeSet::new(),
             hash_key: RandomState::new(),
         }
     }
@@ -190,12 +195,14 @@ impl<T> Registry<T> {
         self.group(&self.by_user, user).map(Group::presence)
     }
 
-    /// Returns the users that are there, each once, in no given order.
-    pub fn users(&self) -> impl Iterator<Item = (&UserId, Presence)> {
-        self.by_user.iter().map(|group| {
-            let entry = self.entries.at(group.first);
-            (&entry.binding.user, group.presence())
-        })
+    /// Returns the users that are there from a bound on, in the order of their ids; the first of them
+    /// in logarithmic time.
+    ///
+    /// Whoever goes through them in parts, and lets others change the registry between one part and
+    /// the next, meets each user that was there all the time exactly once.
+    pub fn users_from(&self, bound: Bound<&str>) -> impl Iterator<Item = (&UserId, Presence)> {
+        let users = self.users.range::<str, _>((bound, Bound::Unbounded));
+        users.filter_map(|user| Some((user, self.presence(user)?)))
     }
 
     /// Returns the connections at some of the places from 0 to [`place_count`](Self::place_count).
@@ -268,17 +275,20 @@ impl<T> Registry<T> {
             user_ring: alone,
             session_ring: alone,
         });
-        self.join::<UserId>(place, now);
+        if self.join::<UserId>(place, now) {
+            let user = self.entries.at(place).binding.user.clone();
+            self.users.insert(user);
+        }
         self.join::<SessionId>(place, now);
         Ok(())
     }
 
-    /// Puts a connection among those that share a key with it.
-    fn join<K: Shared>(&mut self, place: u32, now: SystemTime) {
+    /// Puts a connection among those that share a key with it; tells whether it is the first.
+    fn join<K: Shared>(&mut self, place: u32, now: SystemTime) -> bool {
         let mut table = std::mem::take(K::table(self));
         let key = |place: u32| K::of(self.entries.at(place));
         let hash = self.hash_key.hash_one(key(place));
-        match table.find_mut(hash, |group| key(group.first) == key(place)) {
+        let is_first = match table.find_mut(hash, |group| key(group.first) == key(place)) {
             Some(group) => {
                 group.count += 1;
                 let first = group.first;
@@ -290,6 +300,7 @@ impl<T> Registry<T> {
                 *K::ring_mut(self.entries.at_mut(place)) = own;
                 self.link::<K>(previous, place);
                 self.link::<K>(place, first);
+                false
             }
             None => {
                 let group = Group {
@@ -300,9 +311,11 @@ impl<T> Registry<T> {
                 table.insert_unique(hash, group, |group| {
                     self.hash_key.hash_one(key(group.first))
                 });
+                true
             }
-        }
+        };
         *K::table(self) = table;
+        is_first
     }
 
     fn link<K: Shared>(&mut self, previous: u32, next: u32) {
@@ -313,22 +326,27 @@ impl<T> Registry<T> {
     /// Forgets a connection and returns what was registered with it.
     pub fn remove(&mut self, id: ConnectionId) -> Option<(Binding, T)> {
         let place = self.entries.place(id)?;
-        self.part::<UserId>(place);
+        let is_last = self.part::<UserId>(place);
         self.part::<SessionId>(place);
         let entry = self.entries.remove(id)?;
+        if is_last {
+            self.users.remove(&entry.binding.user);
+        }
         Some((entry.binding, entry.value))
     }
 
-    /// Takes a connection from among those that share a key with it.
-    fn part<K: Shared>(&mut self, place: u32) {
+    /// Takes a connection from among those that share a key with it; tells whether it was the last.
+    fn part<K: Shared>(&mut self, place: u32) -> bool {
         let mut table = std::mem::take(K::table(self));
         let key = |place: u32| K::of(self.entries.at(place));
         let hash = self.hash_key.hash_one(key(place));
         let Neighbours { next, previous } = K::ring(self.entries.at(place));
+        let mut is_last = false;
         if let Ok(mut entry) = table.find_entry(hash, |group| key(group.first) == key(place)) {
             let group = entry.get_mut();
             group.count -= 1;
             if group.count == 0 {
+                is_last = true;
                 entry.remove();
             } else if group.first == place {
                 group.first = next;
@@ -336,6 +354,7 @@ impl<T> Registry<T> {
         }
         self.link::<K>(previous, next);
         *K::table(self) = table;
+        is_last
     }
 }
 

@@ -144,6 +144,8 @@ pub struct Sessions {
     ends: BTreeSet<(Instant, SessionId)>,
     /// Those that were ended while they were in use, and when.
     revoked: HashMap<SessionId, Instant>,
+    /// Users of whom all sessions were ended, and when.
+    revoked_users: HashMap<UserId, Instant>,
     /// How many have data.
     with_data: usize,
     next_turn: u64,
@@ -187,6 +189,7 @@ impl Sessions {
             idle: BTreeMap::new(),
             ends: BTreeSet::new(),
             revoked: HashMap::new(),
+            revoked_users: HashMap::new(),
             with_data: 0,
             next_turn: 0,
             latest: None,
@@ -446,11 +449,26 @@ impl Sessions {
         self.revoked.get(&id).is_some_and(|at| *at >= since)
     }
 
+    /// Notes that all sessions of a user are being ended, those too that nobody knows to be this
+    /// user's yet: whoever is asked about a visitor meanwhile asks for
+    /// [`is_user_revoked`](Self::is_user_revoked) then.
+    pub fn revoke_user(&mut self, user: &UserId, now: Instant) {
+        let now = self.forward(now);
+        self.revoked_users.insert(user.clone(), now);
+    }
+
+    /// Tells whether all sessions of a user were ended at `since` or later. It is forgotten after a
+    /// quarter of an hour.
+    pub fn is_user_revoked(&self, user: &UserId, since: Instant) -> bool {
+        self.revoked_users.get(user).is_some_and(|at| *at >= since)
+    }
+
     /// Forgets the sessions that have not been used for the ttl, and returns them.
     pub fn expire(&mut self, now: Instant) -> Vec<SessionId> {
         let now = self.forward(now);
-        self.revoked
-            .retain(|_, at| now.saturating_duration_since(*at) < REVOCATION_MEMORY);
+        let is_recent = |at: &Instant| now.saturating_duration_since(*at) < REVOCATION_MEMORY;
+        self.revoked.retain(|_, at| is_recent(at));
+        self.revoked_users.retain(|_, at| is_recent(at));
         let mut expired = Vec::new();
         while let Some((id, known)) = self.oldest()
             && self.is_unused(known, now)

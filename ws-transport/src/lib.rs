@@ -63,6 +63,6 @@ pub use local::{LocalAddr, PeerAddr};
 pub use proxy::{ProxyHeader, ProxyHeaderError, ProxyHeaderReader};
 pub use stream::Stream;
 pub use tls::{
-    CertificateWarning, ClientAuth, Reload, SelfSigned, TlsAcceptor, TlsClient, TlsConfig,
-    TlsError, TlsFile, TlsPeer,
+    CertificateWarning, ClientAuth, Prepared, Reload, SelfSigned, TlsAcceptor, TlsClient,
+    TlsConfig, TlsError, TlsFile, TlsPeer,
 };

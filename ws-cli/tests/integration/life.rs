@@ -298,6 +298,7 @@ fn hup_and_usr1_are_logged_and_change_nothing() {
         for _ in 0..10 {
             server.status();
         }
+        server.until("configuration.reloads", 1);
     }
     wire.say("still here");
     assert_eq!(wire.hear(), "still here");

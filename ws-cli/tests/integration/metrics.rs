@@ -8,6 +8,7 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use futures_util::StreamExt;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -281,18 +282,33 @@ fn alerts_fire_when_they_should() {
 fn a_server_whose_backend_does_not_answer_is_not_ready() {
     let setup = Setup::new()
         .set("app.backend", "scgi")
-        .set("app.address", "unix:app.sock");
+        .set("app.address", "unix:app.sock")
+        .set("metrics.listen", "127.0.0.1:0");
     let server = setup.start();
     let (status, text) = server.control("GET", "/ready", "");
     assert_eq!(status, 503);
     assert!(text.contains("app:") && text.contains("app.sock"), "{text}");
+    // Anybody may ask here, and hears no names and addresses.
+    let (status, _, text) = get(&server, "GET /ready");
+    assert_eq!(status, 503);
+    assert_eq!(text, "{\"error\":\"not ready\"}");
     assert_eq!(server.control("GET", "/live", "").0, 200);
     // It comes and goes, and so does readiness.
     let path = server.dir().join("app.sock");
     let backend = UnixListener::bind(&path).unwrap();
-    assert_eq!(server.control("GET", "/ready", "").0, 200);
+    let is_ready = || server.control("GET", "/ready", "").0 == 200;
+    eventually("it is ready", is_ready);
+    // However many ask, and however often, it is not asked for each.
+    backend.set_nonblocking(true).unwrap();
+    let begun = Instant::now();
+    for _ in 0..50 {
+        assert!(is_ready());
+    }
+    let dials = std::iter::from_fn(|| backend.accept().ok()).count() as u64;
+    let most = 2 + begun.elapsed().as_secs();
+    assert!((1..=most).contains(&dials), "{dials} of {most}");
     drop(backend);
-    assert_eq!(server.control("GET", "/ready", "").0, 503);
+    eventually("it is not ready", || !is_ready());
     server.finish();
 }
 

@@ -97,6 +97,48 @@ async fn t02_session_revoked_while_the_validation_is_asked_lets_nobody_in() {
     server.finish();
 }
 
+/// The answer that names the user is older than the logout.
+#[tokio::test]
+async fn t02_user_revoked_while_the_validation_is_asked_is_not_let_in() {
+    const VALIDATION: &str = "read _ < gate; echo ann";
+    let setup = Setup::new();
+    let mut gate = Gate::new(setup.dir(), "gate");
+    let server = setup.validate(VALIDATION).app("cat").start();
+    gate.open(1);
+    let mut first = server.connect().await;
+    assert_eq!(ask(&mut first, "here").await, "here");
+    let opening = server.connect_with("/", &[]);
+    let revoking = async {
+        tokio::task::spawn_blocking({
+            let socket = server.state("control.sock");
+            move || control(&socket, "DELETE", "/v1/sessions?user=ann", "").unwrap()
+        })
+        .await
+        .unwrap()
+    };
+    let opened = async {
+        let begun = async {
+            while server.figure("callbacks.validations") < 2 {
+                tokio::task::yield_now().await;
+            }
+            let revoked = revoking.await;
+            assert_eq!(
+                revoked,
+                (200, r#"{"connections":1,"sessions":1}"#.to_owned())
+            );
+            gate.open(1);
+        };
+        tokio::join!(opening, begun).0
+    };
+    match opened.await {
+        Err(Error::Http(response)) => assert_eq!(response.status(), 401),
+        other => panic!("let in, or worse: {other:?}"),
+    }
+    assert_eq!(close_code(&mut first).await, 1008);
+    drop(first);
+    server.finish();
+}
+
 #[tokio::test]
 async fn users_and_connections_are_closed_with_the_words_of_the_operator() {
     let server = Setup::new().validate(NAMED).app("cat").start();

@@ -23,6 +23,7 @@ use crate::measure::{
 use crate::program;
 
 /// Between two requests that are to find what has been prepared for them.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 const PACE: Duration = Duration::from_millis(5);
 
 /// A fork server whose children answer with what they are sent.
@@ -193,6 +194,8 @@ impl Course {
             kind,
             ahead: 2,
             recycling: Recycling::default(),
+            load_timeout: LOAD_TIMEOUT,
+            probation: Duration::ZERO,
             dir: dir.path().to_owned(),
             name: "measured".to_owned(),
         };

@@ -1,6 +1,7 @@
 //! Pools of fork servers and workers.
 
 use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +22,32 @@ struct Setup {
     spawners: Spawners,
     pool: Pool,
     dir: TempDir,
+    before: TempDir,
+}
+
+/// A program behind a shell.
+fn config(program: &str, kind: PoolKind, count: usize, before: &Path, dir: &Path) -> PoolConfig {
+    std::fs::write(before.join("script"), "").unwrap();
+    let script = r#". "$0/script" && exec "$1""#;
+    let argv = ["/bin/sh", "-c", script].map(Into::into);
+    let files = [before.into(), example(program).into()];
+    PoolConfig {
+        command: ServiceCommand {
+            argv: argv.into_iter().chain(files).collect(),
+            env: Vec::new(),
+            dir: None,
+            identity: None,
+            confinement: Confinement::default(),
+        },
+        processes: NonZeroUsize::new(count).unwrap(),
+        kind,
+        ahead: 2,
+        recycling: Recycling::default(),
+        load_timeout: LONG,
+        probation: SHORT,
+        dir: dir.to_owned(),
+        name: "app".into(),
+    }
 }
 
 impl Setup {
@@ -29,29 +56,59 @@ impl Setup {
     }
 
     async fn new(program: &str, kind: PoolKind, count: usize, recycling: Recycling) -> Self {
+        Self::of(program, kind, count, recycling, SHORT).await
+    }
+
+    /// Workers that are on trial for this long after a reload.
+    async fn on_trial(count: usize, probation: Duration) -> Self {
+        let recycling = Recycling::default();
+        Self::of("worker", PoolKind::Workers, count, recycling, probation).await
+    }
+
+    async fn of(
+        program: &str,
+        kind: PoolKind,
+        count: usize,
+        recycling: Recycling,
+        probation: Duration,
+    ) -> Self {
         let spawners = spawners();
         let dir = tempfile::tempdir().unwrap();
+        let before = tempfile::tempdir().unwrap();
         let config = PoolConfig {
-            command: ServiceCommand {
-                argv: vec![example(program).into()],
-                env: Vec::new(),
-                dir: None,
-                identity: None,
-                confinement: Confinement::default(),
-            },
-            processes: NonZeroUsize::new(count).unwrap(),
-            kind,
-            ahead: 2,
+            probation,
             recycling,
-            dir: dir.path().to_owned(),
-            name: "app".into(),
+            ..config(program, kind, count, before.path(), dir.path())
         };
         let pool = Pool::start(&spawners, config).await.unwrap();
         Self {
             spawners,
             pool,
             dir,
+            before,
         }
+    }
+
+    /// What a shell does from now on before it becomes the program.
+    fn before(&self, script: &str) {
+        std::fs::write(self.before.path().join("script"), script).unwrap();
+    }
+
+    /// Reloads and waits until other processes serve.
+    async fn renew(&self) -> Vec<i32> {
+        let former = self.pool.pids();
+        self.pool.reload();
+        eventually("others serve", || {
+            let pids = self.pool.pids();
+            pids.len() == former.len() && pids.iter().all(|pid| !former.contains(pid))
+        })
+        .await;
+        self.pool.pids()
+    }
+
+    async fn until_failed(&self, times: u64) {
+        let failed = || self.pool.stats().failed_replacements == times;
+        eventually("a replacement has failed", failed).await;
     }
 
     async fn ask(&self, uri: &str) -> Result<String, Failure> {
@@ -233,6 +290,140 @@ async fn reload_replaces_all_and_what_is_in_hand_is_finished() {
 }
 
 #[tokio::test]
+async fn successor_that_ends_late_while_it_loads_replaces_nobody() {
+    for (program, kind) in [
+        ("worker", PoolKind::Workers),
+        ("forkserver", PoolKind::ForkServers),
+    ] {
+        let setup = Setup::new(program, kind, 2, Recycling::default()).await;
+        let before = setup.pool.pids();
+        setup.before("/bin/sleep 0.5; exit 1");
+        setup.pool.reload();
+        // They serve meanwhile.
+        while setup.pool.stats().failed_replacements == 0 {
+            assert_eq!(setup.ask("/body").await.unwrap(), "payload");
+        }
+        assert_eq!(setup.pool.pids(), before);
+        let stats = setup.pool.stats();
+        assert_eq!((stats.replaced, stats.restarts), (0, 0));
+        // What is repaired is taken.
+        setup.before("");
+        setup.renew().await;
+        setup.end().await;
+    }
+}
+
+#[tokio::test]
+async fn successor_that_does_not_accept_in_time_replaces_nobody() {
+    let (dir, before) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let spawners = spawners();
+    let config = PoolConfig {
+        load_timeout: SHORT,
+        ..config("worker", PoolKind::Workers, 1, before.path(), dir.path())
+    };
+    let pool = Pool::start(&spawners, config).await.unwrap();
+    let setup = Setup {
+        spawners,
+        pool,
+        dir,
+        before,
+    };
+    let pids = setup.pool.pids();
+    setup.before("exec /bin/sleep 600");
+    setup.pool.reload();
+    setup.until_failed(1).await;
+    assert_eq!(setup.pool.pids(), pids);
+    setup.end().await;
+}
+
+#[tokio::test]
+async fn those_before_are_back_if_a_process_on_trial_ends_without_an_answer() {
+    let setup = Setup::on_trial(2, LONG).await;
+    let first = setup.pool.pids();
+    kill(setup.renew().await[1]);
+    setup.until_failed(1).await;
+    assert_eq!(setup.pool.pids(), first);
+    // The first request is the end of it.
+    setup.renew().await;
+    assert_eq!(setup.ask("/panic").await, Err(Failure::Lost));
+    setup.until_failed(2).await;
+    assert_eq!(setup.pool.pids(), first);
+    assert_eq!(setup.ask("/body").await.unwrap(), "payload");
+    setup.end().await;
+}
+
+#[tokio::test]
+async fn those_before_are_back_if_the_first_requests_fail() {
+    let setup = Setup::on_trial(2, LONG).await;
+    let first = setup.pool.pids();
+    setup.renew().await;
+    for _ in 0..3 {
+        setup.ask("/failure").await.unwrap();
+    }
+    setup.until_failed(1).await;
+    assert_eq!(setup.pool.pids(), first);
+    // One that is none of its own is no answer less.
+    setup.renew().await;
+    setup.ask("/nothing").await.unwrap();
+    for _ in 0..5 {
+        setup.ask("/failure").await.unwrap();
+    }
+    assert_eq!(setup.pool.stats().failed_replacements, 1);
+    setup.end().await;
+}
+
+#[tokio::test]
+async fn process_that_has_answered_may_end_and_after_the_trial_nobody_is_kept() {
+    let setup = Setup::on_trial(1, Duration::from_secs(1)).await;
+    let first = setup.pool.pids();
+    let second = setup.renew().await;
+    assert_eq!(setup.ask("/body").await.unwrap(), "payload");
+    assert!(exists(first[0]), "it is kept");
+    assert_eq!(setup.ask("/panic").await, Err(Failure::Lost));
+    assert_eq!(setup.ask("/body").await.unwrap(), "payload");
+    eventually("the former one has ended", || !exists(first[0])).await;
+    let pids = setup.pool.pids();
+    assert!(pids != first && pids != second, "{pids:?}");
+    let stats = setup.pool.stats();
+    assert_eq!((stats.failed_replacements, stats.restarts), (0, 1));
+    setup.end().await;
+}
+
+#[tokio::test]
+async fn of_several_reloads_in_a_row_those_before_all_of_them_are_back() {
+    let setup = Setup::on_trial(2, LONG).await;
+    let first = setup.pool.pids();
+    setup.renew().await;
+    let third = setup.renew().await;
+    // One that does not load ends no trial.
+    setup.before("exit 1");
+    setup.pool.reload();
+    setup.until_failed(1).await;
+    assert_eq!(setup.pool.pids(), third);
+    kill(third[0]);
+    setup.until_failed(2).await;
+    assert_eq!(setup.pool.pids(), first);
+    setup.end().await;
+}
+
+#[tokio::test]
+async fn process_that_cannot_be_recycled_goes_on() {
+    let recycling = Recycling {
+        max_requests: NonZeroU64::new(2),
+        ..Recycling::default()
+    };
+    let setup = Setup::workers(1, recycling).await;
+    let pids = setup.pool.pids();
+    setup.before("exit 1");
+    for _ in 0..5 {
+        assert_eq!(setup.ask("/body").await.unwrap(), "payload");
+    }
+    assert_eq!(setup.pool.pids(), pids);
+    assert_eq!(setup.pool.stats().failed_replacements, 2);
+    setup.end().await;
+}
+
+#[tokio::test]
 async fn fork_servers_share_the_requests() {
     let setup = Setup::new("forkserver", PoolKind::ForkServers, 2, Recycling::default()).await;
     let mut calls = JoinSet::new();
@@ -253,21 +444,8 @@ async fn fork_servers_share_the_requests() {
 async fn program_that_is_not_there_is_said_at_the_start() {
     let spawners = spawners();
     let dir = tempfile::tempdir().unwrap();
-    let config = PoolConfig {
-        command: ServiceCommand {
-            argv: vec!["/no/such/program".into()],
-            env: Vec::new(),
-            dir: None,
-            identity: None,
-            confinement: Confinement::default(),
-        },
-        processes: NonZeroUsize::MIN,
-        kind: PoolKind::Workers,
-        ahead: 1,
-        recycling: Recycling::default(),
-        dir: dir.path().to_owned(),
-        name: "app".into(),
-    };
+    let mut config = config("none", PoolKind::Workers, 1, dir.path(), dir.path());
+    config.command.argv = vec!["/no/such/program".into()];
     let failure = Pool::start(&spawners, config).await.unwrap_err();
     assert_eq!(failure.cause(), "cannot_start");
     spawners.shutdown().await;

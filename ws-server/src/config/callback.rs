@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::{NonZeroU64, NonZeroUsize};
+use std::time::Duration;
 
 use ws_ipc::{Address, Recycling};
 
@@ -10,7 +11,7 @@ use super::parse;
 use super::reader::Reader;
 use super::sandbox::{self, Sandbox};
 use super::settings;
-use super::units::{DAY, SHORTEST};
+use super::units::{DAY, HOUR, SHORTEST};
 
 /// How a callback is run.
 #[derive(Clone, Debug)]
@@ -79,6 +80,10 @@ pub struct PoolConfig {
     pub processes: Option<NonZeroUsize>,
     /// When a process is replaced.
     pub recycling: Recycling,
+    /// How long a fresh process may take until it accepts a connection.
+    pub load_timeout: Duration,
+    /// How long the former processes are kept after a reload.
+    pub probation: Duration,
     /// How the children of a fork server end.
     pub fork_exit: ForkExit,
 }
@@ -236,6 +241,8 @@ pub(super) fn read(
             })
             .and_then(NonZeroUsize::new),
         recycling: recycling(reader, section),
+        load_timeout: reader.duration(section.path("load_timeout"), SHORTEST, HOUR),
+        probation: reader.duration(section.path("probation"), Duration::ZERO, HOUR),
         fork_exit: reader.choice(
             section.path("fork_exit"),
             &[("normal", ForkExit::Normal), ("kill", ForkExit::Kill)],
@@ -322,6 +329,8 @@ fn check_use(reader: &mut Reader<'_>, chosen: Option<CallbackKind>, section: Cal
         (section.path("recycle_requests"), is_kept),
         (section.path("recycle_memory"), is_kept),
         (section.path("recycle_age"), is_kept),
+        (section.path("load_timeout"), is_kept),
+        (section.path("probation"), is_kept),
         (
             section.path("fork_exit"),
             chosen == Some(CallbackKind::Fork),

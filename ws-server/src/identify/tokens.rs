@@ -95,15 +95,18 @@ impl Tokens {
         have_changed
     }
 
-    /// Reads the keys again.
+    /// Reads the keys again, without using them yet.
     ///
     /// # Errors
     ///
-    /// [`ServeError::Identity`]; the former keys then stay in use.
-    pub(super) fn reload(&self) -> Result<(), ServeError> {
-        let keys = Arc::new(read_all(&self.config)?);
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
-        Ok(())
+    /// [`ServeError::Identity`] for a file that cannot be read, or that holds no keys.
+    pub(super) fn prepare(&self) -> Result<KeySet, ServeError> {
+        read_all(&self.config)
+    }
+
+    /// Uses these keys from now on.
+    pub(super) fn adopt(&self, keys: KeySet) {
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
     }
 }
 

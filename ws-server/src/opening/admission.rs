@@ -184,7 +184,12 @@ impl<'a> Opening<'_, 'a> {
             cookies,
         } = identity;
         // One that was revoked before anybody was asked may be named again.
-        if named.is_some_and(|named| server.hub.sessions().is_revoked(named, asked_at)) {
+        let is_revoked = {
+            let sessions = server.hub.sessions();
+            sessions.is_user_revoked(&user, asked_at)
+                || named.is_some_and(|named| sessions.is_revoked(named, asked_at))
+        };
+        if is_revoked {
             let mut refused = refused(Refusal::Identity, 401, "not recognised");
             refused.cause = "its session was revoked while it was found".to_owned();
             return Err(refused);

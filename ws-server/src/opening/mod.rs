@@ -215,6 +215,7 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted<'_>) {
         fifo: fifo.as_ref().map(Fifo::shared_path),
         opened_at: SystemTime::now(),
     };
+    let own_user = user.clone();
     let standing = shard
         .server
         .hub
@@ -227,7 +228,11 @@ fn connect(shard: &Rc<Shard>, stream: Stream, admitted: Admitted<'_>) {
     // stands behind it.
     connection.greet(response);
     // Whoever ended the session meanwhile did not find this connection.
-    if shard.server.hub.sessions().is_revoked(session, asked_at) {
+    let is_revoked = {
+        let sessions = shard.server.hub.sessions();
+        sessions.is_revoked(session, asked_at) || sessions.is_user_revoked(&own_user, asked_at)
+    };
+    if is_revoked {
         let frame = shard.server.current().config.identity().close.clone();
         connection.close(CloseCause::Revoked, frame);
     }
@@ -298,8 +303,11 @@ impl<'a> Opening<'_, 'a> {
         if server.current().config.is_local_only() && !asks_for_this_host(&head) {
             return Err(refused(Refusal::Host, 421, "only localhost is served here"));
         }
-        if let Some(page) = server.page.as_ref().and_then(|page| page.answer(&head)) {
-            return Ok(Wish::Page(page));
+        if let Some(page) = &server.page {
+            let answers_ping = server.current().config.app().ping;
+            if let Some(answer) = page.answer(&head, answers_ping) {
+                return Ok(Wish::Page(answer));
+            }
         }
         self.begin_span(&head);
         let upgrade = Upgrade::new(&head)?;

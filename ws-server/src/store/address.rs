@@ -10,8 +10,8 @@ use sqlx::postgres::PgConnectOptions;
 
 /// What a value should look like, for messages: they never repeat one, for it may hold a password.
 pub(crate) const EXPECTED: &str = "\"sqlite\", \"sqlite:PATH\", \"memory\", or a URL like \
-     \"mysql://USER:PASSWORD@HOST/DATABASE\", \"postgres://...\", \"redis://...\" or \
-     \"redis+unix:///PATH\"";
+     \"mysql://USER:PASSWORD@HOST/DATABASE\", \"postgres://...\", \"redis://...\", \
+     \"rediss://...\" or \"redis+unix:///PATH\"";
 
 /// Where sessions are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +90,7 @@ pub struct DatabaseUrl {
 
 impl DatabaseUrl {
     /// Checks a URL: `mysql://`, `mariadb://`, `postgres://`, `postgresql://`, `redis://`,
-    /// `valkey://`, `redis+unix://`.
+    /// `valkey://`, over TLS `rediss://` and `valkeys://`, and `redis+unix://`.
     ///
     /// # Errors
     ///
@@ -106,8 +106,10 @@ impl DatabaseUrl {
                 DatabaseKind::Postgres,
                 PgConnectOptions::from_str(text).is_ok(),
             ),
-            "redis" | "valkey" | "redis+unix" | "valkey+unix" => {
-                (DatabaseKind::Redis, text.into_connection_info().is_ok())
+            "redis" | "rediss" | "valkey" | "valkeys" | "redis+unix" | "valkey+unix" => {
+                // `#insecure` would have any certificate believed.
+                let is_valid = text.into_connection_info().is_ok() && !text.contains('#');
+                (DatabaseKind::Redis, is_valid)
             }
             _ => return Err(InvalidDatabase),
         };
@@ -203,6 +205,7 @@ mod tests {
                 DatabaseKind::Postgres,
             ),
             ("redis://:p@cache:6379/2", DatabaseKind::Redis),
+            ("rediss://u:p@cache:6380/2", DatabaseKind::Redis),
             ("redis+unix:///run/redis.sock?db=1", DatabaseKind::Redis),
         ] {
             match parse(text) {
@@ -224,6 +227,7 @@ mod tests {
             "mysql:/a",
             "postgres://u:p@host:notaport/x",
             "redis://host:99999",
+            "rediss://cache/#insecure",
             "Memory",
         ] {
             assert_eq!(parse(text), Err(InvalidDatabase), "{text}");

@@ -5,7 +5,7 @@
 //! changes in one transaction. Worker threads never wait for it: the tasks here run in the runtime
 //! of the doors.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -63,6 +63,8 @@ pub(crate) struct Keeper {
     asked: Mutex<Option<mpsc::Receiver<Question>>>,
     pending: Mutex<PendingChanges>,
     has_pending: Notify,
+    /// Sessions that were revoked while the store did not remove them.
+    unremoved: Mutex<HashSet<SessionId>>,
     /// Held while the store is written, so that nothing overtakes anything.
     writing: tokio::sync::Mutex<()>,
     /// Changes that are being written.
@@ -93,6 +95,7 @@ impl Keeper {
             asked: Mutex::new(Some(asked)),
             pending: Mutex::new(PendingChanges::new(max_sessions)),
             has_pending: Notify::new(),
+            unremoved: Mutex::default(),
             writing: tokio::sync::Mutex::new(()),
             in_flight: AtomicUsize::new(0),
             outage: Mutex::default(),
@@ -115,6 +118,11 @@ impl Keeper {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn unremoved(&self) -> MutexGuard<'_, HashSet<SessionId>> {
+        let unremoved = self.unremoved.lock();
+        unremoved.unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Does something to the changes that wait, and has them written.
     fn change(&self, change: impl FnOnce(&mut PendingChanges)) {
         let mut pending = self.pending();
@@ -134,7 +142,8 @@ impl Keeper {
     pub(crate) fn waiting(&self) -> (usize, u64) {
         let pending = self.pending();
         let in_flight = self.in_flight.load(Ordering::Relaxed);
-        (pending.len() + in_flight, pending.dropped())
+        let waiting = pending.len() + in_flight + self.unremoved().len();
+        (waiting, pending.dropped())
     }
 
     /// Remembers a session that the table does not know, if the store has it and it is good.
@@ -199,6 +208,8 @@ impl Keeper {
         if let Some(user) = user {
             self.table().set_user(id, user);
         }
+        // What is stored of one that had this name is overwritten.
+        self.unremoved().remove(&id);
         self.change(|pending| pending.create(record));
     }
 
@@ -264,12 +275,17 @@ impl Keeper {
         self.note_data(&table);
     }
 
+    /// Lets nobody in as this user any more who is being asked about.
+    pub(crate) fn disown_user(&self, user: &UserId) {
+        self.table().revoke_user(user, Instant::now());
+    }
+
     /// Removes sessions for good; their connections are the caller's to close.
     ///
     /// # Errors
     ///
-    /// If the store did not do it: this server does not know them any more, but another one, or
-    /// this one after a restart, may.
+    /// If the store did not do it: this server does not know them any more, and tries again until
+    /// the store has done it, but until then another one, or this one after a restart, may.
     pub(crate) async fn revoke(
         &self,
         ids: &[SessionId],
@@ -287,7 +303,14 @@ impl Keeper {
                 waiting as u64
             };
             let removing = self.within(WRITE_TIMEOUT, self.store.remove(ids), counters);
-            removing.await.map(|removed| removed + waiting)
+            let removed = removing.await.map(|removed| removed + waiting);
+            if removed.is_err() {
+                let mut unremoved = self.unremoved();
+                let room = self.max_sessions.saturating_sub(unremoved.len());
+                unremoved.extend(ids.iter().take(room));
+                self.has_pending.notify_one();
+            }
+            removed
         };
         // Only now: whoever asked the store before may have been told of the session still.
         self.disown(ids);
@@ -355,7 +378,7 @@ impl Keeper {
         for some in held.clone().chunks(FINDS_AT_ONCE) {
             let finding = self.store.find(some);
             let found = self.within(WRITE_TIMEOUT, finding, counters).await?;
-            let found: std::collections::HashSet<_> = found.iter().map(|one| one.id).collect();
+            let found: HashSet<_> = found.iter().map(|one| one.id).collect();
             held.retain(|id| !some.contains(id) || !found.contains(id));
         }
         Ok(held)
@@ -405,6 +428,10 @@ impl Keeper {
             ids.dedup();
             let found = match self.is_down() {
                 true => Err(NoAnswer),
+                // Whoever is asked about was made just now, and is not in the table any more.
+                false if self.are_unwritten(&ids) && !self.writes_in_time(counters).await => {
+                    Err(NoAnswer)
+                }
                 false => {
                     let finding = self.store.find(&ids);
                     let found = self.within(self.find_timeout, finding, counters).await;
@@ -431,6 +458,18 @@ impl Keeper {
                 let _ = answer.send(one);
             }
         }
+    }
+
+    /// Whether the store may not know of one of these yet.
+    fn are_unwritten(&self, ids: &[SessionId]) -> bool {
+        let pending = self.pending();
+        let is_in_flight = self.in_flight.load(Ordering::Relaxed) > 0;
+        is_in_flight || ids.iter().any(|id| pending.created(*id).is_some())
+    }
+
+    async fn writes_in_time(&self, counters: &Counters) -> bool {
+        let written = timeout(self.find_timeout, self.write(counters)).await;
+        matches!(written, Ok(Ok(())))
     }
 
     /// Writes what changes, for ever, and asks a store that does not answer whether it does again.
@@ -467,6 +506,15 @@ impl Keeper {
 
     async fn write(&self, counters: &Counters) -> Result<(), StoreError> {
         let _writing = self.writing.lock().await;
+        let unremoved: Vec<_> = self.unremoved().iter().copied().collect();
+        if !unremoved.is_empty() {
+            let removing = self.store.remove(&unremoved);
+            self.within(WRITE_TIMEOUT, removing, counters).await?;
+            let mut left = self.unremoved();
+            for id in &unremoved {
+                left.remove(id);
+            }
+        }
         let mut in_flight = InFlight::take(self);
         if in_flight.changes.is_empty() {
             return Ok(());
@@ -546,7 +594,7 @@ impl Drop for InFlight<'_> {
 
 #[cfg(test)]
 mod tests {
-    use ws_session::{MemoryStore, SessionConfig};
+    use ws_session::{MemoryStore, SessionConfig, StoreFuture};
 
     use super::*;
     use crate::config::{Config, RawConfig};
@@ -561,6 +609,76 @@ mod tests {
             Arc::new(MemoryStore::default()),
             config.identity(),
         )
+    }
+
+    #[tokio::test]
+    async fn a_session_is_found_before_its_time_to_be_written_has_come() {
+        let (keeper, counters) = (keeper("off"), Counters::default());
+        let id = SessionId::of_name("a");
+        // It is not in the table: others have crowded it out.
+        keeper.keep(id, None, None);
+        tokio::select! {
+            () = keeper.answer_questions(&counters) => unreachable!("it goes on for ever"),
+            found = keeper.look_up(id) => assert_eq!(found, Ok(())),
+        }
+        assert!(keeper.table().contains(id));
+    }
+
+    /// A store that refuses to remove anything for a while.
+    #[derive(Debug, Default)]
+    struct Stubborn {
+        store: MemoryStore,
+        refuses: AtomicBool,
+    }
+
+    impl SessionStore for Stubborn {
+        fn find<'a>(&'a self, ids: &'a [SessionId]) -> StoreFuture<'a, Vec<SessionRecord>> {
+            self.store.find(ids)
+        }
+
+        fn write<'a>(&'a self, changes: &'a Changes) -> StoreFuture<'a, ()> {
+            self.store.write(changes)
+        }
+
+        fn remove<'a>(&'a self, ids: &'a [SessionId]) -> StoreFuture<'a, u64> {
+            match self.refuses.load(Ordering::Relaxed) {
+                true => Box::pin(async { Err(StoreError::Unavailable("not now".to_owned())) }),
+                false => self.store.remove(ids),
+            }
+        }
+
+        fn list<'a>(&'a self, query: &'a SessionQuery) -> StoreFuture<'a, Vec<SessionRecord>> {
+            self.store.list(query)
+        }
+
+        fn purge<'a>(&'a self, purge: &'a Purge) -> StoreFuture<'a, u64> {
+            self.store.purge(purge)
+        }
+    }
+
+    #[tokio::test]
+    async fn t02_a_revocation_that_the_store_refuses_is_made_up_for() {
+        let stubborn = Arc::new(Stubborn::default());
+        let keeper = Keeper {
+            store: Arc::clone(&stubborn) as Arc<dyn SessionStore>,
+            ..keeper("off")
+        };
+        let counters = Counters::default();
+        let ids = ["a", "b"].map(SessionId::of_name);
+        ids.iter().for_each(|id| keeper.keep(*id, None, None));
+        keeper.write(&counters).await.unwrap();
+        stubborn.refuses.store(true, Ordering::Relaxed);
+        keeper.revoke(&ids, &counters).await.unwrap_err();
+        assert_eq!(keeper.waiting().0, 2);
+        // One is named anew: that is another session.
+        keeper.keep(ids[1], None, None);
+        keeper.write(&counters).await.unwrap_err();
+        stubborn.refuses.store(false, Ordering::Relaxed);
+        keeper.write(&counters).await.unwrap();
+        assert_eq!(keeper.waiting().0, 0);
+        let stored = stubborn.store.find(&ids).await.unwrap();
+        let stored: Vec<_> = stored.iter().map(|record| record.id).collect();
+        assert_eq!(stored, [ids[1]]);
     }
 
     /// Between two runs of the server the wall clock is all that there is; within one it is asked

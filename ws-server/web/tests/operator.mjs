@@ -272,6 +272,35 @@ await main(async () => {
     assert.deepEqual(nameless, []);
   });
 
+  await check("eight tabs at once are all served, and a hidden one does not ask", async () => {
+    const tabs = [];
+    for (let tab = 0; tab < 8; tab += 1) {
+      const opened = new Operator();
+      opened.page = await page.context().newPage();
+      await opened.page.goto(address);
+      await opened.signIn(TOKEN);
+      tabs.push(opened);
+    }
+    // More than a browser opens connections, and in each the log goes on.
+    sockets[3].send("log for every tab");
+    for (const tab of tabs) await tab.page.locator("#log li", { hasText: "log for every tab" }).waitFor();
+    const asked = () => tabs[0].page.evaluate(() => performance.getEntriesByType("resource").length);
+    const hide = (isHidden) =>
+      tabs[0].page.evaluate((isHidden) => {
+        Object.defineProperty(document, "hidden", { configurable: true, get: () => isHidden });
+        document.dispatchEvent(new Event("visibilitychange"));
+      }, isHidden);
+    await hide(true);
+    await tabs[1].page.evaluate(() => new Promise((resolve) => setTimeout(resolve, 1_000)));
+    const before = await asked();
+    sockets[3].send("log for those who look");
+    await tabs[1].page.locator("#log li", { hasText: "log for those who look" }).waitFor();
+    await tabs[1].page.evaluate(() => new Promise((resolve) => setTimeout(resolve, 3_000)));
+    assert.equal(await asked(), before);
+    await hide(false);
+    await tabs[0].page.locator("#log li", { hasText: "log for those who look" }).waitFor();
+    for (const tab of tabs) await tab.page.close();
+  });
   await check("another page cannot use it, whatever token it has", async () => {
     const foreign = await browser.newContext();
     const elsewhere = await foreign.newPage();

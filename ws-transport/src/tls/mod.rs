@@ -278,6 +278,16 @@ struct Loaded {
     nameless: Arc<[PathBuf]>,
 }
 
+/// Certificates that were read and checked, and are not in use yet; see [`TlsAcceptor::prepare`].
+pub struct Prepared(Option<(TlsConfig, Loaded, Signature)>);
+
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let config = self.0.as_ref().map(|(config, ..)| config);
+        f.debug_tuple("Prepared").field(&config).finish()
+    }
+}
+
 struct Validity {
     path: PathBuf,
     from: SystemTime,
@@ -347,23 +357,30 @@ impl TlsAcceptor {
         Ok(())
     }
 
-    /// Reads other files instead, for the handshakes that begin from now on. A certificate that was
-    /// made at the start stays.
+    /// Reads the files again, or others instead, without using them yet. A certificate that was
+    /// made at the start stays what it is.
     ///
     /// # Errors
     ///
-    /// [`TlsError`]; certificates and files then stay as they were.
-    pub fn reload_from(&self, config: TlsConfig) -> Result<(), TlsError> {
-        if self.config().is_none() {
-            return Ok(());
-        }
+    /// [`TlsError`], naming the file that cannot be used.
+    pub fn prepare(&self, others: Option<TlsConfig>) -> Result<Prepared, TlsError> {
+        let Some(current) = self.config() else {
+            return Ok(Prepared(None));
+        };
+        let config = others.unwrap_or(current);
         let signature = Signature::of(config.files());
         let loaded = load(&config)?;
-        let current = self.shared.config.write();
-        *current.unwrap_or_else(PoisonError::into_inner) = Some(config);
-        self.note(signature);
-        self.show(loaded);
-        Ok(())
+        Ok(Prepared(Some((config, loaded, signature))))
+    }
+
+    /// Uses what was prepared, for the handshakes that begin from now on.
+    pub fn adopt(&self, prepared: Prepared) {
+        if let Some((config, loaded, signature)) = prepared.0 {
+            let current = self.shared.config.write();
+            *current.unwrap_or_else(PoisonError::into_inner) = Some(config);
+            self.note(signature);
+            self.show(loaded);
+        }
     }
 
     /// Remembers what the files were like that are read.

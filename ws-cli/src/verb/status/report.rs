@@ -126,6 +126,16 @@ pub(crate) fn complaints(figures: &Figures) -> Vec<String> {
             "",
             "times that certificates could not be used",
         ),
+        (
+            "configuration.reloads_failed",
+            "",
+            "reloads that could not be used",
+        ),
+        (
+            "processes.replacements_failed",
+            "",
+            "times that fresh processes of the application did not work",
+        ),
     ];
     for (path, reasons, what) in counted {
         let count = figures.count(path);

@@ -232,6 +232,7 @@ impl Model {
             .iter()
             .map(|connection| (connection.id.as_str(), connection))
             .collect();
+        let new = Connection::default();
         let at = now.figures.at();
         let time = match self.before {
             Some(_) => at.saturating_sub(before.figures.at()),
@@ -240,7 +241,16 @@ impl Model {
         let mut rows: Vec<Row> = now
             .connections
             .iter()
-            .map(|it| row(it, known.get(it.id.as_str()).copied(), at, time))
+            .map(|it| {
+                let former = match known.get(it.id.as_str()) {
+                    Some(former) => former,
+                    // It was opened since, and began at 0.
+                    None if before.covers(&it.id) => &new,
+                    // It was not looked at before: what it did since then is not known yet.
+                    None => it,
+                };
+                row(it, former, at, time)
+            })
             .filter(|row| row.contains(&self.filter))
             .collect();
         if self.is_by_user {
@@ -282,10 +292,8 @@ fn compare(sort: SortKey, a: &Row, b: &Row) -> Ordering {
     }
 }
 
-fn row(now: &Connection, before: Option<&Connection>, at: Duration, time: Duration) -> Row {
-    // One that was opened since began at 0; one that ended while it was asked about has no figures.
-    let nothing = Connection::default();
-    let before = before.unwrap_or(&nothing);
+fn row(now: &Connection, before: &Connection, at: Duration, time: Duration) -> Row {
+    // One that ended while it was asked about has no figures.
     let rate = |now: u64, before: u64| per_second(now.saturating_sub(before), time);
     let opened_at = Duration::try_from_secs_f64(now.opened_at).unwrap_or_default();
     Row {
@@ -372,6 +380,7 @@ pub(super) mod tests {
         Sample {
             figures: Figures::of(status, Metrics::parse(metrics), Duration::from_secs(at)),
             connections: connections.collect(),
+            is_partial: false,
         }
     }
 
@@ -419,6 +428,38 @@ pub(super) mod tests {
         assert_eq!(ids(&model), ["1b", "1c", "1a"]);
         press(&mut model, "t");
         assert_eq!(ids(&model), ["1a", "1b", "1c"]);
+    }
+
+    #[test]
+    fn who_was_not_looked_at_before_has_no_rate_yet() {
+        let mut model = model();
+        let partial = |at, connections: &[_]| Sample {
+            is_partial: true,
+            ..sample(at, connections)
+        };
+        model.feed(partial(100, &[("1a", "ann", 9, 9), ("1c", "bob", 0, 0)]));
+        let now = [
+            ("1b", "new", 4, 0),
+            ("1c", "bob", 2, 0),
+            ("1d", "old", 900, 900),
+        ];
+        model.feed(partial(102, &now));
+        let rates = |model: &Model| -> Vec<(String, f64)> {
+            let rows = model.rows().iter();
+            rows.map(|row| (row.user.clone(), row.rate_in)).collect()
+        };
+        let expected = [("new", 2.0), ("bob", 1.0), ("old", 0.0)];
+        assert_eq!(
+            rates(&model),
+            expected.map(|(user, rate)| (user.to_owned(), rate))
+        );
+        let now = [("1c", "bob", 2, 0), ("1d", "old", 910, 900)];
+        model.feed(partial(104, &now));
+        let expected = [("old", 5.0), ("bob", 0.0)];
+        assert_eq!(
+            rates(&model),
+            expected.map(|(user, rate)| (user.to_owned(), rate))
+        );
     }
 
     #[test]

@@ -23,6 +23,16 @@ const REST: u32 = 4;
 pub(super) struct Sample {
     pub(super) figures: Figures,
     pub(super) connections: Vec<Connection>,
+    /// Whether there are connections with larger ids than these.
+    pub(super) is_partial: bool,
+}
+
+impl Sample {
+    /// Whether a connection with this id would be in it if it had been there.
+    pub(super) fn covers(&self, id: &str) -> bool {
+        let last = self.connections.iter().map(|it| it.id.as_str()).max();
+        !self.is_partial || last.is_some_and(|last| id <= last)
+    }
 }
 
 /// A connection, and what went over it.
@@ -80,11 +90,13 @@ impl Sampler {
     async fn take(&mut self) -> Result<Sample, CallError> {
         let path = format!("/v1/connections?traffic=true&limit={MAX_CONNECTIONS}");
         let mut list = self.caller.get(&path).await?;
+        let is_partial = list.get("next").is_some();
         let connections = list.get_mut("connections").map(Value::take);
         let connections = serde_json::from_value(connections.unwrap_or_default())?;
         Ok(Sample {
             figures: Figures::take(&mut self.caller).await?,
             connections,
+            is_partial,
         })
     }
 

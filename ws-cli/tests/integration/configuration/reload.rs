@@ -1,6 +1,11 @@
 //! SIGHUP: what is in force at once, what is named, and what stays when anything is wrong.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
+
+use nix::libc::O_NONBLOCK;
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
 use serde_json::Value;
 
 use crate::secure::{Authority, leave, shown};
@@ -112,6 +117,23 @@ fn callbacks_answer_as_the_new_file_says() {
 }
 
 #[test]
+fn the_console_knows_whether_ping_is_answered_now() {
+    let server = server("app.backend = 'demo'\n");
+    let page = || {
+        let answer = exchange(&server, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        String::from_utf8(answer).unwrap()
+    };
+    assert!(page().contains("name=\"ws-ping\" content=\"true\""));
+    reload(
+        &server,
+        "app.backend = 'demo'\napp.ping = false\n",
+        "reloads",
+    );
+    assert!(page().contains("name=\"ws-ping\" content=\"false\""));
+    server.finish();
+}
+
+#[test]
 fn what_changes_is_logged_key_by_key_and_without_secrets() {
     let file = "identity.store = 'memory'\napp.backend = 'echo'\n";
     let server = server(file);
@@ -190,6 +212,56 @@ fn t75_a_file_that_cannot_be_used_leaves_everything_as_it_was() {
             "{told}: {faults:#?}"
         );
     }
+}
+
+#[test]
+fn t75_a_file_of_keys_that_cannot_be_used_leaves_everything_as_it_was() {
+    let file = |extra: &str| {
+        format!("app.backend = 'echo'\nidentity.token.secret_file = 'secret'\n{extra}\n")
+    };
+    let setup = Setup::new();
+    let secret = setup.dir().join("secret");
+    std::fs::write(&secret, "a secret of thirty-two bytes, or more").unwrap();
+    std::fs::write(setup.dir().join("ws.toml"), file("")).unwrap();
+    let server = setup.start();
+    std::fs::write(&secret, "short").unwrap();
+    let stricter = file("origin.allow_missing = false");
+    reload(&server, &stricter, "reloads_failed");
+    let figure = |name: &str| server.figure(name);
+    assert_eq!(figure("configuration.reloads"), 0);
+    assert_eq!(figure("identities.key_reloads_failed"), 1);
+    Wire::open(&server).bye();
+    std::fs::write(&secret, "another secret of thirty-two or more").unwrap();
+    reload(&server, &stricter, "reloads");
+    assert_eq!(figure("identities.key_reloads"), 1);
+    assert_eq!(asked(&server, &[]).status, 403);
+    let log = server.finish();
+    assert!(log.contains("identity.token.secret_file"), "{log}");
+}
+
+#[test]
+fn t75_a_stop_does_not_wait_for_a_file_that_never_ends() {
+    let authority = Authority::new();
+    let setup = authority.server().set("server.tls.reload_interval", "off");
+    let server = setup.arg("--echo").start();
+    let path = server.dir().join("cert.pem");
+    std::fs::remove_file(&path).unwrap();
+    nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
+    server.signal(Signal::SIGHUP);
+    let mut writer = None;
+    eventually("the server reads the file", || {
+        let mut options = OpenOptions::new();
+        let options = options.write(true).custom_flags(O_NONBLOCK);
+        writer = options.open(&path).ok();
+        writer.is_some()
+    });
+    // What else it is asked for it does meanwhile.
+    server.signal(Signal::SIGUSR1);
+    assert_eq!(server.figure("configuration.reloads"), 0);
+    server.signal(Signal::SIGTERM);
+    let log = server.check_end();
+    drop(writer);
+    assert!(log.contains("USR1"), "{log}");
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Sessions that last: what a restart, an outage of the store, an operator and time do to them.
 
+mod encrypted;
 mod outages;
 mod starts;
 

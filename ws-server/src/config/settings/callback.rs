@@ -23,7 +23,7 @@ macro_rules! command {
                 path: concat!($section, ".params"),
                 default: DefaultValue::Table,
                 applies: Applies::Live,
-                doc: "Further CGI variables, such as SCRIPT_FILENAME for php-fpm.",
+                doc: "Further CGI variables of each request, such as SCRIPT_FILENAME for php-fpm.",
             },
             Setting {
                 path: concat!($section, ".processes"),
@@ -52,6 +52,23 @@ macro_rules! command {
                 applies: Applies::Restart,
                 doc: "Replace a process of fork or worker at the first request after this time, 10ms to 365d.\n\
                       Default: never.",
+            },
+            Setting {
+                path: concat!($section, ".load_timeout"),
+                default: DefaultValue::Text("60s"),
+                applies: Applies::Restart,
+                doc: "How long a fresh process of fork or worker may take until it accepts a connection, 10ms to 1h. It\n\
+                      is waited for on SIGHUP, by app.watch and when one is recycled; the former ones serve so long,\n\
+                      and go on if it ends before or is late.",
+            },
+            Setting {
+                path: concat!($section, ".probation"),
+                default: DefaultValue::Text("10s"),
+                applies: Applies::Restart,
+                doc: "How long the processes of fork or worker that were replaced on SIGHUP or by app.watch are kept, 0s\n\
+                      to 1h. They are back at once if a fresh one ends that has answered nothing, if fresh ones end\n\
+                      again and again, or if the first three requests fail. It costs the memory of both; 0s keeps\n\
+                      nothing.",
             },
             Setting {
                 path: concat!($section, ".fork_exit"),

@@ -63,6 +63,12 @@ impl Door {
         }
     }
 
+    /// Whether these headers show what is needed to get in.
+    pub(super) fn opens_for(&self, headers: &HeaderMap) -> bool {
+        let knows = |lock: &Lock| bearer(headers).is_some_and(|token| lock.tokens.contain(token));
+        self.lock.as_ref().is_none_or(knows)
+    }
+
     fn admit(&self, request: &Request, now: Instant) -> Result<(), (ControlRefusal, ApiError)> {
         let headers = request.headers();
         if let Some(lock) = &self.lock

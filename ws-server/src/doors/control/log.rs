@@ -33,11 +33,16 @@ const USUAL_LINES: usize = 100;
 pub(super) struct LogQuery {
     /// How many lines that are there already are wanted.
     lines: usize,
+    /// Whether those that come are wanted, too.
+    follow: bool,
 }
 
 impl Default for LogQuery {
     fn default() -> Self {
-        Self { lines: USUAL_LINES }
+        Self {
+            lines: USUAL_LINES,
+            follow: true,
+        }
     }
 }
 
@@ -69,9 +74,11 @@ pub(super) async fn log(
         Some(last) => api.log.behind(last.to_str().unwrap_or_default()),
         None => api.log.before_end(asked.lines),
     };
+    // What is written because of this answer is not a part of it.
+    let end = (!asked.follow).then(|| api.log.before_end(0));
     let (parts, stream) = mpsc::channel(1);
     tokio::spawn(async move {
-        follow(&api.log, next, &parts).await;
+        follow(&api.log, next, end, &parts).await;
         drop(place);
     });
     let headers = [
@@ -81,8 +88,8 @@ pub(super) async fn log(
     Ok((headers, Body::new(Answers::new(stream))).into_response())
 }
 
-/// Sends what there is and what comes, until nobody takes it any more.
-async fn follow(log: &LogTail, mut next: u64, parts: &mpsc::Sender<Bytes>) {
+/// Sends what there is and what comes, up to this line or until nobody takes it any more.
+async fn follow(log: &LogTail, mut next: u64, end: Option<u64>, parts: &mpsc::Sender<Bytes>) {
     let mut news = log.news();
     let mut text = String::from("retry: 1000\n\n");
     loop {
@@ -101,8 +108,12 @@ async fn follow(log: &LogTail, mut next: u64, parts: &mpsc::Sender<Bytes>) {
             if parts.send(std::mem::take(&mut text).into()).await.is_err() {
                 return;
             }
+            if end.is_some_and(|end| next >= end) {
+                return;
+            }
             tokio::select! {
-                () = sleep(PAUSE) => {}
+                () = sleep(PAUSE), if end.is_none() => {}
+                () = std::future::ready(()), if end.is_some() => {}
                 () = parts.closed() => return,
             }
         }
@@ -135,7 +146,7 @@ mod tests {
         log.write(b"one\n{\"two\": 2}\n");
         let (parts, mut stream) = mpsc::channel(1);
         let follower = log.clone();
-        let following = tokio::spawn(async move { follow(&follower, 1, &parts).await });
+        let following = tokio::spawn(async move { follow(&follower, 1, None, &parts).await });
         assert_eq!(
             text(stream.recv().await),
             format!("retry: 1000\n\nid: {}\ndata: {{\"two\": 2}}\n\n", log.id(1))
@@ -156,6 +167,28 @@ mod tests {
         assert_eq!(part.matches("data: ").count(), 1 + LINES_AT_ONCE);
         drop(stream);
         following.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_follow_gets_what_there_is_and_nothing_that_comes_of_it() {
+        let log = LogTail::default();
+        for number in 0..2 * LINES_AT_ONCE {
+            log.write(format!("{number}\n").as_bytes());
+        }
+        for (next, expected) in [(0, 2 * LINES_AT_ONCE), (log.before_end(0), 0)] {
+            let (parts, mut stream) = mpsc::channel(1);
+            let follower = log.clone();
+            let end = Some(log.before_end(0));
+            let following = tokio::spawn(async move { follow(&follower, next, end, &parts).await });
+            let mut told = 0;
+            while let Some(part) = stream.recv().await {
+                told += text(Some(part)).matches("data: ").count();
+                log.write(b"sent\n");
+            }
+            following.await.unwrap();
+            // The end of the last part may be behind that of the answer.
+            assert!((expected..=expected + 2).contains(&told), "{told}");
+        }
     }
 
     #[test]

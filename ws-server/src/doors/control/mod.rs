@@ -39,6 +39,7 @@ use self::token::Tokens;
 use crate::config::Config;
 use crate::error::ServeError;
 use crate::log_tail::LogTail;
+use crate::readiness::Readiness;
 use crate::shared::Shared;
 
 /// The sockets of the control API, and what is needed to get in.
@@ -114,6 +115,7 @@ pub(crate) async fn serve_control(
         log_readers: Arc::default(),
         server: Arc::clone(&server),
         ready,
+        readiness: Arc::default(),
         log,
     };
     let unix = serve::serve_unix(doors.unix, guarded(router(), &api));
@@ -165,6 +167,7 @@ fn router() -> Router<Api> {
         .route("/v1/sessions/{id}", delete(sessions::revoke))
         .route("/v1/status", get(look::status))
         .route("/v1/log", get(log::log))
+        .route("/ready", get(look::is_ready))
         .merge(figures())
 }
 
@@ -180,6 +183,7 @@ fn guarded(router: Router<Api>, api: &Api) -> Router {
 /// What is at `metrics.listen`, for everybody who reaches it.
 fn metrics_router(api: Api) -> Router {
     figures()
+        .route("/ready", get(look::is_ready_in_public))
         .fallback(no_such_resource)
         .method_not_allowed_fallback(not_with_this_method)
         .with_state(api)
@@ -189,7 +193,6 @@ fn figures() -> Router<Api> {
     Router::new()
         .route("/metrics", get(look::metrics))
         .route("/live", get(|| async { "live\n" }))
-        .route("/ready", get(look::is_ready))
 }
 
 async fn no_such_resource() -> ApiError {
@@ -205,6 +208,7 @@ async fn not_with_this_method() -> ApiError {
 struct Api {
     server: Arc<Shared>,
     ready: Arc<AtomicBool>,
+    readiness: Arc<Readiness>,
     door: Arc<Door>,
     log: LogTail,
     /// How many more may follow the log.

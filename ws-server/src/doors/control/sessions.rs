@@ -115,6 +115,8 @@ pub(super) async fn revoke_of_user(
         let sessions = connections.filter_map(|(id, _)| Some(registry.binding(*id)?.session));
         sessions.collect()
     };
+    // Of whom it is being asked who they are, it is not known yet whether they are this user.
+    hub.keeper.disown_user(&user);
     // Those who are connected are known without the store, and do not wait for it.
     let mut ids = connected();
     hub.keeper.disown(&ids);

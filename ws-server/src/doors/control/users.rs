@@ -5,6 +5,7 @@
 //! only of each part: who was there all the time is in it, exactly once.
 
 use std::collections::HashMap;
+use std::ops::Bound;
 use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -93,37 +94,49 @@ pub(super) async fn users(
     let Query(asked) = asked.map_err(|error| ApiError::bad(error.body_text()))?;
     let prefix = asked.prefix.unwrap_or_default();
     let after = asked.after.unwrap_or_default();
-    let hub = &api.server.hub;
-    let ids: Vec<UserId> = {
-        let registry = hub.registry();
-        let is_wanted = |user: &&UserId| {
-            user.as_str() > after.as_str() && user.as_str().starts_with(prefix.as_str())
-        };
-        let users = registry.users().map(|(user, _)| user);
-        users.filter(is_wanted).cloned().collect()
-    };
-    let page = Page::of(ids, asked.limit)?;
+    if asked.limit == Some(0) {
+        return Err(ApiError::bad("limit: at least 1"));
+    }
+    let mut left = asked.limit.unwrap_or(usize::MAX);
     let mut list = List::new("users");
-    for some in page.ids.chunks(ENTRIES_AT_ONCE) {
-        let lines: Vec<_> = {
-            let registry = hub.registry();
-            let line = |user: &UserId| {
-                let presence = registry.presence(user)?;
-                Some((user.clone(), presence, sessions_of(&registry, user).len()))
-            };
-            some.iter().filter_map(line).collect()
-        };
-        for (user, presence, sessions) in lines {
+    let mut last: Option<UserId> = None;
+    loop {
+        let after = last.as_ref().map_or(after.as_str(), UserId::as_str);
+        let some = users_after(&api.server.hub, after, &prefix);
+        let are_all = some.len() < ENTRIES_AT_ONCE;
+        for (user, presence, sessions) in some {
+            if left == 0 {
+                return list.finish(last.as_ref().map(UserId::as_str));
+            }
+            left -= 1;
             list.push(&UserLine {
                 id: user.as_str(),
                 connections: presence.connections,
                 sessions,
                 since: unix_time(presence.since),
             })?;
+            last = Some(user);
+        }
+        if are_all {
+            return list.finish(None);
         }
         yield_now().await;
     }
-    list.finish(page.next.as_ref().map(UserId::as_str))
+}
+
+/// The next users in the order of their ids, and how many sessions each has.
+fn users_after(hub: &Hub, after: &str, prefix: &str) -> Vec<(UserId, Presence, usize)> {
+    let bound = match after < prefix {
+        true => Bound::Included(prefix),
+        false => Bound::Excluded(after),
+    };
+    let registry = hub.registry();
+    let users = registry.users_from(bound);
+    users
+        .take_while(|(user, _)| user.as_str().starts_with(prefix))
+        .take(ENTRIES_AT_ONCE)
+        .map(|(user, presence)| (user.clone(), presence, sessions_of(&registry, user).len()))
+        .collect()
 }
 
 /// `GET /v1/users/{id}`.
