@@ -297,9 +297,6 @@ mod tests {
     }
 
     #[test]
-    #[expect(
-        reason = "it is looked at as a zombie, then reaped"
-    )]
     fn t58_instance_is_gone_when_its_process_is_a_zombie() {
         let mut child = Command::new("/bin/cat")
             .stdin(Stdio::piped())
