@@ -161,6 +161,11 @@ fn is_removed(dir: &Path) -> bool {
 fn limit(dir: &Path, cgroup: &Cgroup) -> io::Result<()> {
     if let Some(bytes) = cgroup.memory {
         write(&dir.join("memory.max"), &bytes.to_string())?;
+        // What is too much would go to the host's swap first, where there is one.
+        match write(&dir.join("memory.swap.max"), "0") {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            done => done?,
+        }
         // Beyond the limit all of it ends, not whoever the kernel finds largest.
         write(&dir.join("memory.oom.group"), "1")?;
     }
@@ -257,7 +262,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let group = dir.path().join("group");
         fake(&group, "");
-        for name in ["memory.max", "memory.oom.group", "pids.max"] {
+        let with_swap = [
+            "memory.max",
+            "memory.swap.max",
+            "memory.oom.group",
+            "pids.max",
+        ];
+        for name in with_swap {
             fs::write(group.join(name), "").unwrap();
         }
         let cgroup = Cgroup {
@@ -266,9 +277,12 @@ mod tests {
             processes: Some(64),
         };
         limit(&group, &cgroup).unwrap();
-        assert_eq!(text(&group, "memory.max"), "1048576");
-        assert_eq!(text(&group, "memory.oom.group"), "1");
-        assert_eq!(text(&group, "pids.max"), "64");
+        let written = with_swap.map(|name| text(&group, name));
+        assert_eq!(written, ["1048576", "0", "1", "64"]);
+        // Where swap is not accounted for there is no such file, and none is made.
+        fs::remove_file(group.join("memory.swap.max")).unwrap();
+        limit(&group, &cgroup).unwrap();
+        assert!(!group.join("memory.swap.max").exists());
     }
 
     #[test]

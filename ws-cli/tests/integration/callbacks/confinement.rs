@@ -237,33 +237,3 @@ async fn t59_run_that_cannot_have_its_control_group_does_not_start() {
     bye(client).await;
     server.finish();
 }
-
-#[tokio::test]
-async fn t57_nothing_leaves_its_control_group() {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "));
-    let root = mount
-        .and_then(|line| line.split(' ').nth(4))
-        .unwrap_or("/none");
-    let group = Path::new(root).join(format!("ws-cli-test-{}", std::process::id()));
-    if std::fs::create_dir(&group).is_err() {
-        eprintln!("skipped: no control group (v2) can be made here");
-        return;
-    }
-    let server = Setup::new()
-        .set("app.cgroup", group.to_str().unwrap())
-        .app("setsid env -i setsid sleep 600 >/dev/null 2>&1 & grep ^0:: /proc/self/cgroup")
-        .start();
-    let mut client = server.connect().await;
-    let answer = ask(&mut client, "where?").await;
-    let name = group.file_name().unwrap().to_str().unwrap();
-    assert!(answer.starts_with(&format!("0::/{name}/")), "{answer}");
-    let is_empty = || {
-        let entries = std::fs::read_dir(&group).unwrap().flatten();
-        entries.filter(|entry| entry.path().is_dir()).count() == 0
-    };
-    eventually("the group is gone with all that was in it", is_empty);
-    bye(client).await;
-    server.finish();
-    std::fs::remove_dir(&group).unwrap();
-}

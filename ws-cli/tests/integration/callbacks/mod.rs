@@ -5,6 +5,7 @@ mod answers;
 mod backends;
 mod confinement;
 mod contract;
+mod control_groups;
 mod disconnects;
 mod events;
 mod failures;
