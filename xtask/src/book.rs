@@ -238,7 +238,7 @@ fn build(mdbook: &Path) -> Result<PathBuf> {
 }
 
 /// Copies the sources of the book, as [`for_readers`] has them.
-fn copy(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
         let path = entry?.path();

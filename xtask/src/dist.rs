@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::server::Binary;
-use crate::{SKIPPED, Skipped, process, workspace};
+use crate::{SKIPPED, Skipped, book, process, workspace};
 
 const PACKAGING: &str = "ws-cli/packaging";
 const LIMIT: Duration = Duration::from_secs(300);
@@ -62,6 +62,7 @@ fn build_package(binary: &Binary) -> Result<PathBuf> {
     let program = release.join("ws");
     copy_program(&ws, &program)?;
     describe(&program, &release)?;
+    book::copy(&workspace::root().join("docs"), &release.join("doc"))?;
     let package = stage.join("ws.deb");
     let mut deb = workspace::cargo();
     deb.args(["deb", "--locked", "--no-build", "--no-strip", "--quiet"])

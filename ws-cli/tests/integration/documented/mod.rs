@@ -23,7 +23,7 @@
 //! Further words: `needs=PROGRAM,...` ends the story where one is not installed (in CI it fails);
 //! `asked=TEXT answered=TEXT` has the server, or one with this program or configuration, asked
 //! something, `cookie=COOKIE` by a visitor who has that; `like` allows other figures in what is
-//! shown, `unordered` another order of the lines.
+//! shown, `unordered` another order of the lines, `among` others between them.
 //!
 //! In what is shown, `...` stands for anything. All of a page happens in one directory, in which the
 //! repository's directories are links. Addresses and absolute paths of a page are stood in for:
