@@ -123,7 +123,7 @@ impl OpenSpan {
         self.set("error.type", error);
     }
 
-    fn end(mut self: Box<Self>) {
+    fn end(mut self) {
         self.record();
     }
 
@@ -448,12 +448,12 @@ impl MessageSpan {
     }
 
     /// Ends it, if it has no reply.
-    pub(crate) fn end(self: Box<Self>) {
+    pub(crate) fn end(self) {
         self.open.end();
     }
 
     /// Begins its reply, the last part of it.
-    pub(crate) fn begin_reply(self: Box<Self>, reply: &Reply) -> ReplySpan {
+    pub(crate) fn begin_reply(self, reply: &Reply) -> ReplySpan {
         let mut random = [0; 8];
         let is_random = getrandom::fill(&mut random).is_ok();
         let open = is_random.then(|| {
