@@ -428,7 +428,7 @@ impl Life {
     async fn is_loaded(&self) -> Result<(), &'static str> {
         let mut pause = Duration::from_millis(1);
         loop {
-            self.connect_ahead();
+            // One only: there are programs that accept the next when they have read a request.
             let is_connected = self.is_connected_ahead();
             if self.service.ends() > 0 {
                 return Err("its successor ended before it accepted a connection");

@@ -88,6 +88,7 @@ impl Shared {
     /// Has fresh processes serve from now on; those that did so far are kept while these are on
     /// trial.
     fn take_over(&self, lives: Vec<Life>) -> Option<Trial> {
+        lives.iter().for_each(Life::connect_ahead);
         let successors: Vec<_> = lives.iter().filter_map(|life| life.service.pid()).collect();
         let count = lives.len();
         let former: Vec<Arc<Life>> = self
