@@ -448,7 +448,7 @@ describe("as it is documented", () => {
 
   async function examples(file) {
     const page = await readFile(path.join(PACKAGE, file), "utf8");
-    return [...page.matchAll(/^```js\n(.*?)^```/gms)].map(([, code]) => code);
+    return [...page.matchAll(/^```js\b[^\n]*\n(.*?)^```/gms)].map(([, code]) => code);
   }
 
   test("the examples of the documentation work", async () => {
