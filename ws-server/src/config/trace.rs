@@ -127,7 +127,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Box<TraceConfig>> {
         }),
         interval: reader.duration("trace.interval", SHORTEST, HOUR),
         timeout: reader.duration("trace.timeout", SHORTEST, 10 * MINUTE),
-        queue: reader.count("trace.queue", 1_000_000),
+        queue: reader.count("trace.queue", 100_000),
     };
     endpoint.map(|_| Box::new(config))
 }

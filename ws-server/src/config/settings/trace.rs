@@ -79,7 +79,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         path: "trace.queue",
         default: DefaultValue::Number(2048),
         applies: Applies::Restart,
-        doc: "Spans that wait to be sent, 1 to 1000000. Further ones are dropped and counted. Each takes\n\
-              about 1KiB.",
+        doc: "Spans that wait to be sent, 1 to 100000. Further ones are dropped and counted. Each takes\n\
+              about 1KiB, a third of it from the start on.",
     },
 ];
