@@ -62,7 +62,7 @@ mod user_fifos;
 mod visitor;
 
 pub use error::{ServeError, ServeErrorKind};
-pub use files::check_files;
+pub use files::{check_files, unusable_programs};
 pub use helpers::{HELPERS, HelperProgram, helper_main};
 pub use log_tail::LogTail;
 pub use observer::Observer;
