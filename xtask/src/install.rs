@@ -21,6 +21,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("git", "git"),
     ("haproxy", "haproxy"),
     ("mariadbd", "mariadb-server"),
+    ("musl-gcc", "musl-tools"),
     ("nginx", "nginx-light"),
     ("node", "nodejs"),
     ("npm", "npm"),
