@@ -10,7 +10,7 @@ use ws_transport::{BindError, InheritError, TlsError};
 
 use crate::store::{ConnectError, StoreOpenError};
 
-/// Why [`run`](crate::run) ended with an error.
+/// Why [`run`](crate::run) ended with an error. What the system said is its [`source`](Error::source).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
@@ -24,7 +24,7 @@ pub enum ServeError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// What identities are proved by cannot be used.
-    #[error("{setting}: {}: {source}", path.display())]
+    #[error("{setting}: {}", path.display())]
     Identity {
         /// The setting that names it.
         setting: &'static str,
@@ -50,7 +50,7 @@ pub enum ServeError {
     #[error(transparent)]
     Store(#[from] StoreOpenError),
     /// The directory of run-time state cannot be made.
-    #[error("cannot make the state directory {}: {source}", path.display())]
+    #[error("cannot make the state directory {}", path.display())]
     StateDir {
         /// `server.state_dir`.
         path: PathBuf,
@@ -58,7 +58,7 @@ pub enum ServeError {
         source: io::Error,
     },
     /// The bridge to an application of CarbonPHP's cannot be written.
-    #[error("cannot write {}: {source}", path.display())]
+    #[error("cannot write {}", path.display())]
     Bridge {
         /// Where it should be.
         path: PathBuf,
@@ -70,7 +70,7 @@ pub enum ServeError {
     RequireUser,
     /// There is no control group for the processes of a callback, or none with the limits that were
     /// set.
-    #[error("cannot use {section}.cgroup: {source}")]
+    #[error("cannot use {section}.cgroup")]
     Cgroup {
         /// The section of the configuration.
         section: &'static str,
@@ -78,7 +78,7 @@ pub enum ServeError {
         source: io::Error,
     },
     /// The spawners or the fork server do not start.
-    #[error("cannot start the helper processes: {0}")]
+    #[error("cannot start the helper processes")]
     Helpers(#[source] io::Error),
     /// What the application or the validation keeps running does not start.
     #[error("{section}: {failure}")]
@@ -111,7 +111,7 @@ pub enum ServeError {
         reasons: String,
     },
     /// Threads, event queues or signal handlers are not to be had.
-    #[error("cannot set up the server: {0}")]
+    #[error("cannot set up the server")]
     System(#[source] io::Error),
 }
 

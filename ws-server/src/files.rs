@@ -1,14 +1,18 @@
 //! Whether the files that a configuration names can be used, asked before the server starts.
 
-use std::path::Path;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
 use ws_transport::{TlsAcceptor, TlsError, TlsFile};
 
-use crate::config::{CallbackBackend, Config, Fault, InvalidConfig, Problem, Tls};
+use crate::config::{Config, ExecConfig, Fault, InvalidConfig, Problem, Tls};
 use crate::doors;
 use crate::error::ServeError;
 use crate::identify;
+use crate::visitor::DEFAULT_PATH;
 
 /// Reads the certificates, keys and tokens that a configuration names, as the start of the server
 /// does, and looks whether its programs can be run. Nothing is connected to.
@@ -50,12 +54,16 @@ pub fn check_files(config: &Config) -> Result<(), InvalidConfig> {
             error => note("identity", error.to_string()),
         }
     }
-    let (app, validate) = (&config.app().backend, &config.validate().backend);
-    if let Some(why) = app.callback().and_then(unusable_program) {
-        note("app.command", why);
-    }
-    if let Some(why) = validate.callback().and_then(unusable_program) {
-        note("validate.command", why);
+    for Unusable {
+        setting,
+        why,
+        is_named,
+    } in programs(config)
+    {
+        // What has to be looked up may be found where the server runs.
+        if !is_named {
+            note(setting, why);
+        }
     }
     for path in &config.app().watch {
         if let Err(error) = std::fs::metadata(path) {
@@ -88,15 +96,124 @@ fn setting_of(error: &TlsError) -> &'static str {
     }
 }
 
-/// Says why a program that is named by its path cannot be run. One without a slash is looked up in
-/// the `PATH` that its callback has.
-fn unusable_program(backend: &CallbackBackend) -> Option<String> {
-    let program = backend.exec()?.command.first()?;
-    let path = program.contains('/').then(|| Path::new(program))?;
-    let usable = match path.is_dir() {
-        true => Err("it is a directory".to_owned()),
-        false => access(path, AccessFlags::X_OK).map_err(|errno| errno.desc().to_owned()),
-    };
+/// Finds the programs of callbacks that could not be run if they were asked for now: the setting
+/// that names each, and why not. They may yet come, so a server that starts only warns of them.
+pub fn unusable_programs(config: &Config) -> Vec<(&'static str, String)> {
+    let found = programs(config).into_iter();
+    found.map(|it| (it.setting, it.why)).collect()
+}
+
+/// A program that could not be run.
+struct Unusable {
+    setting: &'static str,
+    why: String,
+    /// It is looked up by its name, in the `PATH` that its callback has.
+    is_named: bool,
+}
+
+fn programs(config: &Config) -> Vec<Unusable> {
+    let (app, validate) = (&config.app().backend, &config.validate().backend);
+    let callbacks = [
+        ("app.command", app.callback()),
+        ("validate.command", validate.callback()),
+    ];
+    callbacks
+        .into_iter()
+        .filter_map(|(setting, callback)| unusable(setting, callback?.exec()?))
+        .collect()
+}
+
+fn unusable(setting: &'static str, exec: &ExecConfig) -> Option<Unusable> {
+    let program = exec.command.first()?;
+    let usable = find(program, exec).and_then(|path| is_usable(&path));
     let why = usable.err()?;
-    Some(format!("cannot run {program}: {why}"))
+    Some(Unusable {
+        setting,
+        why: format!("cannot run {program}: {why}"),
+        is_named: !program.contains('/'),
+    })
+}
+
+fn find(program: &str, exec: &ExecConfig) -> Result<PathBuf, String> {
+    if program.contains('/') {
+        return Ok(PathBuf::from(program));
+    }
+    let path = exec.env.get("PATH").map_or(DEFAULT_PATH, String::as_str);
+    std::env::split_paths(path)
+        .map(|dir| dir.join(program))
+        .find(|candidate| candidate.is_file())
+        .ok_or_else(|| format!("it is not in {path}"))
+}
+
+fn is_usable(path: &Path) -> Result<(), String> {
+    if path.is_dir() {
+        return Err("it is a directory".to_owned());
+    }
+    let is_plain = path
+        .metadata()
+        .is_ok_and(|it| it.permissions().mode() & 0o111 == 0);
+    if is_plain {
+        return Err("it is not executable (chmod +x)".to_owned());
+    }
+    access(path, AccessFlags::X_OK).map_err(|errno| errno.desc().to_owned())?;
+    match interpreter(path) {
+        // The system calls the script missing, which is there for everybody to see.
+        Some(interpreter) => access(Path::new(&interpreter), AccessFlags::X_OK)
+            .map_err(|errno| format!("its first line names {interpreter:?}: {}", errno.desc())),
+        None => Ok(()),
+    }
+}
+
+/// What the first line of a script names. A carriage return at its end belongs to the name, as the
+/// kernel has it.
+fn interpreter(path: &Path) -> Option<String> {
+    let mut start = [0; 256];
+    let length = File::open(path).ok()?.read(&mut start).ok()?;
+    let line = start[..length].strip_prefix(b"#!")?;
+    let line = line.split(|byte| *byte == b'\n').next()?;
+    let line = String::from_utf8_lossy(line);
+    let words = line.trim_start_matches([' ', '\t']);
+    words.split([' ', '\t']).next().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// Why a file with this content and mode cannot be run.
+    fn refusal(content: &str, mode: u32) -> Option<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("callback");
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        is_usable(&path).err()
+    }
+
+    #[test]
+    fn what_keeps_a_script_from_running_is_said_in_its_own_words() {
+        assert_eq!(refusal("#!/bin/sh\necho\n", 0o755), None);
+        assert_eq!(refusal("#! /usr/bin/env sh\n", 0o755), None);
+        assert_eq!(refusal("\u{7f}ELF", 0o755), None);
+        assert_eq!(
+            refusal("#!/bin/sh\n", 0o644).unwrap(),
+            "it is not executable (chmod +x)"
+        );
+        assert_eq!(
+            refusal("#!/no/such/php -q\n", 0o755).unwrap(),
+            "its first line names \"/no/such/php\": No such file or directory"
+        );
+        // Saved with the line ends of another system.
+        assert_eq!(
+            refusal("#!/bin/sh\r\necho\r\n", 0o755).unwrap(),
+            "its first line names \"/bin/sh\\r\": No such file or directory"
+        );
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(is_usable(dir.path()).unwrap_err(), "it is a directory");
+        assert_eq!(
+            is_usable(&dir.path().join("none")).unwrap_err(),
+            "No such file or directory"
+        );
+    }
 }

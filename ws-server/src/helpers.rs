@@ -1,6 +1,7 @@
 //! The processes beside the server, which are this same program started again.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -57,6 +58,8 @@ impl HelperProgram {
 ///
 /// If descriptor 0 is not what a helper gets, or the system refuses.
 pub fn helper_main(name: &str) -> io::Result<()> {
+    // It was started as /proc/self/exe, so `ps`, `top` and the kernel's log call it "exe".
+    let _ = fs::write("/proc/self/comm", name.replace("__", "ws-"));
     match name {
         SPAWNER => ws_ipc::spawner::main(),
         FORK_SERVER => ws_ipc::forkserver::run(demo::answer),

@@ -28,7 +28,7 @@ use crate::core::answer::{Identity, Source, Witness};
 use crate::core::credential::{self, Found};
 use crate::core::token::KeySet;
 use crate::counters::{Counters, IdentifiedBy, IdentityRefusal};
-use crate::error::ServeError;
+use crate::error::{Chain, ServeError};
 use crate::shared::Shared;
 
 use self::lookup::Lookup;
@@ -293,7 +293,7 @@ fn reloaded(counters: &Counters, cause: &'static str) {
 /// Says that keys cannot be used.
 pub(crate) fn refused(error: &ServeError, counters: &Counters, cause: &'static str) {
     counters.key_reloads_failed.increment();
-    error!(cause, %error, "the former keys of tokens stay in use");
+    error!(cause, error = %Chain(error), "the former keys of tokens stay in use");
 }
 
 /// What a file of keys holds, and who may open it.

@@ -65,7 +65,7 @@ mod visitor;
 mod workers;
 
 pub use error::{ServeError, ServeErrorKind};
-pub use files::check_files;
+pub use files::{check_files, unusable_programs};
 pub use helpers::{HELPERS, HelperProgram, helper_main};
 pub use log_tail::LogTail;
 pub use observer::Observer;

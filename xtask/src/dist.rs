@@ -5,14 +5,15 @@
 //! its users would: lintian, systemd-analyze, hadolint; and installs it, on a layer over the system.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::server::Binary;
-use crate::{SKIPPED, Skipped, book, process, workspace};
+use crate::server::{Binary, Server};
+use crate::{NotHere, SKIPPED, Skipped, book, process, workspace};
 
 const PACKAGING: &str = "ws-cli/packaging";
 const LIMIT: Duration = Duration::from_secs(300);
@@ -27,14 +28,15 @@ pub(crate) struct Arguments {
     /// Looks at the package, the units and the Containerfile, and installs the package for a moment
     #[arg(long)]
     check: bool,
-    /// Builds a program without dynamic libraries instead of a package
-    #[arg(long, conflicts_with = "check")]
+    /// Builds a program without dynamic libraries instead of a package; with --check as for
+    /// development, and has it answer
+    #[arg(long)]
     musl: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.musl {
-        return build_static();
+        return build_static(arguments.check);
     }
     let package = build_package(&arguments.binary)?;
     if arguments.check {
@@ -113,22 +115,58 @@ fn copy_program(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn build_static() -> Result<()> {
+fn build_static(is_check: bool) -> Result<()> {
     const TARGET: &str = "x86_64-unknown-linux-musl";
     if workspace::find("musl-gcc").is_none() {
         return Err(Skipped("there is no musl-gcc (Debian: musl-tools)".into()).into());
     }
+    let mut libraries = Command::new("rustc");
+    libraries.args(["--print", "target-libdir", "--target", TARGET]);
+    libraries.current_dir(workspace::root());
+    let libraries = String::from_utf8(libraries.output()?.stdout)?;
+    if !Path::new(libraries.trim()).is_dir() {
+        let why = format!("no standard library for {TARGET} (rustup target add {TARGET})");
+        return Err(NotHere(why).into());
+    }
     let mut build = workspace::cargo();
-    build.args(["build", "--release", "--locked", "--package", "ws-cli"]);
+    build.args(["build", "--locked", "--package", "ws-cli", "--bin", "ws"]);
     build.args(["--target", TARGET]);
+    let profile = if is_check {
+        build.arg("--quiet");
+        "debug"
+    } else {
+        build.arg("--release");
+        "release"
+    };
     let status = process::run(&mut build, BUILD_LIMIT)?;
-    ensure!(
-        status.success(),
-        "cargo build: {status} (rustup target add {TARGET})"
-    );
-    let ws = workspace::target().join(TARGET).join("release/ws");
+    ensure!(status.success(), "cargo build: {status}");
+    let ws = workspace::target().join(TARGET).join(profile).join("ws");
+    if is_check {
+        answer(&ws)?;
+    }
     println!("{}", ws.display());
     Ok(())
+}
+
+/// Has a server run a callback that is static, too: the program itself, as which nothing is missing.
+fn answer(ws: &Path) -> Result<()> {
+    let program = ws.to_str().context("the path is not UTF-8")?;
+    let server = Server::start(ws, &["--", program, "--version"], &[])?;
+    let mut client = Command::new(ws);
+    client.args(["connect", "--once", &server.url()]);
+    client.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut client = client.spawn()?;
+    let question = client.stdin.take().context("there is no stdin")?;
+    writeln!(&question, "which version?")?;
+    let output = client.wait_with_output()?;
+    let answer = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(
+        answer.starts_with("ws "),
+        "answered {answer:?}:\n{}",
+        server.log()
+    );
+    drop(question);
+    server.stop()
 }
 
 fn check(package: &Path) -> Result<()> {

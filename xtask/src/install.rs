@@ -22,6 +22,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("haproxy", "haproxy"),
     ("jq", "jq"),
     ("mariadbd", "mariadb-server"),
+    ("musl-gcc", "musl-tools"),
     ("nginx", "nginx-light"),
     ("node", "nodejs"),
     ("npm", "npm"),

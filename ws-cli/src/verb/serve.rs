@@ -36,6 +36,10 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
              cargo build --release -p ws-cli --features otel"
         );
     }
+    for (setting, why) in ws_server::unusable_programs(&config) {
+        // Not an error: an application may be installed after its server was started.
+        warn!(setting, why, "a callback could not be run now");
+    }
     tell_of_legacy(&args.legacy);
     if let Some(application) = &application {
         application.tell();

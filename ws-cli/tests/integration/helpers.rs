@@ -50,6 +50,21 @@ async fn with_callbacks_at_the_gate(count: usize) -> (Server, Gate, Vec<Client>)
     (server, gate, clients)
 }
 
+#[test]
+fn helpers_are_called_what_they_are() {
+    let server = Setup::new().start();
+    for (argument, name) in [
+        ("__spawner", "ws-spawner\n"),
+        ("__forkserver", "ws-forkserver\n"),
+    ] {
+        let pid = server.helpers(argument)[0];
+        eventually("it has its name", || {
+            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == name)
+        });
+    }
+    server.finish();
+}
+
 /// With two threads there are two.
 fn until_two_spawners(server: &Server) -> Vec<i32> {
     eventually("there are two spawners again", || {

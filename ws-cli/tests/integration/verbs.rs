@@ -725,6 +725,13 @@ fn connect_serves_scripts() {
     );
     assert_eq!(printed(&connect(&["--once"], b"one\ntwo\n")), "one\n");
     assert_eq!(printed(&connect(&[], b"")), "");
+    // Nothing is answered to an empty message here, and who waited for it is told.
+    let (code, stdout, stderr) = told(&connect(&["--wait", "1"], b"\n"));
+    assert_eq!((code, &*stdout), (0, ""));
+    assert!(
+        stderr.starts_with("* messages without an answer: 1, after 1 s;"),
+        "{stderr}"
+    );
     let none = connect(&["--once", "--wait", "0"], b"");
     assert!(refused(&none, 75).contains("no message came within 0 s"));
     let json = printed(&connect(&["--json"], b"{}\n"));

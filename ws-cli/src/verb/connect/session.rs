@@ -153,7 +153,13 @@ impl<'a> Session<'a> {
                         let text = format!("no message came within {} s", self.args.wait);
                         return Err(Failure::new(Code::TryLater, text));
                     }
-                    // The answers are late.
+                    // The answers are late. Whoever waited for nothing is not left to wonder.
+                    if !self.wait.is_zero() {
+                        self.output.notice(&format!(
+                            "messages without an answer: {}, after {} s; the server's log may say why",
+                            self.unanswered, self.args.wait
+                        ));
+                    }
                     self.unanswered = 0;
                 }
             }

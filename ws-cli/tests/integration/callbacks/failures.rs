@@ -56,6 +56,16 @@ async fn b15_exit_status_decides_whether_the_output_counts() {
     );
 }
 
+#[test]
+fn a_program_that_could_not_run_is_told_at_the_start() {
+    let server = Setup::new().command(&["./none.sh"]).start();
+    let log = server.finish();
+    let told = &records(&log, "a callback could not be run now")[0];
+    assert_eq!(told["setting"], "app.command");
+    let why = told["why"].as_str().unwrap();
+    assert!(why.ends_with("none.sh: No such file or directory"), "{why}");
+}
+
 #[tokio::test]
 async fn a_signal_is_a_failure() {
     let server = obedient().start();
