@@ -426,12 +426,9 @@ impl Keeper {
             let mut ids: Vec<_> = questions.iter().map(|question| question.id).collect();
             ids.sort_unstable();
             ids.dedup();
+            let unwritten = self.unwritten(&ids).await;
             let found = match self.is_down() {
                 true => Err(NoAnswer),
-                // Whoever is asked about was made just now, and is not in the table any more.
-                false if self.are_unwritten(&ids) && !self.writes_in_time(counters).await => {
-                    Err(NoAnswer)
-                }
                 false => {
                     let finding = self.store.find(&ids);
                     let found = self.within(self.find_timeout, finding, counters).await;
@@ -439,8 +436,8 @@ impl Keeper {
                 }
             };
             let found = found.map(|records| -> HashMap<_, _> {
-                let by_id = records.into_iter().map(|record| (record.id, record));
-                by_id.collect()
+                let records = records.into_iter().chain(unwritten);
+                records.map(|record| (record.id, record)).collect()
             });
             for Question { id, answer } in questions.drain(..) {
                 let one = match &found {
@@ -460,16 +457,16 @@ impl Keeper {
         }
     }
 
-    /// Whether the store may not know of one of these yet.
-    fn are_unwritten(&self, ids: &[SessionId]) -> bool {
+    /// Those of these sessions that wait to be made: others have crowded them out of the table, and
+    /// the store does not know them yet.
+    async fn unwritten(&self, ids: &[SessionId]) -> Vec<SessionRecord> {
+        if self.in_flight.load(Ordering::Relaxed) > 0 {
+            // What is being written is in the store afterwards, or waits again.
+            let _ = timeout(self.find_timeout, self.writing.lock()).await;
+        }
         let pending = self.pending();
-        let is_in_flight = self.in_flight.load(Ordering::Relaxed) > 0;
-        is_in_flight || ids.iter().any(|id| pending.created(*id).is_some())
-    }
-
-    async fn writes_in_time(&self, counters: &Counters) -> bool {
-        let written = timeout(self.find_timeout, self.write(counters)).await;
-        matches!(written, Ok(Ok(())))
+        let waiting = ids.iter().filter_map(|id| pending.created(*id));
+        waiting.cloned().collect()
     }
 
     /// Writes what changes, for ever, and asks a store that does not answer whether it does again.

@@ -15,11 +15,13 @@ struct Redis {
 
 impl Redis {
     /// `None` if it is not installed, or knows no TLS.
+    #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
     fn start(dir: &Path) -> Option<Self> {
-        let knows_tls = Command::new("redis-server")
-            .args(["--tls-port", "0", "--port", "0", "--check-system"])
-            .output();
-        if knows_tls.is_err() {
+        if Command::new("redis-server")
+            .arg("--version")
+            .output()
+            .is_err()
+        {
             eprintln!("skipped: no redis-server");
             return None;
         }

@@ -361,3 +361,54 @@ async fn validates(server: &Server, backend: Backend, question: &str) {
     let cookie = "\r\nSet-Cookie: known=carol; HttpOnly\r\n";
     assert!(head.contains(cookie), "{backend:?}: {head}");
 }
+
+/// A deployment that does not work does not take the service down.
+#[tokio::test]
+async fn an_application_that_does_not_load_or_fails_at_once_replaces_none_that_works() {
+    if installed("perl").is_none() {
+        return;
+    }
+    for backend in [Backend::Fork, Backend::Worker] {
+        let mode = if backend == Backend::Worker {
+            "--worker"
+        } else {
+            ""
+        };
+        let setup = Setup::new().keeps(SHIM).set("app.backend", backend.name());
+        let setup = setup.set("app.command", format!("perl {SHIM} {mode} app.pl"));
+        let setup = setup.set("app.probation", "3s");
+        let setup = setup.set("app.error_reply", "failed");
+        let deploy = |dir: &std::path::Path, text: &str| {
+            std::fs::write(dir.join("app.pl"), text).unwrap();
+        };
+        deploy(setup.dir(), "sub { 'first' };");
+        let server = setup.start();
+        let mut client = server.connect().await;
+        assert_eq!(ask(&mut client, "who?").await, "first");
+        let reload = || server.signal(nix::sys::signal::Signal::SIGHUP);
+
+        deploy(
+            server.dir(),
+            "select undef, undef, undef, 0.5; die 'broken';",
+        );
+        reload();
+        while server.figure("processes.replacements_failed") == 0 {
+            assert_eq!(ask(&mut client, "who?").await, "first", "{backend:?}");
+        }
+
+        deploy(server.dir(), "sub { die 'broken, too' };");
+        reload();
+        let mut failed = 0;
+        while server.figure("processes.replacements_failed") == 1 {
+            failed += u32::from(ask(&mut client, "who?").await == "failed");
+        }
+        assert!(failed >= 3, "{backend:?}: {failed}");
+        assert_eq!(ask(&mut client, "who?").await, "first", "{backend:?}");
+
+        deploy(server.dir(), "sub { 'second' };");
+        reload();
+        while ask(&mut client, "who?").await != "second" {}
+        bye(client).await;
+        server.finish();
+    }
+}
