@@ -52,36 +52,51 @@ pub fn encode_answer(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Result<Vec<u8>, CgiError> {
+    let mut answer = Vec::with_capacity(HEAD_SIZE + body.len());
+    encode_answer_to(&mut answer, status, headers.iter().copied(), body)?;
+    Ok(answer)
+}
+
+/// As [`encode_answer`], to the end of what is empty.
+#[inline(always)]
+pub(crate) fn encode_answer_to<'a>(
+    answer: &mut Vec<u8>,
+    status: u16,
+    headers: impl Iterator<Item = (&'a str, &'a str)>,
+    body: &[u8],
+) -> Result<(), CgiError> {
     if !(100..=599).contains(&status) {
         return Err(CgiError::InvalidStatus);
     }
-    let mut head = Vec::with_capacity(HEAD_SIZE + body.len());
-    head.extend_from_slice(b"Status: ");
-    push_number(&mut head, status.into());
-    head.extend_from_slice(b"\r\nContent-Length: ");
-    push_number(&mut head, body.len());
-    head.extend_from_slice(b"\r\n");
+    answer.extend_from_slice(b"Status: ");
+    push_number(answer, status.into());
+    answer.extend_from_slice(b"\r\nContent-Length: ");
+    push_number(answer, body.len());
+    answer.extend_from_slice(b"\r\n");
     for (name, value) in headers {
         let reserved = [STATUS, CONTENT_LENGTH]
             .iter()
             .any(|own| name.eq_ignore_ascii_case(own));
-        if reserved || !is_token(name) || !is_field_value(value) || value.trim_matches(WS) != *value
-        {
+        let ends = [value.as_bytes().first(), value.as_bytes().last()];
+        let is_padded = ends
+            .into_iter()
+            .flatten()
+            .any(|&end| end == b' ' || end == b'\t');
+        if reserved || !is_token(name) || !is_field_value(value) || is_padded {
             return Err(CgiError::InvalidHeader {
                 line: escape(&format!("{name}: {value}")),
             });
         }
         for part in [name, ": ", value, "\r\n"] {
-            head.extend_from_slice(part.as_bytes());
+            answer.extend_from_slice(part.as_bytes());
         }
     }
-    head.extend_from_slice(b"\r\n");
-    if head.len() > MAX_HEAD_SIZE {
+    answer.extend_from_slice(b"\r\n");
+    if answer.len() > MAX_HEAD_SIZE {
         return Err(CgiError::HeadTooLarge { max: MAX_HEAD_SIZE });
     }
-    let mut answer = head;
     answer.extend_from_slice(body);
-    Ok(answer)
+    Ok(())
 }
 
 /// Room for the usual head of an answer.
@@ -92,7 +107,7 @@ const HEAD_SIZE: usize = 128;
 fn push_number(bytes: &mut Vec<u8>, mut number: usize) {
     let start = bytes.len();
     loop {
-        bytes.push(b"0123456789"[number % 10]);
+        bytes.push(b'0' + (number % 10) as u8);
         number /= 10;
         if number == 0 {
             break;

@@ -59,14 +59,18 @@ impl Environment {
         }
     }
 
-    /// Makes one with room for names and values of so many bytes, within its limits.
-    pub(crate) fn with_capacity(size: usize) -> Self {
+    /// Makes room for names and values of so many bytes, within its limits.
+    pub(crate) fn reserve(&mut self, size: usize) {
         let size = size.min(Self::MAX_SIZE);
-        Self {
-            text: Vec::with_capacity(size),
-            // A variable of the usual kind takes as much.
-            ends: Vec::with_capacity(size / 24),
-        }
+        self.text.reserve(size);
+        // A variable of the usual kind takes as much.
+        self.ends.reserve(size / 24);
+    }
+
+    /// Takes all variables away and keeps the memory.
+    pub(crate) fn clear(&mut self) {
+        self.text.clear();
+        self.ends.clear();
     }
 
     /// Returns the bytes that [`MAX_SIZE`](Self::MAX_SIZE) bounds.
@@ -87,7 +91,7 @@ impl Environment {
 
     /// Returns the value of a variable.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
-        self.position(name)
+        self.position(name.as_bytes())
             .map(|at| &self.text[self.value_range(at)])
     }
 
@@ -117,7 +121,9 @@ impl Environment {
     /// [`EnvironmentError`] if name or value are not of that form or a limit is passed. The
     /// environment then is as it was.
     pub fn set(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), EnvironmentError> {
-        check_name(name, |byte| byte.is_ascii_uppercase() || byte == b'_')?;
+        check_name(name.as_bytes(), |byte| {
+            byte.is_ascii_uppercase() || byte == b'_'
+        })?;
         self.put_printable(name, value.as_ref())
     }
 
@@ -136,7 +142,7 @@ impl Environment {
         name: &str,
         value: impl AsRef<[u8]>,
     ) -> Result<(), EnvironmentError> {
-        check_configured(name, value.as_ref())?;
+        check_configured(name.as_bytes(), value.as_ref())?;
         self.put(name, value.as_ref(), Self::MAX_SIZE)
     }
 
@@ -144,7 +150,7 @@ impl Environment {
     /// before `CONTENT_LENGTH` was added; tells whether it did, and did not have it yet.
     pub(crate) fn add_received(
         &mut self,
-        name: &str,
+        name: &[u8],
         value: &[u8],
     ) -> Result<bool, EnvironmentError> {
         if self.position(name).is_some() {
@@ -195,8 +201,8 @@ impl Environment {
             .try_for_each(|(name, value)| self.put(name, value, Self::MAX_SIZE))
     }
 
-    fn position(&self, name: &str) -> Option<usize> {
-        (0..self.ends.len()).find(|&at| self.text[self.name_range(at)] == *name.as_bytes())
+    fn position(&self, name: &[u8]) -> Option<usize> {
+        (0..self.ends.len()).find(|&at| is_same(&self.text[self.name_range(at)], name))
     }
 
     fn name_range(&self, at: usize) -> Range<usize> {
@@ -234,6 +240,7 @@ impl Environment {
     }
 
     fn put(&mut self, name: &str, value: &[u8], max: usize) -> Result<(), EnvironmentError> {
+        let name = name.as_bytes();
         self.put_at(self.position(name), name, value, max)
     }
 
@@ -241,12 +248,12 @@ impl Environment {
     fn put_at(
         &mut self,
         slot: Option<usize>,
-        name: &str,
+        name: &[u8],
         value: &[u8],
         max: usize,
     ) -> Result<(), EnvironmentError> {
-        if name == "HTTP_PROXY" {
-            return Err(EnvironmentError::InvalidName { name: name.into() });
+        if name == b"HTTP_PROXY" {
+            return Err(EnvironmentError::InvalidName { name: lossy(name) });
         }
         let former = slot.map_or(0, |at| entry_size(name, &self.text[self.value_range(at)]));
         let size = self.size() - former + entry_size(name, value);
@@ -261,7 +268,7 @@ impl Environment {
                 });
             }
             None => {
-                self.text.extend_from_slice(name.as_bytes());
+                self.text.extend_from_slice(name);
                 let name = offset(self.text.len());
                 self.text.extend_from_slice(value);
                 let value = offset(self.text.len());
@@ -315,28 +322,31 @@ pub enum EnvironmentError {
 }
 
 /// Checks a variable that the operator may configure.
-fn check_configured(name: &str, value: &[u8]) -> Result<(), EnvironmentError> {
+fn check_configured(name: &[u8], value: &[u8]) -> Result<(), EnvironmentError> {
     check_name(name, |byte| byte.is_ascii_alphabetic() || byte == b'_')?;
     if value.contains(&0) {
         return Err(EnvironmentError::InvalidValue {
-            name: name.into(),
+            name: lossy(name),
             byte: 0,
         });
     }
     Ok(())
 }
 
-fn check_name(name: &str, allowed: impl Fn(u8) -> bool) -> Result<(), EnvironmentError> {
-    let bytes = name.as_bytes();
-    let valid = bytes.first().is_some_and(|&byte| allowed(byte))
-        && bytes
+fn check_name(name: &[u8], allowed: impl Fn(u8) -> bool) -> Result<(), EnvironmentError> {
+    let valid = name.first().is_some_and(|&byte| allowed(byte))
+        && name
             .iter()
             .all(|&byte| allowed(byte) || byte.is_ascii_digit());
     if valid {
         Ok(())
     } else {
-        Err(EnvironmentError::InvalidName { name: name.into() })
+        Err(EnvironmentError::InvalidName { name: lossy(name) })
     }
+}
+
+fn lossy(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).into_owned()
 }
 
 fn header_variable(name: &str) -> Option<String> {
@@ -354,12 +364,18 @@ fn header_variable(name: &str) -> Option<String> {
     ))
 }
 
+/// Names are short, and mostly differ in length: a loop of our own is no slower than the C library's,
+/// and spares a child of the fork server a page of that.
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).all(|(one, other)| one == other)
+}
+
 /// An offset in the text, which is bounded.
 fn offset(at: usize) -> u32 {
     u32::try_from(at).expect("an environment is smaller than 4 GiB")
 }
 
-const fn entry_size(name: &str, value: &[u8]) -> usize {
+const fn entry_size(name: &[u8], value: &[u8]) -> usize {
     name.len() + value.len() + 2
 }
 

@@ -380,25 +380,38 @@ impl Life {
     }
 
     async fn ask(
-        &self,
+        self: &Arc<Self>,
         env: &Environment,
         payload: &Bytes,
         max_output: usize,
     ) -> Result<Vec<u8>, Failure> {
         let _in_hand = InHand::of(self);
         let ahead = self.take_ahead();
-        let mut call = pin!(call_over(&self.service, ahead, env, payload, max_output));
-        // The request is on its way before the next connection is made.
-        let mut answer = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await;
-        if answer.is_pending() && self.kind == PoolKind::ForkServers {
-            let soon = timeout(AHEAD_DELAY, call.as_mut()).await;
-            answer = soon.map_or(Poll::Pending, Poll::Ready);
-        }
-        self.connect_ahead();
-        match answer {
-            Poll::Ready(answer) => answer,
-            Poll::Pending => call.await,
-        }
+        let answer = {
+            let service = &self.service;
+            let mut call = pin!(call_over(service, ahead.as_ref(), env, payload, max_output));
+            // The request is on its way before the next connection is made.
+            let mut answer = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await;
+            if answer.is_pending() && self.kind == PoolKind::ForkServers {
+                let soon = timeout(AHEAD_DELAY, call.as_mut()).await;
+                answer = soon.map_or(Poll::Pending, Poll::Ready);
+            }
+            match answer {
+                Poll::Ready(answer) => answer,
+                Poll::Pending => {
+                    self.connect_ahead();
+                    return call.await;
+                }
+            }
+        };
+        // Who waits for the answer has it first. The connection is closed behind the next one, so
+        // that the process on the other side need not wake up for each.
+        let life = Arc::clone(self);
+        tokio::spawn(async move {
+            life.connect_ahead();
+            drop(ahead);
+        });
+        answer
     }
 
     /// The connection that waits longest and is still of use.

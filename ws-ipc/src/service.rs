@@ -291,7 +291,7 @@ impl Ahead {
 /// already if there is one.
 pub(crate) async fn call_over(
     service: &Service,
-    ahead: Option<Ahead>,
+    ahead: Option<&Ahead>,
     env: &Environment,
     payload: &Bytes,
     max_output: usize,
@@ -320,7 +320,7 @@ const FULL_BACKLOG_DELAY: Duration = Duration::from_millis(5);
 
 async fn call(
     service: &Service,
-    ahead: Option<Ahead>,
+    ahead: Option<&Ahead>,
     env: &Environment,
     payload: &Bytes,
     max_output: usize,

@@ -13,7 +13,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use crate::forkserver::{Answer, FIRST_READ_SIZE, Options, Request, read_request};
+use crate::forkserver::{Answer, Options, Request, Scratch, Source};
 use crate::socketpair;
 
 /// Serves requests with `handler`, one after another.
@@ -44,8 +44,7 @@ pub fn run(mut handler: impl FnMut(&Request) -> Answer) -> io::Result<()> {
 
 fn serve(mut stream: UnixStream, handler: &mut impl FnMut(&Request) -> Answer) -> io::Result<()> {
     let max_body_size = Options::default().max_body_size;
-    let mut buffer = Vec::with_capacity(FIRST_READ_SIZE);
-    let Some(request) = read_request(&stream, &mut buffer, max_body_size)? else {
+    let Some(request) = Scratch::new().take_request(&Source::Peer(&stream), max_body_size)? else {
         return Ok(());
     };
     let answer = handler(&request).encode().map_err(io::Error::other)?;

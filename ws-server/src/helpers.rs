@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tracing::error;
 use ws_ipc::{
     Confinement, HelperCommand, Pool, PoolConfig, PoolKind, Recycling, ServiceCommand, Spawners,
-    SpawnersConfig, shims,
+    SpawnersConfig, forkserver, shims,
 };
 
 use crate::application::process_identity;
@@ -62,7 +62,7 @@ pub fn helper_main(name: &str) -> io::Result<()> {
     let _ = fs::write("/proc/self/comm", name.replace("__", "ws-"));
     match name {
         SPAWNER => ws_ipc::spawner::main(),
-        FORK_SERVER => ws_ipc::forkserver::run(demo::answer),
+        FORK_SERVER => forkserver::run(demo::answer),
         _ => Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             format!("{name} is no helper"),
@@ -146,7 +146,10 @@ async fn start_demo(
 ) -> Result<Pool, ServeError> {
     let command = ServiceCommand {
         argv: vec![helper.0.clone().into(), FORK_SERVER.into()],
-        env: Vec::new(),
+        env: forkserver::ENVIRONMENT
+            .iter()
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect(),
         dir: None,
         identity: None,
         confinement: Confinement::default(),
@@ -225,10 +228,8 @@ fn pool_command(
         let shim = names
             .filter_map(|name| shims::by_name(name.to_str()?))
             .next();
-        env.extend(
-            shim.iter()
-                .flat_map(|shim| shim.fork_environment().iter().copied()),
-        );
+        let variables = shim.map_or(forkserver::ENVIRONMENT, |shim| shim.fork_environment());
+        env.extend(variables.iter().copied());
     }
     env.extend(exec.env.iter().map(|(name, value)| (&**name, &**value)));
     ServiceCommand {

@@ -185,7 +185,13 @@ impl Course {
         let config = PoolConfig {
             command: ServiceCommand {
                 argv: argv.to_vec(),
-                env: Vec::new(),
+                env: match kind {
+                    PoolKind::ForkServers => forkserver::ENVIRONMENT,
+                    PoolKind::Workers => &[],
+                }
+                .iter()
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
                 dir: None,
                 identity: None,
                 confinement: Confinement::default(),

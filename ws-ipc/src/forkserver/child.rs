@@ -1,6 +1,9 @@
 //! A child of the fork server: answers its connection once and ends.
+//!
+//! What runs in it is put into one place, `inline(always)`: a page of the program that a child meets
+//! for the first time costs it as much as a dozen system calls, and here they would be one for each
+//! function.
 
-use std::hint::black_box;
 use std::io::{self, Write};
 use std::mem::ManuallyDrop;
 use std::os::fd::{OwnedFd, RawFd};
@@ -9,10 +12,9 @@ use std::os::unix::net::UnixStream;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 
-use super::{Answer, FIRST_READ_SIZE, Options, Request, read_request};
-use crate::scgi::{RequestDecoder, encode_request};
+use super::{Answer, Options, Request, Scratch, Source};
+use crate::sys;
 use crate::sys::SignalState;
-use crate::{Environment, sys};
 
 /// What a child has to know about the process that it is a copy of.
 #[derive(Debug)]
@@ -21,7 +23,9 @@ pub(super) struct Inheritance {
     pub(super) signals: SignalState,
     /// The descriptors that the application had opened before the loop began.
     pub(super) descriptors: Vec<RawFd>,
-    /// A request that is nobody's, see [`rehearsal`].
+    /// Memory to use, which a child then need not allocate.
+    pub(super) scratch: Scratch,
+    /// A request that is nobody's, see [`serve`].
     pub(super) rehearsal: Vec<u8>,
 }
 
@@ -29,49 +33,81 @@ pub(super) struct Inheritance {
 ///
 /// It leaves by `_exit` whatever happens, also if the closure panics: nothing of the parent's, such
 /// as its `main` behind the loop, is ever run in it.
+#[inline(always)]
 pub(super) fn main(
     connection: OwnedFd,
-    inherited: &Inheritance,
+    inherited: &mut Inheritance,
     options: &Options,
     handler: &impl Fn(&Request) -> Answer,
 ) -> ! {
     let max_body_size = options.max_body_size;
-    sys::go_on_alone(connection, &inherited.descriptors, |connection| {
-        inherited.signals.restore_defaults()?;
+    let Inheritance {
+        parent,
+        signals,
+        descriptors,
+        scratch,
+        rehearsal,
+    } = inherited;
+    sys::go_on_alone(connection, descriptors, |connection| {
+        signals.restore_defaults()?;
         rustix::process::setpgid(None, None)?;
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-        if rustix::process::getppid() == Some(inherited.parent) {
-            serve(connection, &inherited.rehearsal, max_body_size, handler)?;
-            io::stdout().flush()?;
+        if rustix::process::getppid() == Some(*parent) {
+            // It is closed with the process, which is about to end.
+            let stream = ManuallyDrop::new(UnixStream::from(connection));
+            serve(&stream, scratch, rehearsal, max_body_size, handler)?;
+            // The end of a process takes longer than an answer, which whoever waits for it on the
+            // same processor would see only afterwards.
+            rustix::thread::sched_yield();
         }
         // Otherwise it died before the kernel was told that we want to know.
         Ok(0)
     })
 }
 
+/// Answers the request of the peer, and before it, while there is time, one that is nobody's.
+///
+/// This rehearsal goes the very same way through program and memory, so that they are the process's
+/// own then: a page that it meets for the first time costs a microsecond or two of the answer's time.
+#[inline(always)]
 fn serve(
-    connection: OwnedFd,
+    stream: &UnixStream,
+    scratch: &mut Scratch,
     rehearsal: &[u8],
     max_body_size: usize,
     handler: &impl Fn(&Request) -> Answer,
 ) -> io::Result<()> {
-    // It is closed with the process, which is about to end.
-    let stream = ManuallyDrop::new(UnixStream::from(connection));
-    let mut buffer = Vec::with_capacity(FIRST_READ_SIZE);
-    rehearse(&mut buffer, rehearsal);
-    let Some(request) = read_request(&stream, &mut buffer, max_body_size)? else {
-        return Ok(());
-    };
-    let answer = handler(&request);
-    let answer = answer.encode().map_err(io::Error::other)?;
-    write_all(&stream, &answer)?;
-    // The end of a process takes longer than an answer, which whoever waits for it on the same
-    // processor would see only afterwards.
-    rustix::thread::sched_yield();
+    for source in [Source::Rehearsal(rehearsal), Source::Peer(stream)] {
+        let Some(request) = scratch.take_request(&source, max_body_size)? else {
+            break;
+        };
+        let answer = match source {
+            Source::Peer(_) => handler(&request),
+            Source::Rehearsal(_) => Answer::binary(request.body()),
+        };
+        let answer = scratch.encode(&answer)?;
+        // Before the answer: whoever has that hangs up, for which this process is killed.
+        io::stdout().flush()?;
+        if let Source::Peer(stream) = source {
+            write_all(stream, answer)?;
+        }
+        scratch.recycle(request);
+    }
+    Ok(())
+}
+
+/// Leaves free memory of the sizes that a child needs, for it to find them at once.
+pub(super) fn prepare(scratch: &mut Scratch, rehearsal: &[u8]) -> io::Result<()> {
+    let source = Source::Rehearsal(rehearsal);
+    if let Some(request) = scratch.take_request(&source, rehearsal.len())? {
+        scratch.encode(&Answer::binary(request.body()))?;
+        scratch.recycle(request);
+    }
     Ok(())
 }
 
 /// Writes by the system call itself: std's way there is a page or two of the program more.
+#[inline(always)]
 fn write_all(stream: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(stream, bytes) {
@@ -81,36 +117,4 @@ fn write_all(stream: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Reads a request and makes an answer that are nobody's, while there is time for it: the memory
-/// that this takes is the child's own then, and a page that it would meet for the first time costs
-/// a microsecond or two of the answer's time.
-fn rehearse(buffer: &mut Vec<u8>, request: &[u8]) {
-    buffer.extend_from_slice(request);
-    if let Ok(Some(request)) = RequestDecoder::new(0).feed(black_box(buffer)) {
-        let answer = Answer::binary(Request(request).body());
-        let _ = black_box(answer.encode());
-    }
-    buffer.clear();
-}
-
-/// A request for [`rehearse`], of the size that they have.
-pub(super) fn rehearsal() -> io::Result<Vec<u8>> {
-    let mut environment = Environment::new();
-    environment
-        .set("REHEARSAL", [b'.'; 1000])
-        .map_err(io::Error::other)?;
-    Ok(encode_request(&environment, 0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_rehearsed_is_a_request() {
-        let request = RequestDecoder::new(0).feed(&rehearsal().unwrap());
-        assert_eq!(request.unwrap().unwrap().body(), b"");
-    }
 }

@@ -22,8 +22,13 @@ use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 
 use crate::Environment;
-use crate::cgi::{CgiError, encode_answer};
-use crate::scgi;
+use crate::cgi::{CgiError, encode_answer_to};
+use crate::scgi::{self, RequestDecoder, encode_request};
+
+/// Variables of the environment that a fork server had best be started with: with one thread the
+/// restartable sequences (rseq(2)) of the C library are of no use, and a page of memory more that
+/// each child gets a copy of.
+pub const ENVIRONMENT: &[(&str, &str)] = &[("GLIBC_TUNABLES", "glibc.pthread.rseq=0")];
 
 /// How much there may be of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +91,7 @@ pub struct Answer {
 impl Answer {
     /// A text message. An empty one is no message.
     #[must_use]
+    #[inline]
     pub fn text(body: impl Into<String>) -> Self {
         Self {
             status: 200,
@@ -97,6 +103,7 @@ impl Answer {
 
     /// A binary message.
     #[must_use]
+    #[inline]
     pub fn binary(body: impl Into<Vec<u8>>) -> Self {
         Self {
             status: 200,
@@ -125,13 +132,21 @@ impl Answer {
     }
 
     pub(crate) fn encode(&self) -> Result<Vec<u8>, CgiError> {
+        let mut bytes = Vec::new();
+        self.encode_to(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Encodes it to the end of what is empty.
+    #[inline(always)]
+    pub(crate) fn encode_to(&self, bytes: &mut Vec<u8>) -> Result<(), CgiError> {
         let kind = self.kind.map(|kind| ("X-WS-Type", kind));
         let headers = self
             .headers
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()));
-        let headers: Vec<_> = kind.into_iter().chain(headers).collect();
-        encode_answer(self.status, &headers, &self.body)
+        let headers = kind.into_iter().chain(headers);
+        encode_answer_to(bytes, self.status, headers, &self.body)
     }
 }
 
@@ -163,37 +178,158 @@ pub fn run_with(options: Options, handler: impl Fn(&Request) -> Answer) -> io::R
 
 /// Bytes that are read at first: most requests are shorter, and each page of a buffer is one more
 /// that a child gets of its own.
-pub(crate) const FIRST_READ_SIZE: usize = 4 * 1024;
+const FIRST_READ_SIZE: usize = 4 * 1024;
+
+/// Bytes of most answers, which are short, with their heads.
+const ANSWER_SIZE: usize = 512;
+
+/// Bytes that the variables of most requests take.
+const VARIABLES_SIZE: usize = 2 * 1024;
 
 /// Bytes of a longer request that are read at a time.
 const READ_SIZE: usize = 64 * 1024;
 
-/// Reads a whole request by way of an empty buffer; `None` if the peer hung up before that.
-pub(crate) fn read_request(
-    stream: &UnixStream,
-    buffer: &mut Vec<u8>,
-    max_body_size: usize,
-) -> io::Result<Option<Request>> {
-    let mut decoder = scgi::RequestDecoder::new(max_body_size);
-    loop {
-        match rustix::io::read(stream, spare_capacity(buffer)) {
-            Ok(0) => return Ok(None),
-            Ok(_) => {}
-            Err(Errno::INTR) => continue,
-            Err(error) => return Err(error.into()),
+/// Where a request comes from.
+#[derive(Debug)]
+pub(crate) enum Source<'a> {
+    Peer(&'a UnixStream),
+    /// Nobody: it is [`rehearsed`](rehearsal).
+    Rehearsal(&'a [u8]),
+}
+
+impl Source<'_> {
+    /// Appends what is there, and waits until something is; returns how much, 0 at the end.
+    #[inline(always)]
+    fn read(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        match self {
+            Self::Peer(stream) => loop {
+                match rustix::io::read(stream, spare_capacity(buffer)) {
+                    Err(Errno::INTR) => {}
+                    read => return Ok(read?),
+                }
+            },
+            Self::Rehearsal(request) => {
+                buffer.extend_from_slice(request);
+                Ok(request.len())
+            }
         }
-        if let Some(request) = decoder.feed(buffer).map_err(io::Error::other)? {
-            return Ok(Some(Request(request)));
-        }
-        buffer.clear();
-        buffer.reserve(READ_SIZE);
     }
 }
 
+/// Memory for a request and its answer: what is read, the variables, what is written.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    environment: Environment,
+    buffer: Vec<u8>,
+    answer: Vec<u8>,
+}
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        let mut environment = Environment::new();
+        environment.reserve(VARIABLES_SIZE);
+        Self {
+            environment,
+            buffer: Vec::with_capacity(FIRST_READ_SIZE),
+            answer: Vec::with_capacity(ANSWER_SIZE),
+        }
+    }
+
+    /// Takes a whole request from there; `None` if it ends before that.
+    #[inline(always)]
+    pub(crate) fn take_request(
+        &mut self,
+        source: &Source<'_>,
+        max_body_size: usize,
+    ) -> io::Result<Option<Request>> {
+        let mut decoder = RequestDecoder::new(max_body_size).with_spare(self.take_environment());
+        self.buffer.clear();
+        while source.read(&mut self.buffer)? > 0 {
+            if let Some(request) = decoder.feed(&self.buffer).map_err(io::Error::other)? {
+                // Nothing is left in it that would have to be taken apart.
+                std::mem::forget(decoder);
+                return Ok(Some(Request(request)));
+            }
+            self.buffer.clear();
+            self.buffer.reserve(READ_SIZE);
+        }
+        Ok(None)
+    }
+
+    /// What an answer is on its way.
+    ///
+    /// # Errors
+    ///
+    /// If it has a header that is none.
+    #[inline(always)]
+    pub(crate) fn encode(&mut self, answer: &Answer) -> io::Result<&[u8]> {
+        self.answer.clear();
+        answer
+            .encode_to(&mut self.answer)
+            .map_err(io::Error::other)?;
+        Ok(&self.answer)
+    }
+
+    /// Takes back what a request was made of.
+    pub(crate) fn recycle(&mut self, request: Request) {
+        (self.environment, _) = request.0.into_parts();
+    }
+
+    fn take_environment(&mut self) -> Environment {
+        let mut environment = std::mem::take(&mut self.environment);
+        environment.clear();
+        environment
+    }
+}
+
+/// A request that is nobody's, of the size that they have.
+fn rehearsal() -> io::Result<Vec<u8>> {
+    let mut environment = Environment::new();
+    environment
+        .set("REHEARSAL", [b'.'; 1000])
+        .map_err(io::Error::other)?;
+    let mut request = encode_request(&environment, REHEARSED.len());
+    request.extend_from_slice(REHEARSED);
+    Ok(request)
+}
+
+/// What is said in it: short, as most messages are.
+const REHEARSED: &[u8] = b"rehearsal";
+
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
     use crate::cgi::parse_answer;
+
+    #[test]
+    fn what_is_rehearsed_is_a_request() {
+        let request = RequestDecoder::new(REHEARSED.len()).feed(&rehearsal().unwrap());
+        assert_eq!(request.unwrap().unwrap().body(), REHEARSED);
+    }
+
+    #[test]
+    fn nothing_of_what_was_read_before_is_in_a_request() {
+        let mut scratch = Scratch::new();
+        let rehearsal = rehearsal().unwrap();
+        for _ in 0..2 {
+            let request = scratch.take_request(&Source::Rehearsal(&rehearsal), 100);
+            scratch.recycle(request.unwrap().unwrap());
+        }
+        let mut environment = Environment::new();
+        environment.set("A", "b").unwrap();
+        let request = [&encode_request(&environment, 2)[..], b"hi"].concat();
+        let (mut writer, reader) = UnixStream::pair().unwrap();
+        writer.write_all(&request).unwrap();
+        let read = scratch
+            .take_request(&Source::Peer(&reader), 10)
+            .unwrap()
+            .unwrap();
+        assert_eq!(read.variable("A"), Some("b"));
+        assert_eq!(read.variable("REHEARSAL"), None);
+        assert_eq!(read.body(), b"hi");
+    }
 
     #[test]
     fn answer_has_its_length_and_kind() {

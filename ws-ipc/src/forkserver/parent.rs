@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
 use rustix::process::{Pid, Signal};
 
 use super::child::{self, Inheritance};
-use super::{Answer, Options, Request};
+use super::{Answer, Options, Request, Scratch};
 use crate::children::{self, OwnChildren, Suspects};
 use crate::supervisor::{Backoff, BackoffConfig};
 use crate::sys::{Forked, SignalState};
@@ -25,6 +27,11 @@ const LISTENER: Token = Token(0);
 /// somebody else.
 const FIRST_NUMBER: usize = 2;
 const HANG_UP: usize = 1;
+
+/// How many events are taken at once, and for how many children there is room from the beginning:
+/// what changes with each child is to be in few pages, as they are copied for each.
+const EVENTS: usize = 32;
+const CHILDREN: usize = 14;
 
 /// How often orphans are looked for while children serve.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -86,22 +93,29 @@ impl Parent {
         // std's handlers say why a stack overflow ends the process. Without them it ends as well,
         // and no child has to take them away first.
         sys::reset_fault_handlers()?;
+        let rehearsal = super::rehearsal()?;
         let poll = Poll::new()?;
         let source = listener.as_raw_fd();
         poll.registry()
             .register(&mut SourceFd(&source), LISTENER, Interest::READABLE)?;
+        let events = Events::with_capacity(EVENTS);
+        let busy = HashMap::with_capacity(CHILDREN);
+        // Last, so that nothing of this process's own takes what a child is to find.
+        let mut scratch = Scratch::new();
+        child::prepare(&mut scratch, &rehearsal)?;
         Ok(Self {
             options,
             inheritance: Inheritance {
                 parent: rustix::process::getpid(),
                 signals: SignalState::now()?,
                 descriptors,
-                rehearsal: child::rehearsal()?,
+                scratch,
+                rehearsal,
             },
             listener,
             poll,
-            events: Events::with_capacity(256),
-            busy: HashMap::new(),
+            events,
+            busy,
             orphans: HashMap::new(),
             next_number: FIRST_NUMBER,
             own_children: OwnChildren::open()?,
@@ -126,7 +140,7 @@ impl Parent {
             };
             match sys::fork() {
                 Ok(Forked::Child) => {
-                    child::main(connection, &self.inheritance, &self.options, handler)
+                    child::main(connection, &mut self.inheritance, &self.options, handler)
                 }
                 Ok(Forked::Parent(pid)) => self.keep(pid, connection)?,
                 Err(error) if error.raw_os_error() == Some(nix::libc::EDEADLK) => {
@@ -160,23 +174,22 @@ impl Parent {
     }
 
     /// The connection that has waited longest.
+    ///
+    /// By the system call itself: std's way stores the error that nobody waits any more, and takes
+    /// a copy of the page for that, as long as children share it.
     fn next_connection(&mut self) -> io::Result<Option<OwnedFd>> {
         if let Some(connection) = self.waiting.take() {
             return Ok(Some(connection));
         }
         while self.may_accept {
-            match self.listener.accept() {
-                Ok((connection, _)) => return Ok(Some(connection.into())),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.may_accept = false,
+            match rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC) {
+                Ok(connection) => return Ok(Some(connection)),
+                Err(Errno::AGAIN) => self.may_accept = false,
                 // That one was gone before it was accepted; there may be others.
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
-                    ) => {}
+                Err(Errno::CONNABORTED | Errno::INTR) => {}
                 // Out of descriptors or memory: ends of children make room.
-                Err(error) if is_exhaustion(&error) => break,
-                Err(error) => return Err(error),
+                Err(error) if is_exhaustion(&error.into()) => break,
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(None)
@@ -246,7 +259,13 @@ impl Parent {
             match event.token() {
                 LISTENER => self.may_accept = true,
                 Token(token) if token & HANG_UP == 0 => self.handle_end(token)?,
-                Token(token) => self.handle_hang_up(token - HANG_UP),
+                Token(_) => {}
+            }
+        }
+        // Most peers hang up because they have their answer: their children have ended by then.
+        for Token(token) in events.iter().map(mio::event::Event::token) {
+            if token & HANG_UP != 0 {
+                self.handle_hang_up(token - HANG_UP);
             }
         }
         let has_waited = events.is_empty() && timeout == Some(SWEEP_INTERVAL);
@@ -273,13 +292,11 @@ impl Parent {
         waits.into_iter().flatten().min()
     }
 
-    /// Kills the child, with its group, whose peer does not wait any more.
+    /// Kills the child whose peer does not wait any more; its group, of which it may not be the
+    /// leader yet, when it has ended.
     fn handle_hang_up(&self, number: usize) {
         if let Some(busy) = self.busy.get(&number) {
-            // It may not lead its group yet, so it is killed by itself, and first: it then adds
-            // nobody to the group.
             children::kill(&busy.pidfd);
-            children::kill_group(busy.pid);
         }
     }
 

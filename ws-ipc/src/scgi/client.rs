@@ -117,7 +117,7 @@ pub(crate) async fn exchange(
 /// Most requests are written by one call, and then only the answer is to be waited for. A stream of
 /// the runtime would also hear that it may be written to, each time, which is a wake-up for nothing.
 pub(crate) async fn exchange_at_once(
-    stream: std::os::unix::net::UnixStream,
+    stream: &std::os::unix::net::UnixStream,
     env: &Environment,
     payload: &Bytes,
     max_output: usize,
@@ -127,9 +127,10 @@ pub(crate) async fn exchange_at_once(
     let (head, payload) = encode(env, payload);
     let mut answer = AnswerReader::new(max_output, length);
     // An error comes again, and is told, when the rest is written.
-    let sent = rustix::net::send(&stream, &head, SendFlags::NOSIGNAL).unwrap_or(0);
+    let sent = rustix::net::send(stream, &head, SendFlags::NOSIGNAL).unwrap_or(0);
     if sent < head.len() || !payload.is_empty() {
-        let mut stream = UnixStream::from_std(stream).map_err(refused)?;
+        let stream = stream.try_clone().and_then(UnixStream::from_std);
+        let mut stream = stream.map_err(refused)?;
         return exchange_encoded(&mut stream, &head[sent..], payload, answer).await;
     }
     let stream = sys::register(stream.as_fd(), Interest::READABLE).map_err(refused)?;

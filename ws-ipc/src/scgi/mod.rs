@@ -89,6 +89,8 @@ impl Request {
 pub struct RequestDecoder {
     max_body_size: usize,
     state: State,
+    /// Memory for the variables.
+    spare: Environment,
 }
 
 #[derive(Debug)]
@@ -121,7 +123,13 @@ impl RequestDecoder {
                 digits: 0,
                 value: 0,
             },
+            spare: Environment::new(),
         }
+    }
+
+    /// Decodes the variables into an environment that is empty, and has room.
+    pub(crate) fn with_spare(self, spare: Environment) -> Self {
+        Self { spare, ..self }
     }
 
     /// Returns whether part of a request has arrived.
@@ -165,10 +173,18 @@ impl RequestDecoder {
             State::Length { digits, value } => read_length(digits, value, chunk),
             State::Head { size, bytes } => {
                 // the comma is read with the variables
-                if !fill(bytes, *size + 1, chunk) {
-                    return Ok(Step::NeedMore);
-                }
-                let (environment, size) = parse_head(bytes, self.max_body_size)?;
+                let size = *size + 1;
+                // Nothing is copied of what is there as a whole.
+                let head = match chunk.split_at_checked(size) {
+                    Some((head, rest)) if bytes.is_empty() => {
+                        *chunk = rest;
+                        head
+                    }
+                    _ if fill(bytes, size, chunk) => bytes,
+                    _ => return Ok(Step::NeedMore),
+                };
+                let environment = std::mem::take(&mut self.spare);
+                let (environment, size) = parse_head(head, self.max_body_size, environment)?;
                 Ok(Step::Next(State::Body {
                     environment,
                     size,
@@ -280,25 +296,29 @@ fn fill(bytes: &mut Vec<u8>, size: usize, chunk: &mut &[u8]) -> bool {
     bytes.len() == size
 }
 
-fn parse_head(bytes: &[u8], max_body_size: usize) -> Result<(Environment, usize), ScgiError> {
+/// Adds the variables to an empty environment; returns it, and the size of the body.
+fn parse_head(
+    bytes: &[u8],
+    max_body_size: usize,
+    mut environment: Environment,
+) -> Result<(Environment, usize), ScgiError> {
     let variables = bytes.strip_suffix(b"\0,").ok_or(ScgiError::InvalidHead)?;
     let mut parts = variables.split(|&byte| byte == 0);
-    let mut environment = Environment::with_capacity(variables.len());
+    environment.reserve(variables.len());
     let mut body_size = None;
     let mut version = None;
     while let Some(name) = parts.next() {
         let value = parts.next().ok_or(ScgiError::InvalidHead)?;
-        let name = str::from_utf8(name).map_err(|_| ScgiError::InvalidHead)?;
         if body_size.is_none() {
             body_size = Some(content_length(name, value)?);
         }
-        if name == SCGI && version.is_none() {
+        if name == SCGI.as_bytes() && version.is_none() {
             version = Some(value);
             continue;
         }
-        if name == SCGI || !environment.add_received(name, value)? {
+        if name == SCGI.as_bytes() || !environment.add_received(name, value)? {
             return Err(ScgiError::Duplicate {
-                name: name.to_owned(),
+                name: String::from_utf8_lossy(name).into_owned(),
             });
         }
     }
@@ -315,13 +335,14 @@ fn parse_head(bytes: &[u8], max_body_size: usize) -> Result<(Environment, usize)
     }
 }
 
-fn content_length(name: &str, value: &[u8]) -> Result<usize, ScgiError> {
-    let digits =
-        name == CONTENT_LENGTH && !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-    let value = str::from_utf8(value).ok().filter(|_| digits);
-    value
-        .and_then(|value| value.parse().ok())
-        .ok_or(ScgiError::InvalidContentLength)
+fn content_length(name: &[u8], value: &[u8]) -> Result<usize, ScgiError> {
+    let add = |number: usize, &digit: &u8| {
+        let digit = digit.is_ascii_digit().then(|| usize::from(digit - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit)
+    };
+    let is_there = name == CONTENT_LENGTH.as_bytes() && !value.is_empty();
+    let number = value.iter().try_fold(0, add).filter(|_| is_there);
+    number.ok_or(ScgiError::InvalidContentLength)
 }
 
 const CONTENT_LENGTH: &str = "CONTENT_LENGTH";

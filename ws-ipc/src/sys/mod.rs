@@ -37,6 +37,7 @@ pub(crate) enum Forked {
 ///
 /// `EAGAIN` and `ENOMEM` of the system; `EDEADLK` if the process has more than one thread, because
 /// the child of such a fork may find any lock held for ever.
+#[inline(always)]
 pub(crate) fn fork() -> io::Result<Forked> {
     if has_threads()? {
         return Err(io::Error::from_raw_os_error(libc::EDEADLK));
@@ -50,6 +51,7 @@ pub(crate) fn fork() -> io::Result<Forked> {
 }
 
 /// Whether the process has more than one thread.
+#[inline(always)]
 fn has_threads() -> io::Result<bool> {
     // unshare(2): leaving the thread group changes nothing for whoever is alone in it, and is
     // refused to others. That costs less than to count.
@@ -106,6 +108,7 @@ impl SignalState {
     ///
     /// Whoever started us may ignore any of them, the realtime ones included, which glibc's own
     /// function leaves out in part: so the system call is made directly.
+    #[inline(always)]
     pub(crate) fn restore_defaults(&self) -> io::Result<()> {
         for &signal in &self.altered {
             rt_sigaction(signal, Some(&default_action()), None)?;
@@ -158,6 +161,7 @@ const LAST_SIGNAL: libc::c_int = 64;
 /// architectures) and a mask of 64 bits.
 const KERNEL_ACTION_WORDS: usize = 5;
 
+#[inline(always)]
 fn rt_sigaction(
     signal: libc::c_int,
     new: Option<&[usize; KERNEL_ACTION_WORDS]>,
@@ -230,6 +234,7 @@ pub(crate) fn open_descriptors() -> io::Result<Vec<RawFd>> {
 /// Closes by numbers, whoever owns the descriptors: mostly two system calls, however many there are.
 /// None of their owners is ever reached again, because this neither returns nor unwinds; `main` must
 /// not have one at hand.
+#[inline(always)]
 pub(crate) fn go_on_alone(
     kept: OwnedFd,
     others: &[RawFd],
@@ -255,11 +260,13 @@ impl Drop for LeaveOnUnwind {
 }
 
 /// Ends the process at once.
+#[inline(always)]
 fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` takes any number and never returns; no destructor is relied on for safety.
     unsafe { libc::_exit(code) }
 }
 
+#[inline(always)]
 fn close_all_but(kept: RawFd, others: &[RawFd]) -> io::Result<()> {
     let (below, above) = others.split_at(others.partition_point(|&other| other < kept));
     let mut first = 3;
@@ -270,6 +277,7 @@ fn close_all_but(kept: RawFd, others: &[RawFd]) -> io::Result<()> {
     close_range(first, RawFd::MAX)
 }
 
+#[inline(always)]
 fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
     if first > last {
         return Ok(());

@@ -167,7 +167,7 @@ async fn t59_fork_bomb_ends_at_its_limit() {
     };
     let mark = format!("FORK_BOMB={}", std::process::id());
     let mut bomb = limited(
-        &format!("export {mark}; bomb() {{ bomb | bomb & sleep 0.01; }}; bomb; sleep 600"),
+        &format!("export {mark}; bomb() {{ bomb | bomb & sleep 0.01; }}; bomb & exec sleep 600"),
         Limits {
             processes: Some(30),
             ..Limits::default()

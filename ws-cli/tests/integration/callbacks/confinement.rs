@@ -128,7 +128,7 @@ async fn t59_memory_hog_and_fork_bomb_cost_their_own_message() {
         .app(
             r#"case "$(cat)" in
             hog) exec dd if=/dev/zero of=/dev/null bs=300M count=1;;
-            bomb) bomb() { bomb | bomb & sleep 0.01; }; bomb; exec sleep 600;;
+            bomb) bomb() { bomb | bomb & sleep 0.01; }; bomb & exec sleep 600;;
             esac; echo unharmed"#,
         )
         .start();

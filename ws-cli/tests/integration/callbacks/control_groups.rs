@@ -108,7 +108,7 @@ case "$(cat)" in
     hog) hog; echo survived;;
     hidden) (setsid sh -c 'env -i setsid dd if=/dev/zero of=/dev/null bs=200M count=1' &)
         exec sleep 600;;
-    bomb) bomb() { bomb | bomb & sleep 0.01; }; bomb; exec sleep 600;;
+    bomb) bomb() { bomb | bomb & sleep 0.01; }; bomb & exec sleep 600;;
     *) echo unharmed;;
 esac"#;
 
