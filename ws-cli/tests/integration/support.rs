@@ -38,7 +38,8 @@ pub(crate) fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !check() {
         assert!(Instant::now() < deadline, "never: {what}");
-        std::thread::yield_now();
+        // Whom it waits for needs the processor more.
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

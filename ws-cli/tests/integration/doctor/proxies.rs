@@ -296,7 +296,13 @@ fn proxies_that_do_not_bear_silence() {
             continue;
         };
         assert_eq!(found.code, Some(1), "{kind:?}");
-        found.check("silence", "fault", "cut without a close frame, 1.");
+        found.check("silence", "fault", "cut without a close frame, ");
+        // The proxy's second begins before the doctor's, and a busy machine tells of its end late.
+        let text = found.text("silence");
+        let (_, lasted) = text.split_once("a close frame, ").unwrap();
+        let (lasted, _) = lasted.split_once(" s after it began").unwrap();
+        let lasted: f64 = lasted.parse().unwrap();
+        assert!((0.5..10.0).contains(&lasted), "{kind:?}: {text}");
         found.check("silence", "fault", named);
         found.shows("silence", setting);
     }

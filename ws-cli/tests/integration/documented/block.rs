@@ -20,6 +20,35 @@ impl Block {
     pub(super) fn word(&self, name: &str) -> Option<&str> {
         self.words.get(name).map(String::as_str)
     }
+
+    /// What is wrong with what it is marked with: a word that nobody heeds would have it carried out
+    /// less strictly than the page wants.
+    pub(super) fn fault(&self) -> Option<String> {
+        if self.verb.is_empty() || self.language.is_empty() {
+            return Some("is this block carried out? Its first line has to say so".to_owned());
+        }
+        let own: &[&str] = match (&*self.verb, &*self.name) {
+            ("file", _) => &["asked", "answered", "cookie", "among"],
+            ("serve", _) => &["listen", "asked", "answered", "cookie", "among"],
+            ("shown", "") => &["like"],
+            ("shown", _) => &["like", "unordered", "among"],
+            ("beside", _) => &["until"],
+            ("by", "doctor") => &["case"],
+            ("by", "unit") => &["unit"],
+            _ => &[],
+        };
+        let is_known = |word: &str| own.contains(&word) || ["needs", "alone"].contains(&word);
+        if let Some(unknown) = self.words.keys().find(|word| !is_known(word)) {
+            return Some(format!("what is {unknown} of {}?", self.verb));
+        }
+        let asks = self.word("asked").is_some();
+        if asks != self.word("answered").is_some() {
+            return Some("asked and answered belong together".to_owned());
+        }
+        let is_about_answer =
+            self.word("cookie").is_some() || self.verb != "shown" && self.word("among").is_some();
+        (is_about_answer && !asks).then(|| "what is asked?".to_owned())
+    }
 }
 
 /// The blocks of a page in their order, those in comments among them.
@@ -78,4 +107,36 @@ fn blocks_are_found_with_their_marks() {
         (words.get("like"), words.get("more")),
         (Some(&String::new()), Some(&"y z".to_owned()))
     );
+}
+
+#[test]
+fn words_that_nobody_heeds_are_faults() {
+    let fault = |info: &str| {
+        let page = format!("```{info}\n```\n");
+        let block = blocks(&page).next().unwrap();
+        block.fault()
+    };
+    for good in [
+        "toml file=ws.toml asked=hi answered=ho cookie=a=b among",
+        "sh serve listen=own needs=php alone",
+        "text shown=a like unordered among",
+        "text by=doctor case=x",
+    ] {
+        assert_eq!(fault(good), None, "{good}");
+    }
+    for bad in [
+        "",
+        "sh",
+        "sh serve asked=hi awnsered=ho",
+        "sh serve asked=hi",
+        "sh serve answered=ho",
+        "sh serve cookie=a=b",
+        "sh serve among",
+        "sh run asked=hi answered=ho",
+        "console console like",
+        "text shown unordered",
+        "text by=nginx case=x",
+    ] {
+        assert!(fault(bad).is_some(), "{bad}");
+    }
 }

@@ -14,19 +14,20 @@
 //! | `shown=NAME` | what is shown there next; `shown` alone is what the last `run` or `fails` printed |
 //! | `console` | commands, each behind `$ `, and what they print, in which other figures may stand |
 //! | `beside=NAME` | what runs beside the server until `ended=NAME`, or else to the end; with `until=ADDR` it is waited for until it listens there |
-//! | `set=NAME` | commands; what they print stands for NAME in what follows |
+//! | `set=NAME` | commands; what they print stands for the word NAME in what follows |
 //! | `by=STEP` | what [`steps`] knows how to carry out |
 //! | `part=FILE` | lines of that file of the repository, which has tests of its own |
 //! | `browser=NAME` | carried out in Chromium, by `ws-server/web/tests/documented.mjs` |
 //! | `unrun="WHY"` | not carried out |
 //!
-//! Further words: `needs=PROGRAM,...` ends the story where one is not installed (in CI it fails);
+//! Further words: `needs=PROGRAM,...` ends the story where one is not installed (in CI it fails),
+//! with `alone` only this block is left out, since nothing behind depends on it;
 //! `asked=TEXT answered=TEXT` has the server, or one with this program or configuration, asked
 //! something, `cookie=COOKIE` by a visitor who has that; `like` allows other figures in what is
-//! shown, `unordered` another order of the lines, `among` others between them.
+//! shown, `unordered` another order of the lines, `among` others between them, also in an answer.
 //!
-//! In what is shown, `...` stands for anything. All of a page happens in one directory, in which the
-//! repository's directories are links. Addresses and absolute paths of a page are stood in for:
+//! In what is shown, `...` stands for anything but nothing. All of a page happens in one directory,
+//! in which the repository's directories are links. Addresses and absolute paths of a page are stood in for:
 //! ports by free ones, paths by ones below that directory. What a page need not show to those who
 //! read it, the test finds in comments (`<!-- ... -->`).
 

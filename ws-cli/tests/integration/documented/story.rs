@@ -25,6 +25,9 @@ const OTHER_ADDRS: [&str; 5] = [
     "127.0.0.1:6379",
 ];
 
+/// Whom Debian's web servers run as, and so the pages.
+const WEB_USER: &str = "www-data";
+
 /// Directories of a whole system.
 const DIRECTORIES: [&str; 6] = [
     "/etc/ws",
@@ -88,6 +91,8 @@ pub(super) struct Story {
     printed: String,
     /// What stands on the page, and what for; the first is looked for first.
     stand_ins: Vec<(String, String)>,
+    /// Words of the page, and what was printed that they stand for.
+    values: BTreeMap<String, String>,
     /// Those of [`STAND_INS`] that were found.
     used: BTreeMap<&'static str, bool>,
 }
@@ -97,11 +102,11 @@ impl Story {
         let text = page(name);
         let all: Vec<Block> = blocks(&text).collect();
         for block in &all {
-            let (line, language) = (block.line, &block.language);
+            let (line, fault) = (block.line, block.fault());
             assert!(
-                !block.verb.is_empty() && !language.is_empty(),
-                "{name}:{line}: is this block carried out? Its first line has to say so, \
-                 as ws-cli/tests/integration/documented/mod.rs explains."
+                fault.is_none(),
+                "{name}:{line}: {fault:?}; the words are those that \
+                 ws-cli/tests/integration/documented/mod.rs explains"
             );
         }
         let mut story = Self::new(name);
@@ -148,6 +153,7 @@ impl Story {
             kept: Vec::new(),
             printed: String::new(),
             stand_ins,
+            values: BTreeMap::new(),
             used: own.map(|(old, _)| (*old, false)).collect(),
         }
     }
@@ -159,15 +165,16 @@ impl Story {
 
     fn carry_out(&mut self, block: &Block) -> End {
         let place = self.place(block);
-        let needs = block.word("needs").unwrap_or_default().split(',');
-        let interpreter = interpreter(&block.language).0;
-        for program in needs.chain([interpreter]).filter(|it| !it.is_empty()) {
-            if find(program).is_none() {
-                say_that_it_is_skipped(&place, program);
-                return End::Early;
-            }
-        }
         let text = self.stood_in(&block.text);
+        if let Some(missing) = missing(block, &text) {
+            // A configuration is checked, and nothing else comes of it.
+            if block.word("alone").is_some() || block.verb == "config" {
+                say_that_it_is_skipped(&format!("only {place}"), missing);
+                return End::Good;
+            }
+            say_that_it_is_skipped(&format!("from {place} on"), missing);
+            return End::Early;
+        }
         let name = self.stood_in(&block.name);
         match &*block.verb {
             "file" => self.write(&name, &text),
@@ -205,9 +212,18 @@ impl Story {
             }
             "browser" => {
                 let tests = page("ws-server/web/tests/documented.mjs");
-                let tests = tests.replace('"', "");
-                let test = format!("{name}: async");
-                assert!(tests.contains(&test), "{place}: no test {name}");
+                let begins = |line: &str, with: &str| line.trim_start().starts_with(with);
+                let (test, quoted) = (format!("{name}: async"), format!("\"{name}\": async"));
+                let mut lines = tests.lines();
+                let is_test = |line: &str| begins(line, &test) || begins(line, &quoted);
+                assert!(lines.any(is_test), "{place}: no test {name}");
+                let page = format!("\"{}\"", self.page);
+                let is_among_pages =
+                    |line: &str| begins(line, "const PAGES") && line.contains(&page);
+                assert!(
+                    tests.lines().any(is_among_pages),
+                    "{place}: no page of the tests"
+                );
             }
             "unrun" => assert!(name.len() > 10, "{place}: why is it not run?"),
             verb => panic!("{place}: what is {verb}?"),
@@ -216,7 +232,7 @@ impl Story {
             if block.verb == "file" {
                 self.serve_file(block, &name, &place);
             }
-            self.ask(asked, answered, block.word("cookie"), &place);
+            self.ask(block, asked, answered, &place);
         }
         End::Good
     }
@@ -237,6 +253,9 @@ impl Story {
         }
         for (old, new) in &self.stand_ins {
             text = text.replace(old, new);
+        }
+        for (word, value) in &self.values {
+            text = replace_word(&text, word, value);
         }
         text.replace(USUAL_ADDR, self.addr())
     }
@@ -314,8 +333,8 @@ impl Story {
         if block.verb == "set" {
             let value = std::mem::take(&mut self.printed);
             assert!(!value.trim().is_empty(), "{place}: nothing is printed");
-            self.stand_ins
-                .push((block.name.clone(), value.trim().to_owned()));
+            self.values
+                .insert(block.name.clone(), value.trim().to_owned());
         }
     }
 
@@ -376,8 +395,8 @@ impl Story {
         self.serve(block, &format!("ws serve -- ./{name}"), place);
     }
 
-    fn ask(&mut self, asked: &str, answered: &str, cookie: Option<&str>, place: &str) {
-        let cookie = cookie.map_or_else(String::new, |cookie| {
+    fn ask(&mut self, block: &Block, asked: &str, answered: &str, place: &str) {
+        let cookie = block.word("cookie").map_or_else(String::new, |cookie| {
             format!("--cookie '{}'", self.stood_in(cookie))
         });
         let command = format!(
@@ -388,10 +407,15 @@ impl Story {
         let (status, printed, said) = client.end(place);
         assert!(status.success(), "{place}: {printed}\n{said}");
         let answered = self.stood_in(answered);
-        assert!(is_like(&printed, &answered), "{place}: {printed}");
+        let is_answered = if block.word("among").is_some() {
+            printed.lines().any(|line| is_like(line, &answered))
+        } else {
+            is_like(&printed, &answered)
+        };
+        assert!(is_answered, "{place}: {printed}");
     }
 
-    /// Opens a client, and waits until the server knows of it or it has ended.
+    /// Opens a client, and waits until the server knows of it.
     fn connect(&mut self, name: &str, language: &str, text: &str, place: &str) {
         let mut arrivals = None;
         for (call, path) in [
@@ -403,12 +427,23 @@ impl Story {
                 arrivals = Some(path);
             }
         }
-        let before = arrivals.and_then(|path| self.figure(path));
+        let arrivals = arrivals.map(|path| {
+            let before = self.figure(path);
+            (path, before.unwrap_or_else(|| panic!("{place}: no {path}")))
+        });
         let mut client = Terminal::open(self.program(language, text));
-        if let (Some(path), Some(before)) = (arrivals, before) {
+        if let Some((path, before)) = arrivals {
+            let mut is_known = false;
             eventually(&format!("{place}: it is connected"), || {
-                client.has_ended() || self.figure(path).is_some_and(|now| now > before)
+                // Asked before, as it may arrive and end meanwhile.
+                let has_ended = client.has_ended();
+                is_known = self.figure(path).is_some_and(|now| now > before);
+                is_known || has_ended
             });
+            if !is_known {
+                let (status, printed, said) = client.end(place);
+                panic!("{place}: it has ended, {status}: {printed}\n{said}");
+            }
         }
         self.clients.push((name.to_owned(), client));
     }
@@ -477,6 +512,41 @@ impl Story {
     }
 }
 
+/// A program or a user that a block takes and this system lacks.
+fn missing<'a>(block: &'a Block, text: &str) -> Option<&'a str> {
+    let needs = block.word("needs").unwrap_or_default().split(',');
+    let mut programs = needs
+        .chain([interpreter(&block.language).0])
+        .filter(|it| !it.is_empty());
+    if let Some(program) = programs.find(|program| find(program).is_none()) {
+        return Some(program);
+    }
+    let is_only_read = ["unrun", "part"].contains(&&*block.verb);
+    let lacks_user = text.contains(WEB_USER) && !is_only_read && !is_known(WEB_USER);
+    lacks_user.then_some(WEB_USER)
+}
+
+/// Whether there is a user and a group of that name.
+fn is_known(name: &str) -> bool {
+    let user = nix::unistd::User::from_name(name);
+    let group = nix::unistd::Group::from_name(name);
+    user.is_ok_and(|it| it.is_some()) && group.is_ok_and(|it| it.is_some())
+}
+
+/// Replaces a word where it stands alone: `ID` is none of the letters of `IDs` or `WS_ID`.
+fn replace_word(text: &str, word: &str, value: &str) -> String {
+    let is_part = |it: char| it.is_ascii_alphanumeric() || it == '_';
+    let mut result = String::new();
+    let mut rest = text;
+    while let Some((before, behind)) = rest.split_once(word) {
+        let is_whole = !before.ends_with(is_part) && !behind.starts_with(is_part);
+        result.push_str(before);
+        result.push_str(if is_whole { value } else { word });
+        rest = behind;
+    }
+    result + rest
+}
+
 /// Whether a text is what a block says, or with the word `like` has its shape.
 fn is_as_expected(block: &Block, text: &str, expected: &str) -> bool {
     let is_like_it = || block.word("like").is_some() && is_like(&shape(text), &shape(expected));
@@ -505,8 +575,18 @@ pub(super) fn find(program: &str) -> Option<PathBuf> {
 
 /// Says so; in CI it fails.
 #[expect(clippy::print_stderr, reason = "whoever runs the tests is told")]
-pub(super) fn say_that_it_is_skipped(place: &str, program: &str) {
+pub(super) fn say_that_it_is_skipped(place: &str, missing: &str) {
     let is_ci = std::env::var("CI").as_deref() == Ok("true");
-    assert!(!is_ci, "{place}: {program} is not installed");
-    eprintln!("skipped from {place} on: {program} is not installed");
+    assert!(!is_ci, "{place}: there is no {missing}");
+    eprintln!("skipped: {place}: there is no {missing}");
+}
+
+#[test]
+fn a_value_stands_for_whole_words_only() {
+    let replaced = replace_word("ID, ID1 IDs WS_ID --session ID\nID", "ID", "7");
+    assert_eq!(replaced, "7, ID1 IDs WS_ID --session 7\n7");
+    assert_eq!(
+        replace_word("token=TOKEN", "TOKEN", "TOKEN."),
+        "token=TOKEN."
+    );
 }
