@@ -24,7 +24,7 @@ pub enum ServeError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// What identities are proved by cannot be used.
-    #[error("{setting}: {}", path.display())]
+    #[error("{setting}: {}: {source}", path.display())]
     Identity {
         /// The setting that names it.
         setting: &'static str,

@@ -27,7 +27,7 @@ use crate::config::{CredentialPlace, IdentityConfig};
 use crate::core::answer::{Identity, Source, Witness};
 use crate::core::credential::{self, Found};
 use crate::counters::{Counters, IdentifiedBy, IdentityRefusal};
-use crate::error::{Chain, ServeError};
+use crate::error::ServeError;
 use crate::shared::Shared;
 
 use self::lookup::Lookup;
@@ -271,7 +271,7 @@ fn told(reload: Result<(), ServeError>, counters: &Counters, cause: &'static str
         }
         Err(error) => {
             counters.key_reloads_failed.increment();
-            error!(cause, error = %Chain(&error), "the former keys of tokens stay in use");
+            error!(cause, %error, "the former keys of tokens stay in use");
         }
     }
 }

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::server::{Binary, Server};
-use crate::{NotHere, SKIPPED, Skipped, process, workspace};
+use crate::server::Binary;
+use crate::{SKIPPED, Skipped, process, workspace};
 
 const PACKAGING: &str = "ws-cli/packaging";
 const LIMIT: Duration = Duration::from_secs(300);
@@ -125,7 +125,7 @@ fn build_static(is_check: bool) -> Result<()> {
     let libraries = String::from_utf8(libraries.output()?.stdout)?;
     if !Path::new(libraries.trim()).is_dir() {
         let why = format!("no standard library for {TARGET} (rustup target add {TARGET})");
-        return Err(NotHere(why).into());
+        return Err(crate::NotHere(why).into());
     }
     let mut build = workspace::cargo();
     build.args(["build", "--locked", "--package", "ws-cli", "--bin", "ws"]);
@@ -150,7 +150,7 @@ fn build_static(is_check: bool) -> Result<()> {
 /// Has a server run a callback that is static, too: the program itself, as which nothing is missing.
 fn answer(ws: &Path) -> Result<()> {
     let program = ws.to_str().context("the path is not UTF-8")?;
-    let server = Server::start(ws, &["--", program, "--version"], &[])?;
+    let server = crate::server::Server::start(ws, &["--", program, "--version"], &[])?;
     let mut client = Command::new(ws);
     client.args(["connect", "--once", &server.url()]);
     client.stdin(Stdio::piped()).stdout(Stdio::piped());

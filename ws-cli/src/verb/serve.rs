@@ -26,13 +26,13 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         // Not an error: secrets that are mounted into containers often are.
         warn!(path = %path.display(), "every user of the host may read a secret setting");
     }
-    for (setting, why) in ws_server::unusable_programs(&config) {
-        // Not an error: an application may be installed after its server was started.
-        warn!(setting, why, "a callback could not be run now");
-    }
     tell_of_legacy(&args.legacy);
     if let Some(application) = &application {
         application.tell();
+    }
+    for (setting, why) in ws_server::unusable_programs(&config) {
+        // Not an error: an application may be installed after its server was started.
+        warn!(setting, why, "a callback could not be run now");
     }
     let host = Host {
         observer: Arc::new(Supervision::of_process()),
