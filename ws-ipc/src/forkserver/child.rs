@@ -38,7 +38,6 @@ pub(super) fn main(
     let max_body_size = options.max_body_size;
     sys::go_on_alone(connection, &inherited.descriptors, |connection| {
         inherited.signals.restore_defaults()?;
-        rustix::process::setpgid(None, None)?;
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         if rustix::process::getppid() == Some(inherited.parent) {
             serve(connection, &inherited.rehearsal, max_body_size, handler)?;
@@ -62,6 +61,8 @@ fn serve(
     let Some(request) = read_request(&stream, &mut buffer, max_body_size)? else {
         return Ok(());
     };
+    // A group of its own says also that it has begun: until then nothing can be left behind by it.
+    rustix::process::setpgid(None, None)?;
     let answer = handler(&request);
     let answer = answer.encode().map_err(io::Error::other)?;
     write_all(&stream, &answer)?;
