@@ -143,50 +143,103 @@ pub(crate) fn reap(pidfd: impl AsFd) -> io::Result<bool> {
     Ok(rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), options)?.is_some())
 }
 
+/// Whether the system had no descriptor or no memory left for what was asked, which says nothing
+/// about whom it was asked about.
+pub(crate) fn is_exhaustion(error: &io::Error) -> bool {
+    use nix::libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    matches!(
+        error.raw_os_error(),
+        Some(EMFILE | ENFILE | ENOBUFS | ENOMEM)
+    )
+}
+
 /// Whom an orphan may belong to, jobs or processes; when all of them are gone, it is killed.
 ///
 /// One that carries a mark belongs to the job of that mark. One that removed it belongs to one of
 /// those that were there when it was first seen, so it cannot outlive them all.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Suspects<T>(BTreeSet<T>);
+pub(crate) struct Suspects<T>(Vec<T>);
 
-impl<T: Copy + Ord> Suspects<T> {
+impl<T: Copy> Suspects<T> {
     /// Any of these.
     pub(crate) fn new(suspects: impl IntoIterator<Item = T>) -> Self {
         Self(suspects.into_iter().collect())
     }
 
-    /// Leaves out those that are gone; tells whether none remains.
-    pub(crate) fn retain(&mut self, is_there: impl Fn(T) -> bool) -> bool {
-        self.0.retain(|&suspect| is_there(suspect));
-        self.0.is_empty()
+    /// Leaves out those that it cannot be.
+    pub(crate) fn narrow(&mut self, may_be: impl Fn(T) -> bool) {
+        self.0.retain(|&suspect| may_be(suspect));
+    }
+
+    /// Whether none of them is there any more; who is gone does not come back.
+    ///
+    /// It asks no further than to the first that is there: one is enough, and there may be
+    /// thousands of orphans with thousands of suspects each.
+    pub(crate) fn are_gone(&mut self, mut is_there: impl FnMut(T) -> bool) -> bool {
+        while let Some(&suspect) = self.0.last() {
+            if is_there(suspect) {
+                return false;
+            }
+            self.0.pop();
+        }
+        true
     }
 }
 
 /// A process as nobody else ever is it: numbers are given again, but not in the same moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Instance {
-    pid: i32,
+    pub(crate) pid: i32,
     /// When it started, in ticks since the system did.
-    since: u64,
+    pub(crate) since: u64,
 }
 
 impl Instance {
-    /// The process that has this number, unless it has ended.
-    pub(crate) fn of(pid: i32) -> Option<Self> {
-        let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-        let since = start_in(&stat)?;
-        Some(Self { pid, since })
+    /// The process that has this number; `None` if there is none or it has ended.
+    ///
+    /// # Errors
+    ///
+    /// The system's error if that cannot be told, for want of a descriptor for one.
+    pub(crate) fn of(pid: i32) -> io::Result<Option<Self>> {
+        let Some(stat) = unless_gone(std::fs::read(format!("/proc/{pid}/stat")))? else {
+            return Ok(None);
+        };
+        let (state, since) = state_and_start_in(&stat).ok_or(io::ErrorKind::InvalidData)?;
+        let has_ended = match state {
+            "X" => true,
+            // Its first thread has ended; it has not, if there are others.
+            "Z" => match unless_gone(std::fs::read_dir(format!("/proc/{pid}/task")))? {
+                Some(tasks) => tasks.count() <= 1,
+                None => true,
+            },
+            _ => false,
+        };
+        Ok((!has_ended).then_some(Self { pid, since }))
     }
 
-    /// Whether it has not ended.
+    /// Whether it has not ended, as far as that can be told.
     pub(crate) fn is_alive(self) -> bool {
-        Self::of(self.pid) == Some(self)
+        Self::of(self.pid).map_or(true, |now| now == Some(self))
     }
 }
 
-/// The start time in a line of `/proc/PID/stat`; `None` for a zombie.
-fn start_in(stat: &[u8]) -> Option<u64> {
+/// Tells the end of a process from a failure to look at it.
+fn unless_gone<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
+    match looked {
+        Ok(seen) => Ok(Some(seen)),
+        // It was gone before its file was opened, or before that was read.
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound
+                || error.raw_os_error() == Some(nix::libc::ESRCH) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The state and the start time in a line of `/proc/PID/stat`.
+fn state_and_start_in(stat: &[u8]) -> Option<(&str, u64)> {
     // The name, in parentheses, may hold anything.
     let name_end = memchr::memrchr(b')', stat)?;
     let mut fields = str::from_utf8(&stat[name_end + 1..])
@@ -194,27 +247,28 @@ fn start_in(stat: &[u8]) -> Option<u64> {
         .split_ascii_whitespace();
     // proc_pid_stat(5): the state is field 3, the start time field 22.
     let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
+    Some((state, fields.nth(18)?.parse().ok()?))
 }
 
-/// The living children of another process.
+/// The living children of another process; none if it is gone.
 ///
 /// # Errors
 ///
-/// The system's error if they may not be read; `NotFound` also if the process is gone.
+/// The system's error if they cannot be read.
 pub(crate) fn children_of(pid: i32) -> io::Result<Vec<Instance>> {
     let mut pids = BTreeSet::new();
     // The list has gaps when others in it are reaped meanwhile; hardly the same ones twice.
     for _ in 0..2 {
-        for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-            let list = std::fs::read_to_string(task?.path().join("children"))?;
+        let tasks = unless_gone(std::fs::read_dir(format!("/proc/{pid}/task")))?;
+        for task in tasks.into_iter().flatten() {
+            let list = std::fs::read_to_string(task?.path().join("children"));
+            // A thread that ends in between leaves its children to another.
+            let list = unless_gone(list)?.unwrap_or_default();
             pids.extend(list.split_ascii_whitespace().flat_map(str::parse::<i32>));
         }
     }
-    Ok(pids.into_iter().filter_map(Instance::of).collect())
+    let instances = pids.into_iter().map(Instance::of);
+    instances.filter_map(io::Result::transpose).collect()
 }
 
 #[cfg(test)]
@@ -303,7 +357,7 @@ mod tests {
             .spawn()
             .unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        let instance = Instance::of(pid).unwrap();
+        let instance = Instance::of(pid).unwrap().unwrap();
         let own = i32::try_from(std::process::id()).unwrap();
         assert!(instance.is_alive());
         assert!(children_of(own).unwrap().contains(&instance));
@@ -328,16 +382,76 @@ mod tests {
             let rest = "4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 2222 23";
             format!("12 ({name}) {state} {rest}\n").into_bytes()
         };
-        assert_eq!(start_in(&stat("x", "S")), Some(2222));
-        assert_eq!(start_in(&stat(") Z 1 (", "R")), Some(2222));
-        assert_eq!(start_in(&stat("x", "Z")), None);
-        assert_eq!(start_in(b"12 (x"), None);
+        for (name, state) in [("x", "S"), (") Z 1 (", "R"), ("x", "Z")] {
+            assert_eq!(state_and_start_in(&stat(name, state)), Some((state, 2222)));
+        }
+        assert_eq!(state_and_start_in(b"12 (x"), None);
+    }
+
+    /// As a program's whose first thread ends by itself.
+    #[test]
+    fn t57_instance_is_there_for_as_long_as_any_thread_is() {
+        let program = "import ctypes, sys, threading\n\
+            threading.Thread(target=sys.stdin.read).start()\n\
+            ctypes.CDLL(None).syscall(int(sys.argv[1]), 0)";
+        let mut child = Command::new("python3")
+            .args(["-c", program, &nix::libc::SYS_exit.to_string()])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let instance = Instance::of(pid).unwrap().unwrap();
+        let is_zombie = || {
+            let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap();
+            state_and_start_in(&stat).unwrap().0 == "Z"
+        };
+        while !is_zombie() {
+            std::thread::yield_now();
+        }
+        assert!(peek(pid).unwrap().is_none());
+        assert!(instance.is_alive());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!instance.is_alive());
+    }
+
+    /// Runs this very test once more, where there are few descriptors.
+    #[test]
+    fn t57_instance_is_not_gone_because_there_is_no_descriptor_to_look_at_it() {
+        const INSIDE: &str = "WS_TEST_INSIDE_LIMIT";
+        if std::env::var_os(INSIDE).is_some() {
+            let own = i32::try_from(std::process::id()).unwrap();
+            let instance = Instance::of(own).unwrap().unwrap();
+            let open = || File::open("/dev/null").ok();
+            let all: Vec<_> = std::iter::from_fn(open).collect();
+            let (looked, is_alive) = (Instance::of(own), instance.is_alive());
+            drop(all);
+            assert!(is_exhaustion(&looked.unwrap_err()));
+            assert!(is_alive);
+            return;
+        }
+        let name = "children::tests::t57_instance_is_not_gone_because_there_is_no_descriptor_to_look_at_it";
+        let output = Command::new("prlimit")
+            .arg("--nofile=64")
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", name])
+            .env(INSIDE, "1")
+            .output()
+            .unwrap();
+        let report = String::from_utf8_lossy(&output.stdout);
+        assert!(report.contains("1 passed"), "{report}");
     }
 
     #[test]
     fn t57_unmarked_orphan_outlives_no_job_it_may_belong_to() {
         let mut suspects = Suspects::new([1, 2]);
-        assert!(!suspects.retain(|job| job != 1));
-        assert!(suspects.retain(|job| job != 2));
+        assert!(!suspects.are_gone(|job| job != 1));
+        assert!(suspects.are_gone(|_| false));
+        let mut suspects = Suspects::new([1, 2]);
+        assert!(!suspects.are_gone(|job| job != 2));
+        assert!(suspects.are_gone(|job| job != 1));
+        let mut suspects = Suspects::new([1, 2]);
+        suspects.narrow(|job| job == 1);
+        assert!(suspects.are_gone(|job| job != 1));
     }
 }

@@ -50,7 +50,6 @@ pub(super) fn main(
     } = inherited;
     sys::go_on_alone(connection, descriptors, |connection| {
         signals.restore_defaults()?;
-        rustix::process::setpgid(None, None)?;
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         if rustix::process::getppid() == Some(*parent) {
             // It is closed with the process, which is about to end.
@@ -82,7 +81,12 @@ fn serve(
             break;
         };
         let answer = match source {
-            Source::Peer(_) => handler(&request),
+            Source::Peer(_) => {
+                // A group of its own says also that it has begun: until then nothing can be left
+                // behind by it.
+                rustix::process::setpgid(None, None)?;
+                handler(&request)
+            }
             Source::Rehearsal(_) => Answer::binary(request.body()),
         };
         let answer = scratch.encode(&answer)?;

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal};
 
 use super::child::{self, Inheritance};
 use super::{Answer, Options, Request, Scratch};
-use crate::children::{self, OwnChildren, Suspects};
+use crate::children::{self, OwnChildren, Suspects, is_exhaustion};
 use crate::supervisor::{Backoff, BackoffConfig};
 use crate::sys::{Forked, SignalState};
 use crate::{socketpair, sys};
@@ -77,7 +77,8 @@ struct Busy {
 struct Orphan {
     pid: i32,
     pidfd: OwnedFd,
-    suspects: Suspects<u64>,
+    /// `None`: the application started it before it served, so it ends with this process.
+    suspects: Option<Suspects<usize>>,
 }
 
 impl Parent {
@@ -100,16 +101,13 @@ impl Parent {
             .register(&mut SourceFd(&source), LISTENER, Interest::READABLE)?;
         let events = Events::with_capacity(EVENTS);
         let busy = HashMap::with_capacity(CHILDREN);
-        // Last, so that nothing of this process's own takes what a child is to find.
-        let mut scratch = Scratch::new();
-        child::prepare(&mut scratch, &rehearsal)?;
-        Ok(Self {
+        let mut parent = Self {
             options,
             inheritance: Inheritance {
                 parent: rustix::process::getpid(),
                 signals: SignalState::now()?,
                 descriptors,
-                scratch,
+                scratch: Scratch::new(),
                 rehearsal,
             },
             listener,
@@ -125,7 +123,16 @@ impl Parent {
             reserve: None,
             backoff: Backoff::new(BackoffConfig::default()),
             retry_at: None,
-        })
+        };
+        for pid in parent.own_children.read()? {
+            parent.adopt(pid, None)?;
+        }
+        // Last, so that nothing of this process's own takes what a child is to find.
+        let Inheritance {
+            scratch, rehearsal, ..
+        } = &mut parent.inheritance;
+        child::prepare(scratch, rehearsal)?;
+        Ok(parent)
     }
 
     /// Forks a child for each connection that waits, as long as there may be more of both.
@@ -331,33 +338,42 @@ impl Parent {
             let known = self.orphans.iter().find(|(_, orphan)| orphan.pid == pid);
             let number = match known {
                 Some((&number, _)) => number,
-                None => self.adopt(pid)?,
+                None => self.adopt(pid, Some(self.suspects()))?,
             };
             let Some(orphan) = self.orphans.get_mut(&number) else {
+                continue;
+            };
+            let Some(suspects) = &mut orphan.suspects else {
                 continue;
             };
             if let Some(group) = children::group_of(pid)
                 && let Some((&leader, _)) = self.busy.iter().find(|(_, busy)| busy.pid == group)
             {
-                orphan.suspects = Suspects::new([job_of(leader)]);
+                *suspects = Suspects::new([leader]);
             }
             let busy = &self.busy;
-            if orphan
-                .suspects
-                .retain(|job| busy.keys().any(|&number| job_of(number) == job))
-            {
+            let is_there = |number| busy.contains_key(&number);
+            if suspects.are_gone(is_there) {
                 children::kill(&orphan.pidfd);
             }
         }
         Ok(())
     }
 
-    /// Watches an orphan that is seen for the first time; it may be any child's.
-    fn adopt(&mut self, pid: i32) -> io::Result<usize> {
+    /// Whose an orphan may be that is seen for the first time: any child's that has begun to answer,
+    /// which is when it leaves our group.
+    fn suspects(&self) -> Suspects<usize> {
+        let own_group = Some(rustix::process::getpgrp().as_raw_pid());
+        let has_begun = |busy: &Busy| children::group_of(busy.pid) != own_group;
+        let begun = self.busy.iter().filter(|(_, busy)| has_begun(busy));
+        Suspects::new(begun.map(|(&number, _)| number))
+    }
+
+    /// Watches a process that is no child of ours by birth, or none that serves.
+    fn adopt(&mut self, pid: i32, suspects: Option<Suspects<usize>>) -> io::Result<usize> {
         let pidfd = children::pidfd(pid)?;
         let number = self.take_number();
         self.register(&pidfd, number, Interest::READABLE)?;
-        let suspects = Suspects::new(self.busy.keys().map(|&number| job_of(number)));
         let orphan = Orphan {
             pid,
             pidfd,
@@ -372,16 +388,4 @@ impl Parent {
             .registry()
             .register(&mut SourceFd(&source.as_raw_fd()), Token(token), interest)
     }
-}
-
-fn job_of(number: usize) -> u64 {
-    number as u64
-}
-
-fn is_exhaustion(error: &io::Error) -> bool {
-    use nix::libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
-    matches!(
-        error.raw_os_error(),
-        Some(EMFILE | ENFILE | ENOBUFS | ENOMEM)
-    )
 }

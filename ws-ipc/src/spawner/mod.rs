@@ -18,6 +18,7 @@ mod helper;
 mod landlock;
 mod launch;
 mod process;
+mod suspicion;
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;

@@ -14,9 +14,10 @@ use rustix::process::{Resource, Rlimit, WaitIdStatus};
 
 use super::codec::{End, IN_MEMORY, Kind, Notice, Order, Request};
 use super::launch::{Launched, Launcher};
+use super::suspicion::{Candidate, Messages, Suspect, suspects};
 use super::{EMPTYING_INTERVAL, MAX_DATAGRAM_SIZE, MAX_ORDER_SIZE, Signal};
 use crate::cgroup::JobCgroup;
-use crate::children::{self, Instance, OwnChildren, SPAWNER_MARK, Suspects};
+use crate::children::{self, Instance, OwnChildren, SPAWNER_MARK, Suspects, is_exhaustion};
 use crate::{socketpair, sys};
 
 /// Runs this process as a spawner, with the control socket as descriptor 0. Never returns.
@@ -65,6 +66,12 @@ fn run() -> io::Result<()> {
 /// remain zombies until it ends.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How soon after something ended orphans are looked for, so that many ends cost one look.
+const SWEEP_DELAY: Duration = Duration::from_millis(50);
+
+/// How much longer than a look at many orphans took there is none: programs are started meanwhile.
+const SWEEP_REST: u32 = 9;
+
 /// How long the end of everything that was killed is awaited when the server is gone.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -83,8 +90,10 @@ struct Spawner {
     jobs: BTreeMap<u64, Running>,
     job_of_pid: HashMap<i32, u64>,
     orphans: HashMap<i32, Orphan>,
-    /// Something ended since orphans were looked for.
-    sweep_is_due: bool,
+    /// Something ended since orphans were looked for: when they are next.
+    sweep_at: Option<Instant>,
+    /// When orphans may be looked for again.
+    rested_at: Instant,
     buffer: Box<[u8]>,
     launcher: Launcher,
     /// Control groups of jobs that are gone, in which somebody is still dying.
@@ -98,6 +107,8 @@ struct Running {
     kind: Kind,
     mark: String,
     cgroup: Option<JobCgroup>,
+    /// Those of a fork server.
+    messages: Messages,
     /// The server does not want it any more: it dies or is dead.
     released: bool,
 }
@@ -122,22 +133,6 @@ enum Fate {
     Spared,
 }
 
-/// Who may have left an orphan behind.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Suspect {
-    Job(u64),
-    /// A child of a fork server, which is a job.
-    Child(u64, Instance),
-}
-
-impl Suspect {
-    const fn job(self) -> u64 {
-        match self {
-            Self::Job(job) | Self::Child(job, _) => job,
-        }
-    }
-}
-
 impl Spawner {
     fn new(control: OwnedFd) -> io::Result<Self> {
         // Each running job takes a descriptor here. Where the limit cannot be raised, it remains.
@@ -160,7 +155,8 @@ impl Spawner {
             jobs: BTreeMap::new(),
             job_of_pid: HashMap::new(),
             orphans: HashMap::new(),
-            sweep_is_due: false,
+            sweep_at: None,
+            rested_at: Instant::now(),
             buffer: vec![0; MAX_DATAGRAM_SIZE].into_boxed_slice(),
             launcher: Launcher::new(descriptor_limit),
             emptying: Vec::new(),
@@ -176,11 +172,11 @@ impl Spawner {
             let timeout = if control_is_readable {
                 Some(Duration::ZERO)
             } else {
-                self.until_sweep()
+                self.timeout()
             };
             self.wait(&mut events, timeout)?;
             if events.is_empty() && !control_is_readable {
-                self.sweep_is_due = true;
+                self.sweep_at.get_or_insert_with(Instant::now);
             }
             for event in &events {
                 match event.token() {
@@ -196,10 +192,25 @@ impl Spawner {
                 }
             }
             // Once for everything that came together: a sweep takes time with each orphan.
-            if std::mem::take(&mut self.sweep_is_due) {
+            if self.sweep_at.is_some_and(|at| at <= Instant::now()) {
                 self.sweep()?;
             }
         }
+    }
+
+    /// How long to wait if nothing happens.
+    fn timeout(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let asked = self.sweep_at.map(|at| at.saturating_duration_since(now));
+        let waits = [asked, self.until_sweep()];
+        waits.into_iter().flatten().min()
+    }
+
+    /// Has orphans looked for soon.
+    fn ask_sweep(&mut self) {
+        let earliest = self.rested_at;
+        self.sweep_at
+            .get_or_insert_with(|| earliest.max(Instant::now() + SWEEP_DELAY));
     }
 
     /// How long nothing may happen until something has to be looked at that gives no sign.
@@ -265,6 +276,7 @@ impl Spawner {
                         kind,
                         mark,
                         cgroup,
+                        messages: Messages::default(),
                         released: false,
                     },
                 );
@@ -308,7 +320,7 @@ impl Spawner {
         if children::reap(&running.pidfd)? {
             self.forget(job);
         }
-        self.sweep_is_due = true;
+        self.ask_sweep();
         Ok(())
     }
 
@@ -330,7 +342,7 @@ impl Spawner {
         {
             self.orphans.remove(&pid);
             // Its children are ours now.
-            self.sweep_is_due = true;
+            self.ask_sweep();
         }
         Ok(())
     }
@@ -343,7 +355,7 @@ impl Spawner {
         if running.released {
             children::reap(&running.pidfd)?;
             self.forget(job);
-            self.sweep_is_due = true;
+            self.ask_sweep();
             return Ok(());
         }
         if running.kind == Kind::Spawner {
@@ -356,34 +368,61 @@ impl Spawner {
         })
     }
 
-    /// Looks for orphans and kills those whose jobs have been released.
+    /// Looks for orphans and kills those that belong to nobody any more.
     fn sweep(&mut self) -> io::Result<()> {
-        let mut suspects = None;
-        for pid in self.children.read()? {
-            if self.job_of_pid.contains_key(&pid) {
-                continue;
-            }
-            if !self.orphans.contains_key(&pid) {
-                let pidfd = children::pidfd(pid)?;
-                self.watch(&pidfd, pid)?;
-                let suspects = suspects.get_or_insert_with(|| self.suspects());
-                let suspects = Suspects::new(suspects.iter().copied());
-                self.orphans.insert(
-                    pid,
-                    Orphan {
-                        pidfd,
-                        fate: Fate::Suspected(suspects),
-                    },
-                );
-            }
-            self.judge(pid);
+        let begun = Instant::now();
+        self.sweep_at = None;
+        let swept = self.look_for_orphans();
+        self.rested_at = Instant::now() + begun.elapsed() * SWEEP_REST;
+        match swept {
+            // The next time there may be descriptors.
+            Err(error) if is_exhaustion(&error) => self.ask_sweep(),
+            swept => swept?,
         }
         self.emptying.retain(|cgroup| !cgroup.remove());
         Ok(())
     }
 
-    /// Kills an orphan that belongs to no job any more.
-    fn judge(&mut self, pid: i32) {
+    fn look_for_orphans(&mut self) -> io::Result<()> {
+        let mut candidates = None;
+        // Each is looked at once, however many orphans may be its.
+        let mut known = HashMap::new();
+        for pid in self.children.read()? {
+            if self.job_of_pid.contains_key(&pid) {
+                continue;
+            }
+            if !self.orphans.contains_key(&pid) {
+                let candidates = match &candidates {
+                    Some(candidates) => candidates,
+                    None => candidates.insert(self.candidates()?),
+                };
+                let orphan = self.adopt(pid, candidates)?;
+                self.orphans.insert(pid, orphan);
+            }
+            self.judge(pid, &mut known);
+        }
+        if candidates.is_none() {
+            self.look_for_messages();
+        }
+        Ok(())
+    }
+
+    /// Watches an orphan that is seen for the first time.
+    fn adopt(&self, pid: i32, candidates: &[Candidate]) -> io::Result<Orphan> {
+        let since = match Instance::of(pid) {
+            Err(error) if is_exhaustion(&error) => return Err(error),
+            looked => looked.ok().flatten().map(|orphan| orphan.since),
+        };
+        let pidfd = children::pidfd(pid)?;
+        self.watch(&pidfd, pid)?;
+        Ok(Orphan {
+            pidfd,
+            fate: Fate::Suspected(suspects(candidates, since)),
+        })
+    }
+
+    /// Kills an orphan that belongs to nobody any more. `known` is which processes are alive.
+    fn judge(&mut self, pid: i32, known: &mut HashMap<Instance, bool>) {
         let Some(mut orphan) = self.orphans.remove(&pid) else {
             return;
         };
@@ -395,10 +434,12 @@ impl Spawner {
         let runs = |job| self.jobs.get(&job).is_some_and(|running| !running.released);
         let is_there = |suspect| match suspect {
             Suspect::Job(job) => runs(job),
-            Suspect::Child(job, child) => runs(job) && child.is_alive(),
+            Suspect::Child(job, child) => {
+                runs(job) && *known.entry(child).or_insert_with(|| child.is_alive())
+            }
         };
         let is_due = match &mut orphan.fate {
-            Fate::Suspected(suspects) | Fate::Left(suspects) => suspects.retain(is_there),
+            Fate::Suspected(suspects) | Fate::Left(suspects) => suspects.are_gone(is_there),
             Fate::Owned(job) => !runs(*job),
             Fate::Killed | Fate::Spared => false,
         };
@@ -424,7 +465,7 @@ impl Spawner {
             };
             // What a fork server itself has started is of its own group, or was once.
             if running.kind == Kind::ForkServer && children::group_of(pid) != Some(running.pid) {
-                suspects.retain(|suspect| suspect.job() == job);
+                suspects.narrow(|suspect| suspect.job() == job);
                 return Some(Fate::Left(suspects.clone()));
             }
             return Some(Fate::Owned(job));
@@ -434,23 +475,39 @@ impl Spawner {
     }
 
     /// Whoever may have left behind an orphan that is seen now for the first time.
-    fn suspects(&self) -> Vec<Suspect> {
-        let mut suspects = Vec::new();
-        for (&job, running) in self.jobs.iter().filter(|(_, running)| !running.released) {
-            let children = match running.kind {
-                Kind::Spawner => continue,
-                Kind::ForkServer => children::children_of(running.pid).ok(),
-                Kind::Run => None,
-            };
-            match children {
-                Some(children) => {
-                    let children = children.into_iter();
-                    suspects.extend(children.map(|child| Suspect::Child(job, child)));
-                }
-                None => suspects.push(Suspect::Job(job)),
+    fn candidates(&mut self) -> io::Result<Vec<Candidate>> {
+        let mut candidates = Vec::new();
+        let running = self
+            .jobs
+            .iter_mut()
+            .filter(|(_, running)| !running.released);
+        for (&job, running) in running {
+            match running.kind {
+                Kind::Spawner => {}
+                Kind::Run => candidates.push(Candidate::Run(job)),
+                Kind::ForkServer => match running.messages.look(running.pid) {
+                    Ok(children) => candidates.push(Candidate::ForkServer {
+                        job,
+                        messages: running.messages,
+                        children,
+                    }),
+                    Err(error) if is_exhaustion(&error) => return Err(error),
+                    // Nothing more is known than that it runs.
+                    Err(_) => candidates.push(Candidate::Run(job)),
+                },
             }
         }
-        suspects
+        Ok(candidates)
+    }
+
+    /// Looks whether fork servers run messages of which none has been seen to.
+    fn look_for_messages(&mut self) {
+        for running in self.jobs.values_mut() {
+            if running.kind == Kind::ForkServer && running.messages.are_unknown() {
+                // They remain unknown if they cannot be looked at.
+                let _ = running.messages.look(running.pid);
+            }
+        }
     }
 
     /// Kills and reaps everything. Other spawners end by themselves, as their sockets are closed

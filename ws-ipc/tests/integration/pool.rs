@@ -13,7 +13,7 @@ use ws_ipc::{
     Spawners,
 };
 
-use crate::support::{eventually, example, exists, kill, spawners};
+use crate::support::{children_of, eventually, example, exists, kill, processes_with, spawners};
 
 const LONG: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(200);
@@ -437,6 +437,25 @@ async fn fork_servers_share_the_requests() {
     let mut pids: Vec<String> = setup.pool.pids().iter().map(i32::to_string).collect();
     pids.sort();
     assert_eq!(parents, pids);
+    setup.end().await;
+}
+
+/// They are there for messages that may never come.
+#[tokio::test]
+async fn t57_daemon_of_a_message_does_not_live_with_the_children_that_wait_for_one() {
+    let setup = Setup::new("forkserver", PoolKind::ForkServers, 1, Recycling::default()).await;
+    let mark = format!("POOL_DAEMON={}", std::process::id());
+    let daemon = format!("exec env -i {mark} sleep 600");
+    let server = setup.pool.pids()[0];
+    eventually("as many as are wanted", || children_of(server).len() == 2).await;
+    let mut env = Environment::new();
+    env.set("REQUEST_METHOD", "GET").unwrap();
+    env.set("REQUEST_URI", "/leave-behind").unwrap();
+    env.set("COMMAND", &daemon).unwrap();
+    let answer = setup.pool.call(&env, &Bytes::new(), LONG, 1 << 20).await;
+    assert!(answer.is_ok(), "{answer:?}");
+    let is_there = || !processes_with(&mark).is_empty() || children_of(server).len() > 2;
+    eventually("only those that wait", || !is_there()).await;
     setup.end().await;
 }
 

@@ -10,7 +10,9 @@ use ws_ipc::{
     Confinement, Environment, Failure, PoolKind, Service, ServiceCommand, Spawners, scgi_call,
 };
 
-use crate::support::{children_of, eventually, example, exists, kill, processes_with, spawners};
+use crate::support::{
+    children_of, eventually, example, exists, kill, looked_for_orphans, processes_with, spawners,
+};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -228,27 +230,74 @@ async fn t57_daemons_of_a_command_do_not_outlive_it() {
     setup.end().await;
 }
 
-/// As an application does while it is loaded: what remains in the group of the command belongs to
-/// it, what has left that belongs to nobody who is there.
+/// As an application does while it is loaded, in the group of the command and out of it.
 #[tokio::test]
-async fn t57_only_what_stays_in_the_group_of_a_fork_server_lives_with_it() {
+async fn t57_what_a_fork_server_starts_while_it_is_loaded_lives_with_it() {
     let mark = |name| format!("COMMAND_{name}={}", std::process::id());
-    let (kept, left) = (mark("KEPT"), mark("LEFT"));
-    let dir = tempfile::tempdir().unwrap();
-    let seen = dir.path().join("seen");
+    let (kept, left, child) = (mark("KEPT"), mark("LEFT"), mark("CHILD"));
+    // In its session first, and an orphan afterwards; the last one remains a child of the command.
     let script = format!(
-        "(env {kept} sleep 600 &); \
-         (setsid env {left} sh -c 'touch {}; exec sleep 600' &); exec {}",
-        seen.display(),
+        "(env {kept} sleep 600 &); setsid sh -c 'env {left} sleep 600 &'; \
+         setsid env {child} sleep 600 & exec {}",
         example("forkserver").display()
     );
     let setup = Setup::with("/bin/sh", &["-c", &script]).await;
-    setup.ask("/pid").await.unwrap();
-    eventually("both", || processes_with(&kept).len() == 1 && seen.exists()).await;
-    eventually("only one", || processes_with(&left).is_empty()).await;
-    assert_eq!(processes_with(&kept).len(), 1);
+    let count = |mark: &str| processes_with(mark).len();
+    // The fork server has looked for orphans when this one is gone.
+    let gone = mark("GONE");
+    let daemon = format!("exec env {gone} sleep 600");
+    for _ in 0..2 {
+        ask(&setup.service, "/leave-behind", &daemon, LONG)
+            .await
+            .unwrap();
+        eventually("the message's is gone", || count(&gone) == 0).await;
+        looked_for_orphans(&setup.spawners).await;
+    }
+    assert_eq!((count(&kept), count(&left), count(&child)), (1, 1, 1));
     setup.service.shutdown().await;
-    eventually("none", || processes_with(&kept).is_empty()).await;
+    eventually("none", || count(&kept) + count(&left) + count(&child) == 0).await;
+    setup.end().await;
+}
+
+/// A fork server that forks twice for each message, so as to have no zombies.
+const TWICE: &str = r#"
+import os, socket, time
+listener = socket.socket(fileno=0)
+while True:
+    peer = listener.accept()[0]
+    child = os.fork()
+    if child == 0:
+        if os.fork() == 0:
+            os.setpgid(0, 0)
+            fields = peer.recv(65536).partition(b":")[2].split(b"\0")
+            env = dict(zip(fields[0::2], fields[1::2]))
+            open(env[b"BEGUN"], "w").close()
+            while not os.path.exists(env[b"GO"]):
+                time.sleep(0.01)
+            peer.sendall(b"Content-Length: 5\r\n\r\nwhole")
+        os._exit(0)
+    peer.close()
+    os.waitpid(child, 0)
+"#;
+
+#[tokio::test]
+async fn process_that_answers_is_not_taken_for_a_daemon_if_its_parent_has_ended() {
+    let setup = Setup::with("/usr/bin/env", &["python3", "-c", TWICE]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (begun, go) = (dir.path().join("begun"), dir.path().join("go"));
+    let mut env = Environment::new();
+    env.set("BEGUN", begun.to_str().unwrap()).unwrap();
+    env.set("GO", go.to_str().unwrap()).unwrap();
+    let service = setup.service.clone();
+    let call = tokio::spawn(async move {
+        let payload = Bytes::new();
+        scgi_call(&service, &env, &payload, LONG, 1 << 20).await
+    });
+    eventually("it answers", || begun.exists()).await;
+    looked_for_orphans(&setup.spawners).await;
+    std::fs::write(&go, "").unwrap();
+    let answer = call.await.unwrap().unwrap();
+    assert_eq!(parse_answer(&answer).unwrap().body(), b"whole");
     setup.end().await;
 }
 

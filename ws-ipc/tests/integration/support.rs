@@ -91,6 +91,19 @@ pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// Waits until each spawner has looked for orphans, twice in case that it was about to: it kills
+/// what a job has left behind when it does.
+pub(crate) async fn looked_for_orphans(spawners: &Spawners) {
+    for round in 0..2 {
+        let mark = format!("LOOKED_FOR={}-{round}", std::process::id());
+        let daemon = format!("setsid sh -c 'env {mark} sleep 600 >/dev/null 2>&1 &'");
+        let end = || run(spawners, script(&daemon));
+        let ends = tokio::try_join!(end(), end(), end(), end());
+        assert!(ends.is_ok(), "{ends:?}");
+        eventually("none left", || processes_with(&mark).is_empty()).await;
+    }
+}
+
 pub(crate) fn kill(pid: i32) {
     let pid = nix::unistd::Pid::from_raw(pid);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();

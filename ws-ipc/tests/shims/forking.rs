@@ -9,7 +9,7 @@ use ws_ipc::shims::{self, Shim};
 
 use crate::answers::{self, SHORT};
 use crate::setup::{Mode, Setup};
-use crate::support::{children_of, eventually, kill, processes_with, run, script};
+use crate::support::{children_of, eventually, kill, looked_for_orphans, processes_with};
 
 /// How many children each shim has at most.
 const MAX_CHILDREN: usize = 256;
@@ -226,12 +226,7 @@ async fn t57_daemon_of_a_message_ends_when_that_does(shim: Shim) {
     let request = setup.request("/shell").variable("COMMAND", &command);
     let running = tokio::spawn(request.text());
     eventually("both daemons", || processes_with(&mark).len() == 2).await;
-    // The end of a job is when spawners look at what is left, here several times in each.
-    for _ in 0..8 {
-        let end = || run(setup.spawners(), script("true"));
-        let ends = tokio::try_join!(end(), end(), end(), end());
-        assert!(ends.is_ok(), "{ends:?}");
-    }
+    looked_for_orphans(setup.spawners()).await;
     assert_eq!(processes_with(&mark).len(), 2, "it still runs");
     std::fs::write(&file, "").unwrap();
     assert_eq!(running.await.unwrap(), "done");
