@@ -168,30 +168,29 @@ pub(crate) struct HandshakeSpan {
 }
 
 impl HandshakeSpan {
-    /// Begins one, in the trace that its head names; `None` if nothing is recorded of anybody.
+    /// Begins one, in the trace that its head names if `peer` is trusted; `None` if nothing is
+    /// recorded of anybody.
     pub(crate) fn begin(
         server: &Arc<Shared>,
         head: &RequestHead,
+        peer: Option<IpAddr>,
         accepted_at: Instant,
     ) -> Option<Self> {
         if !server.spans.is_on() {
             return None;
         }
-        let sampling = server.current().config.trace()?.sampling;
+        let current = server.current();
+        let sampling = current.config.trace()?.sampling;
+        let is_trusted = current.config.server().trusted.contain(peer);
         let mut random = [0; 24];
         getrandom::fill(&mut random).ok()?;
         // §3.2: of several none is meant.
         let header = head
             .header(TRACEPARENT)
             .filter(|_| head.header_count(TRACEPARENT) == 1);
-        let caller = header.and_then(|header| Trace::parse(header.as_bytes()));
-        let trace = Trace::begin(caller, random);
-        let trace = trace.sampled(sampling.decides(trace, caller));
-        let at = match caller {
-            Some(caller) => Spot::after(caller, trace),
-            None => Spot::first(trace, None),
-        };
-        let open = trace.is_sampled().then(|| {
+        let named = header.and_then(|header| Trace::parse(header.as_bytes()));
+        let (origin, at) = Origin::begin(named, is_trusted, sampling, random);
+        let open = origin.trace.is_sampled().then(|| {
             let now = SystemTime::now();
             let began = now.checked_sub(accepted_at.elapsed()).unwrap_or(now);
             let mut open = OpenSpan::since(server, "GET", SpanKind::Server, at, began);
@@ -201,13 +200,7 @@ impl HandshakeSpan {
             open.set("network.protocol.version", "1.1");
             open
         });
-        Some(Self {
-            origin: Origin {
-                trace,
-                is_callers: caller.is_some(),
-            },
-            open,
-        })
+        Some(Self { origin, open })
     }
 
     /// Adds who was let in.

@@ -352,8 +352,9 @@ impl<'a> Opening<'_, 'a> {
     }
 
     fn begin_span(&self, head: &RequestHead) {
-        let Some(mut span) = HandshakeSpan::begin(&self.shard.server, head, self.accepted_at)
-        else {
+        let peer = self.peer.map(|peer| peer.ip());
+        let begun = HandshakeSpan::begin(&self.shard.server, head, peer, self.accepted_at);
+        let Some(mut span) = begun else {
             return;
         };
         span.set_transport(self.stream.is_tls(), self.peer.is_some());

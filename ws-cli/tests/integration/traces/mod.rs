@@ -24,6 +24,11 @@ fn traced(url: &str) -> Setup {
         .set("trace.interval", "10ms")
 }
 
+/// One that believes whoever connects, as if it stood behind a proxy that traces.
+fn trusting(url: &str) -> Setup {
+    traced(url).set("server.proxy.trusted", "127.0.0.1")
+}
+
 fn traceparent(flags: &str) -> String {
     format!("00-{TRACE}-{CALLER}-{flags}")
 }
@@ -48,7 +53,7 @@ fn ids(traceparent: &str) -> (String, String) {
 #[tokio::test]
 async fn one_trace_leads_from_the_handshake_over_the_callbacks_to_the_reply() {
     let collector = Collector::start(Answers::Taken);
-    let server = traced(&collector.url())
+    let server = trusting(&collector.url())
         .set("trace.service_name", "chat")
         .set("trace.resource", "deployment.environment.name=test")
         .app(r#"[ "$(cat)" = quiet ] || echo "$TRACEPARENT""#)
@@ -165,11 +170,11 @@ async fn without_a_traceparent_messages_have_traces_of_their_own_or_that_of_the_
 }
 
 #[tokio::test]
-async fn flag_of_the_caller_decides_whether_anything_is_recorded() {
+async fn flag_of_a_trusted_caller_decides_whether_anything_is_recorded() {
     let collector = Collector::start(Answers::Taken);
     let unsampled = traceparent("00");
     let headers = [("traceparent", unsampled.as_str())];
-    let server = traced(&collector.url())
+    let server = trusting(&collector.url())
         .app(r#"echo "$TRACEPARENT""#)
         .start();
     let mut client = server.connect_with("/", &headers).await.unwrap();
@@ -182,21 +187,49 @@ async fn flag_of_the_caller_decides_whether_anything_is_recorded() {
     let log = server.finish();
     assert!(log.contains("\"exported\":0"), "{log}");
     assert_eq!(collector.spans(), []);
+}
 
-    // Who does not ask the caller records what its ratio says, and says so to callbacks.
-    let server = traced(&collector.url())
-        .set("trace.parent_based", "false")
-        .app(r#"echo "$TRACEPARENT""#)
-        .start();
-    let mut client = server.connect_with("/", &headers).await.unwrap();
-    let said = ask(&mut client, "x").await;
-    assert!(
-        said.starts_with(&format!("00-{TRACE}-")) && said.ends_with("-01"),
-        "{said}"
-    );
-    bye(client).await;
-    collector.wait_for(4);
-    server.finish();
+/// Anybody can send a header: it neither floods a collector, nor hides, nor writes into a trace of
+/// somebody else's. A proxy may pass it on as it came; who says so is as safe behind one.
+#[tokio::test]
+async fn a_caller_who_is_not_followed_is_linked_to_and_decides_nothing() {
+    let followed = [
+        ("server.proxy.trusted", "10.0.0.1"),
+        ("trace.parent_based", "true"),
+    ];
+    let alone = [
+        ("server.proxy.trusted", "127.0.0.1"),
+        ("trace.parent_based", "false"),
+    ];
+    for settings in [followed, alone] {
+        for (flags, ratio, is_recorded) in [("00", "1", true), ("01", "0", false)] {
+            let collector = Collector::start(Answers::Taken);
+            let header = traceparent(flags);
+            let mut setup = traced(&collector.url()).set("trace.sample_ratio", ratio);
+            for (path, value) in settings {
+                setup = setup.set(path, value);
+            }
+            let server = setup
+                .app(r#"echo "$TRACEPARENT $HTTP_TRACEPARENT""#)
+                .start();
+            let headers = [("traceparent", header.as_str())];
+            let mut client = server.connect_with("/", &headers).await.unwrap();
+            let said = ask(&mut client, "x").await;
+            bye(client).await;
+            server.finish();
+            let (own, handed_on) = said.split_once(' ').unwrap();
+            assert!(!own.contains(TRACE) && handed_on == header, "{said}");
+            assert_eq!(own.ends_with("-01"), is_recorded, "{said}");
+            let spans = collector.spans();
+            assert_eq!(spans.len(), if is_recorded { 4 } else { 0 });
+            if is_recorded {
+                let handshake = only(&spans, "GET", "");
+                let caller = (TRACE.to_owned(), CALLER.to_owned());
+                assert_eq!((&*handshake.parent, &handshake.links), ("", &vec![caller]));
+                assert!(spans.iter().all(|span| span.trace != TRACE));
+            }
+        }
+    }
 }
 
 #[tokio::test]

@@ -31,8 +31,11 @@ pub(super) const SETTINGS: &[Setting] = &[
         path: "trace.parent_based",
         default: DefaultValue::Flag(true),
         applies: Applies::Live,
-        doc: "The sampled flag of a handshake's traceparent says whether its trace is recorded. Whoever can\n\
-              connect can set it. False: sample_ratio decides for these traces, too.",
+        doc: "The trace that the traceparent of a handshake names goes on here, recorded or not as its sampled\n\
+              flag says, if who connects is one of server.proxy.trusted. For anybody else, and with false for\n\
+              all, the handshake begins a trace of its own, with a link to that, and sample_ratio decides. A\n\
+              trusted proxy that does not trace passes on what anybody sends: have it drop the header, or\n\
+              write false.",
     },
     Setting {
         path: "trace.messages",
