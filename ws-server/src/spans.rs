@@ -386,7 +386,11 @@ impl Place {
 fn next(server: &Shared, origin: Origin, random: [u8; 24]) -> Option<Spot> {
     let current = server.current();
     let trace = current.config.trace()?;
-    let joins = trace.messages == TraceMessages::Joined;
+    let joins = match trace.messages {
+        TraceMessages::Auto => origin.is_callers,
+        TraceMessages::Linked => false,
+        TraceMessages::Joined => true,
+    };
     Some(origin.next(joins, trace.sampling, random))
 }
 

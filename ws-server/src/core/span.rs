@@ -146,10 +146,10 @@ impl Origin {
     }
 
     /// Finds a place for what is done for the connection, over and over: in the trace of the
-    /// handshake if the caller wants it all there, or the configuration does (`joins`); else in one
-    /// of its own, so that no trace grows with the life of a connection. `random` are random bytes.
+    /// handshake if it `joins` that; else in one of its own, so that no trace grows with the life of
+    /// a connection. `random` are random bytes.
     pub(crate) fn next(self, joins: bool, sampling: Sampling, random: [u8; 24]) -> Spot {
-        if self.is_callers || joins {
+        if joins {
             let [.., a, b, c, d, e, f, g, h] = random;
             return Spot::inside(self.trace, [a, b, c, d, e, f, g, h]);
         }
@@ -235,7 +235,7 @@ mod tests {
             let origin = Origin { trace, is_callers };
             let sampling = Sampling::new(ratio, true);
             let spot = origin.next(joins, sampling, random);
-            if is_callers || joins {
+            if joins {
                 prop_assert_eq!(spot.trace.id_bytes(), trace.id_bytes());
                 prop_assert_eq!(spot.trace.is_sampled(), trace.is_sampled());
                 prop_assert_eq!(spot.parent.map(|parent| parent.span), Some(trace.span()));

@@ -135,21 +135,31 @@ async fn one_trace_leads_from_the_handshake_over_the_callbacks_to_the_reply() {
 }
 
 #[tokio::test]
-async fn without_a_traceparent_messages_have_traces_of_their_own_or_that_of_the_handshake() {
-    for joins in [false, true] {
+async fn messages_have_traces_of_their_own_or_that_of_the_handshake() {
+    let header = traceparent("01");
+    let caller = [("traceparent", header.as_str())];
+    for (messages, headers, joins) in [
+        ("auto", &caller[..0], false),
+        ("auto", &caller[..], true),
+        ("linked", &caller[..0], false),
+        ("linked", &caller[..], false),
+        ("joined", &caller[..0], true),
+        ("joined", &caller[..], true),
+    ] {
         let collector = Collector::start(Answers::Taken);
-        let server = traced(&collector.url())
-            .set("trace.messages", if joins { "joined" } else { "linked" })
+        let server = trusting(&collector.url())
+            .set("trace.messages", messages)
             .app(r#"echo "$TRACEPARENT""#)
             .start();
-        let mut client = server.connect().await;
+        let mut client = server.connect_with("/", headers).await.unwrap();
         let first = ids(&ask(&mut client, "x").await);
         let second = ids(&ask(&mut client, "x").await);
         bye(client).await;
         let spans = collector.wait_for(7);
         server.finish();
         let handshake = only(&spans, "GET", "");
-        assert_eq!(handshake.parent, "");
+        let parent = if headers.is_empty() { "" } else { CALLER };
+        assert_eq!(handshake.parent, parent);
         assert_eq!(first.0 == second.0, joins);
         for (trace, callback) in [first, second] {
             let callback = spans.iter().find(|span| span.id == callback).unwrap();

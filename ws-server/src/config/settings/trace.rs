@@ -39,12 +39,12 @@ pub(super) const SETTINGS: &[Setting] = &[
     },
     Setting {
         path: "trace.messages",
-        default: DefaultValue::Text("linked"),
+        default: DefaultValue::Text("auto"),
         applies: Applies::Live,
-        doc: "Which trace the messages of a connection are in whose handshake had no traceparent: \"linked\":\n\
-              each in one of its own, linked to the handshake; \"joined\": all in that of the handshake, for\n\
-              connections with few messages (viewers of traces choke on thousands of spans). With a\n\
-              traceparent they are in its trace.",
+        doc: "Which trace the messages of a connection are in: \"linked\": each in one of its own, which begins\n\
+              with a link to the handshake; \"joined\": all in that of the handshake, for connections with few\n\
+              messages (viewers of traces choke on thousands of spans); \"auto\": joined if the handshake goes\n\
+              on in a caller's trace (see parent_based), else linked.",
     },
     Setting {
         path: "trace.personal",
