@@ -478,11 +478,19 @@ pub(crate) struct ReplySpan {
 impl ReplySpan {
     /// Ends it and the message; `None`: there was nobody left to hear it.
     pub(crate) fn end(self, fate: Option<Fate>) {
-        let (outcome, reason) = match fate {
-            Some(Fate::Written) => ("delivered", None),
-            Some(Fate::Dropped(reason)) => ("dropped", Some(reason.as_str())),
-            None => ("dropped", Some(DropReason::Ended.as_str())),
-        };
+        match fate {
+            Some(Fate::Written) => self.end_as("delivered", None),
+            Some(Fate::Dropped(reason)) => self.end_as("dropped", Some(reason.as_str())),
+            None => self.end_as("dropped", Some(DropReason::Ended.as_str())),
+        }
+    }
+
+    /// Ends it and the message before its fate is known.
+    pub(crate) fn end_queued(self) {
+        self.end_as("queued", None);
+    }
+
+    fn end_as(self, outcome: &'static str, reason: Option<&'static str>) {
         if let Some(mut open) = self.open {
             open.set("ws.outcome", outcome);
             if let Some(reason) = reason {
