@@ -244,9 +244,10 @@ impl HandshakeSpan {
             open.set("http.response.status_code", u64::from(status));
         }
         match status {
-            // By the conventions, what the client did wrong is no error of the server's.
-            Some(status) if status < 500 => open.set("error.type", reason),
-            _ => open.fail(reason),
+            Some(500..) => open.fail(reason),
+            // By the conventions, what the client did wrong is no error of the server's, nor is it
+            // if the client hangs up.
+            _ => open.set("error.type", reason),
         }
         open.end();
     }

@@ -309,8 +309,9 @@ impl<'a> Opening<'_, 'a> {
                 return Ok(Wish::Page(answer));
             }
         }
-        self.begin_span(&head);
         let upgrade = Upgrade::new(&head)?;
+        // Only now: what scanners ask for is no handshake, and has another method perhaps.
+        self.begin_span(&head);
         if self.shard.is_draining() {
             return Err(busy(Refusal::Draining, GOING_DOWN));
         }
