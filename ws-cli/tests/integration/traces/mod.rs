@@ -4,6 +4,7 @@ mod collector;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::time::Instant;
 
@@ -667,4 +668,48 @@ async fn a_busy_collector_is_asked_again() {
     );
     server.until("traces.failed", 1);
     server.finish();
+}
+
+/// It would have to wait longer than the batch may take: the next one need not stand behind it.
+#[tokio::test]
+async fn a_collector_that_wants_to_be_left_alone_for_long_is_not_waited_for() {
+    let collector = Collector::start(Answers::Later);
+    let server = traced(&collector.url())
+        .set("trace.timeout", "10m")
+        .arg("--echo")
+        .start();
+    for round in 1..=2 {
+        bye(server.connect().await).await;
+        server.until("traces.failed", round);
+    }
+    let log = server.finish();
+    assert_eq!(collector.requests().len(), 2);
+    assert!(log.contains("it answers 503"), "{log}");
+}
+
+#[tokio::test]
+async fn what_is_no_handshake_or_is_given_up_by_the_client_is_no_error_of_the_server() {
+    let collector = Collector::start(Answers::Taken);
+    let server = traced(&collector.url())
+        .app("cat")
+        .validate("touch asked; exec sleep 1000")
+        .start();
+    for method in ["GET", "POST", "PROPFIND"] {
+        let request = format!("{method} /scan HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        server.raw(request.as_bytes());
+    }
+    let mut stream = server.raw_stream();
+    let request = "GET /left HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\
+                   Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    let asked = server.dir().join("asked");
+    eventually("the validation runs", || asked.exists());
+    drop(stream);
+    let spans = collector.wait_for(2);
+    server.finish();
+    let handshake = only(&spans, "GET", "");
+    assert_eq!(handshake.get("url.path"), "/left");
+    assert_eq!(handshake.error, None);
+    assert_eq!(handshake.get("error.type"), "gone");
 }
