@@ -18,7 +18,7 @@ use ws_server::config::{Config, RawConfig, RawKind, RawValue, Source, SourceKind
 use crate::failure::Failure;
 
 pub(crate) use self::environment::exposed;
-pub(crate) use self::opentelemetry::names_collector;
+pub(crate) use self::opentelemetry::{names_collector, unheeded};
 pub(crate) use self::refusal::Refusal;
 
 /// What the process was started with, apart from its arguments.

@@ -168,30 +168,29 @@ pub(crate) struct HandshakeSpan {
 }
 
 impl HandshakeSpan {
-    /// Begins one, in the trace that its head names; `None` if nothing is recorded of anybody.
+    /// Begins one, in the trace that its head names if `peer` is trusted; `None` if nothing is
+    /// recorded of anybody.
     pub(crate) fn begin(
         server: &Arc<Shared>,
         head: &RequestHead,
+        peer: Option<IpAddr>,
         accepted_at: Instant,
     ) -> Option<Self> {
         if !server.spans.is_on() {
             return None;
         }
-        let sampling = server.current().config.trace()?.sampling;
+        let current = server.current();
+        let sampling = current.config.trace()?.sampling;
+        let is_trusted = current.config.server().trusted.contain(peer);
         let mut random = [0; 24];
         getrandom::fill(&mut random).ok()?;
         // §3.2: of several none is meant.
         let header = head
             .header(TRACEPARENT)
             .filter(|_| head.header_count(TRACEPARENT) == 1);
-        let caller = header.and_then(|header| Trace::parse(header.as_bytes()));
-        let trace = Trace::begin(caller, random);
-        let trace = trace.sampled(sampling.decides(trace, caller));
-        let at = match caller {
-            Some(caller) => Spot::after(caller, trace),
-            None => Spot::first(trace, None),
-        };
-        let open = trace.is_sampled().then(|| {
+        let named = header.and_then(|header| Trace::parse(header.as_bytes()));
+        let (origin, at) = Origin::begin(named, is_trusted, sampling, random);
+        let open = origin.trace.is_sampled().then(|| {
             let now = SystemTime::now();
             let began = now.checked_sub(accepted_at.elapsed()).unwrap_or(now);
             let mut open = OpenSpan::since(server, "GET", SpanKind::Server, at, began);
@@ -201,13 +200,7 @@ impl HandshakeSpan {
             open.set("network.protocol.version", "1.1");
             open
         });
-        Some(Self {
-            origin: Origin {
-                trace,
-                is_callers: caller.is_some(),
-            },
-            open,
-        })
+        Some(Self { origin, open })
     }
 
     /// Adds who was let in.
@@ -251,9 +244,10 @@ impl HandshakeSpan {
             open.set("http.response.status_code", u64::from(status));
         }
         match status {
-            // By the conventions, what the client did wrong is no error of the server's.
-            Some(status) if status < 500 => open.set("error.type", reason),
-            _ => open.fail(reason),
+            Some(500..) => open.fail(reason),
+            // By the conventions, what the client did wrong is no error of the server's, nor is it
+            // if the client hangs up.
+            _ => open.set("error.type", reason),
         }
         open.end();
     }
@@ -393,7 +387,11 @@ impl Place {
 fn next(server: &Shared, origin: Origin, random: [u8; 24]) -> Option<Spot> {
     let current = server.current();
     let trace = current.config.trace()?;
-    let joins = trace.messages == TraceMessages::Joined;
+    let joins = match trace.messages {
+        TraceMessages::Auto => origin.is_callers,
+        TraceMessages::Linked => false,
+        TraceMessages::Joined => true,
+    };
     Some(origin.next(joins, trace.sampling, random))
 }
 
@@ -481,11 +479,19 @@ pub(crate) struct ReplySpan {
 impl ReplySpan {
     /// Ends it and the message; `None`: there was nobody left to hear it.
     pub(crate) fn end(self, fate: Option<Fate>) {
-        let (outcome, reason) = match fate {
-            Some(Fate::Written) => ("delivered", None),
-            Some(Fate::Dropped(reason)) => ("dropped", Some(reason.as_str())),
-            None => ("dropped", Some(DropReason::Ended.as_str())),
-        };
+        match fate {
+            Some(Fate::Written) => self.end_as("delivered", None),
+            Some(Fate::Dropped(reason)) => self.end_as("dropped", Some(reason.as_str())),
+            None => self.end_as("dropped", Some(DropReason::Ended.as_str())),
+        }
+    }
+
+    /// Ends it and the message before its fate is known.
+    pub(crate) fn end_queued(self) {
+        self.end_as("queued", None);
+    }
+
+    fn end_as(self, outcome: &'static str, reason: Option<&'static str>) {
         if let Some(mut open) = self.open {
             open.set("ws.outcome", outcome);
             if let Some(reason) = reason {

@@ -189,6 +189,9 @@ fn run_step(step: Step, xtask: &Path, ws: Option<&Path>, log: &Path) -> Outcome 
     if matches!(step, Step::Test | Step::Traces) {
         notes.push(count_tests(&read(log)));
     }
+    if matches!(step, Step::Traces) && failure.is_none() && !has_tested_traces(&read(log)) {
+        failure = Some("no test of the whole server with traces was run".to_owned());
+    }
     failure.map_or_else(|| Outcome::Passed(notes.join("; ")), Outcome::Failed)
 }
 
@@ -386,6 +389,18 @@ fn count_tests(log: &str) -> String {
     format!("{passed} tests")
 }
 
+/// Whether the tests of traces were run against the whole server. A filter that fits none of them,
+/// or a feature that does not get there, makes `cargo test` pass.
+fn has_tested_traces(log: &str) -> bool {
+    let mut is_integration = false;
+    log.lines().map(str::trim_start).any(|line| {
+        if let Some(subject) = line.strip_prefix("Running ") {
+            is_integration = subject.contains("/integration-");
+        }
+        is_integration && line.starts_with("test traces::")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -407,6 +422,19 @@ test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; 
     #[test]
     fn tests_are_counted_over_all_binaries() {
         assert_eq!(count_tests(LOG), "5 tests");
+    }
+
+    #[test]
+    fn traces_are_not_tested_by_tests_of_something_else() {
+        let unit = "     Running unittests src/lib.rs (target/debug/deps/ws_server-1)\n";
+        let whole = "     Running tests/integration/main.rs (target/debug/deps/integration-2)\n";
+        let test = "test traces::lines_have_spans ... ok\n";
+        assert!(has_tested_traces(&format!("{unit}{whole}{test}")));
+        assert!(!has_tested_traces(&format!("{whole}{unit}{test}")));
+        assert!(!has_tested_traces(&format!(
+            "{unit}{whole}running 0 tests\n"
+        )));
+        assert!(!has_tested_traces(LOG));
     }
 
     #[test]

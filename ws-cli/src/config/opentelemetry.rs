@@ -3,8 +3,10 @@
 //! They are weaker than whatever was said to this program alone: file, `WS__` and flags.
 //! [Their names](https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/).
 
+use std::path::Path;
+
 use config::ValueKind;
-use ws_server::config::{Source, SourceKind};
+use ws_server::config::{Config, RawConfig, Source, SourceKind};
 
 use super::{Layer, Surroundings};
 
@@ -14,6 +16,9 @@ const SECTION: &str = "trace";
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 /// One for traces, whose address is taken as it is.
 const TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+const RESOURCE: &str = "OTEL_RESOURCE_ATTRIBUTES";
+const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
+const SAMPLER_ARG: &str = "OTEL_TRACES_SAMPLER_ARG";
 
 /// Returns the variable that names a collector, if one does and nothing switches traces off.
 pub(crate) fn names_collector(surroundings: &Surroundings) -> Option<&'static str> {
@@ -27,112 +32,189 @@ pub(crate) fn names_collector(surroundings: &Surroundings) -> Option<&'static st
         .filter(|_| !is_disabled && !is_elsewhere)
 }
 
+/// What one of the variables says for a setting.
+struct Given {
+    key: &'static str,
+    variable: &'static str,
+    value: Result<String, String>,
+}
+
+/// Returns the variables that cannot be read, and why. They count as absent: they are meant for all
+/// programs of a host, and no reason for one of them not to start.
+pub(crate) fn unheeded(surroundings: &Surroundings) -> Vec<(&'static str, String)> {
+    let given = given(surroundings).into_iter();
+    given
+        .filter_map(|it| Some((it.variable, it.value.err()?)))
+        .collect()
+}
+
+/// Returns what the variables say, of several for one setting the stronger first.
+fn given(surroundings: &Surroundings) -> Vec<Given> {
+    let mut given = Vec::new();
+    if let Some(variable) = names_collector(surroundings) {
+        let endpoint = endpoint(variable, surroundings);
+        given.push(Given {
+            key: "endpoint",
+            variable,
+            value: endpoint.and_then(|value| usable("endpoint", value)),
+        });
+    }
+    for (key, names, unit) in FOLLOWED {
+        let mut names = names.iter();
+        let found = names.find(|name| surroundings.variable(name).is_some());
+        let Some(variable) = found else {
+            continue;
+        };
+        let value = text(variable, surroundings);
+        given.push(Given {
+            key,
+            variable,
+            value: value.and_then(|value| usable(key, value + unit)),
+        });
+    }
+    let resource = given.iter().find(|it| it.key == "resource");
+    let attributes = resource.and_then(|it| it.value.as_deref().ok());
+    let mut attributes = attributes.into_iter().flat_map(|it| it.split(','));
+    let name = attributes.find_map(|it| it.trim().strip_prefix("service.name="));
+    if let Some(name) = name {
+        let value = usable("service_name", name.to_owned());
+        given.push(Given {
+            key: "service_name",
+            variable: RESOURCE,
+            value,
+        });
+    }
+    given.extend(sampling(surroundings));
+    given
+}
+
+/// Settings, the variables that stand for them, the stronger first, and the unit of these.
+const FOLLOWED: [(&str, &[&str], &str); 6] = [
+    (
+        "headers",
+        &[
+            "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+            "OTEL_EXPORTER_OTLP_HEADERS",
+        ],
+        "",
+    ),
+    (
+        "timeout",
+        &[
+            "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+            "OTEL_EXPORTER_OTLP_TIMEOUT",
+        ],
+        "ms",
+    ),
+    ("interval", &["OTEL_BSP_SCHEDULE_DELAY"], "ms"),
+    ("queue", &["OTEL_BSP_MAX_QUEUE_SIZE"], ""),
+    ("service_name", &["OTEL_SERVICE_NAME"], ""),
+    ("resource", &[RESOURCE], ""),
+];
+
+fn endpoint(variable: &str, surroundings: &Surroundings) -> Result<String, String> {
+    let protocol = surroundings
+        .variable("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
+        .or_else(|| surroundings.variable("OTEL_EXPORTER_OTLP_PROTOCOL"));
+    if protocol.is_some_and(|it| it == "grpc") {
+        let why = "the variables ask for gRPC, and traces are sent over HTTP only: name the \
+                   collector's address for HTTP (often port 4318) in trace.endpoint";
+        return Err(why.to_owned());
+    }
+    let endpoint = text(variable, surroundings)?;
+    Ok(match variable == ENDPOINT {
+        true => format!("{}/v1/traces", endpoint.trim_end_matches('/')),
+        false => endpoint,
+    })
+}
+
+fn sampling(surroundings: &Surroundings) -> Vec<Given> {
+    if surroundings.variable(SAMPLER).is_none() {
+        return Vec::new();
+    }
+    let ratio = |variable, value| Given {
+        key: "sample_ratio",
+        variable,
+        value,
+    };
+    let sampler = match text(SAMPLER, surroundings) {
+        Ok(sampler) => sampler,
+        Err(why) => return vec![ratio(SAMPLER, Err(why))],
+    };
+    let (is_parent_based, kind) = match sampler.strip_prefix("parentbased_") {
+        Some(kind) => (true, kind),
+        None => (false, &*sampler),
+    };
+    let has_argument = surroundings.variable(SAMPLER_ARG).is_some();
+    let ratio = match kind {
+        "always_on" => ratio(SAMPLER, Ok("1".to_owned())),
+        "always_off" => ratio(SAMPLER, Ok("0".to_owned())),
+        "traceidratio" if has_argument => {
+            let argument = text(SAMPLER_ARG, surroundings);
+            let value = argument.and_then(|it| usable("sample_ratio", it));
+            ratio(SAMPLER_ARG, value)
+        }
+        "traceidratio" => ratio(SAMPLER, Ok("1".to_owned())),
+        _ => {
+            let why = format!("no sampler {sampler:?} is known here");
+            return vec![ratio(SAMPLER, Err(why))];
+        }
+    };
+    let parent_based = Given {
+        key: "parent_based",
+        variable: SAMPLER,
+        value: Ok(is_parent_based.to_string()),
+    };
+    vec![ratio, parent_based]
+}
+
+fn text(variable: &str, surroundings: &Surroundings) -> Result<String, String> {
+    let value = surroundings.variable(variable).unwrap_or_default();
+    let text = value.to_str().map(str::to_owned);
+    text.ok_or_else(|| "the value is not UTF-8".to_owned())
+}
+
+/// Has the server check a value by itself.
+fn usable(key: &str, value: String) -> Result<String, String> {
+    let path = format!("{SECTION}.{key}");
+    let mut raw = RawConfig::default();
+    raw.set("trace.endpoint", "http://localhost");
+    raw.set(&path, value.as_str());
+    let checked = Config::from_raw(&raw, Path::new("/"));
+    let invalid = checked.err();
+    let mut faults = invalid.iter().flat_map(|invalid| invalid.faults());
+    match faults.find(|fault| fault.path() == path) {
+        Some(fault) => Err(fault.problem().to_string()),
+        None => Ok(value),
+    }
+}
+
 impl Layer {
     /// Fills in what was not written of the section of traces, if there are any.
     pub(super) fn follow_opentelemetry(&mut self, surroundings: &Surroundings) {
-        let endpoint = names_collector(surroundings);
-        let is_written = self.is_written("endpoint");
-        if !is_written && let Some(name) = endpoint {
-            self.follow_endpoint(name, surroundings);
-        }
-        if !is_written && endpoint.is_none() {
+        let given = given(surroundings);
+        let names_one = |it: &Given| it.key == "endpoint" && it.value.is_ok();
+        if !self.is_written("endpoint") && !given.iter().any(names_one) {
             return;
         }
-        let mut follow = |key: &str, names: &[&str], read: &dyn Fn(&str) -> String| {
-            let mut found = names.iter().filter_map(|name| {
-                let text = surroundings.variable(name)?.to_str()?;
-                Some((name, text))
-            });
-            if let Some((name, text)) = found.next() {
-                self.fill(key, read(text), name, surroundings);
+        // These two go together.
+        let has_sampling = self.is_written("sample_ratio") || self.is_written("parent_based");
+        for Given {
+            key,
+            variable,
+            value,
+        } in given
+        {
+            let is_sampling = matches!(key, "sample_ratio" | "parent_based");
+            if let Ok(value) = value
+                && !(is_sampling && has_sampling)
+                && !self.is_written(key)
+            {
+                let source = Source::new(variable, &surroundings.directory);
+                let source = source.of_kind(SourceKind::Environment);
+                self.set(&[SECTION, key], value, source);
             }
-        };
-        let same = |text: &str| text.to_owned();
-        follow(
-            "headers",
-            &[
-                "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
-                "OTEL_EXPORTER_OTLP_HEADERS",
-            ],
-            &same,
-        );
-        follow(
-            "timeout",
-            &[
-                "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
-                "OTEL_EXPORTER_OTLP_TIMEOUT",
-            ],
-            &|text| format!("{text}ms"),
-        );
-        follow("interval", &["OTEL_BSP_SCHEDULE_DELAY"], &|text| {
-            format!("{text}ms")
-        });
-        follow("queue", &["OTEL_BSP_MAX_QUEUE_SIZE"], &same);
-        follow("service_name", &["OTEL_SERVICE_NAME"], &same);
-        let resource = "OTEL_RESOURCE_ATTRIBUTES";
-        let attributes = surroundings.variable(resource).and_then(|it| it.to_str());
-        let named = attributes.into_iter().flat_map(|it| it.split(','));
-        let mut named = named.filter_map(|it| it.trim().strip_prefix("service.name="));
-        if let Some(name) = named.next() {
-            self.fill("service_name", name.to_owned(), resource, surroundings);
         }
-        if let Some(attributes) = attributes {
-            self.fill("resource", attributes.to_owned(), resource, surroundings);
-        }
-        self.follow_sampler(surroundings);
-    }
-
-    fn follow_endpoint(&mut self, name: &str, surroundings: &Surroundings) {
-        let text = |name| surroundings.variable(name).and_then(|it| it.to_str());
-        let source = source(name, surroundings);
-        let protocol = text("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
-            .or_else(|| text("OTEL_EXPORTER_OTLP_PROTOCOL"));
-        let Some(endpoint) = text(name) else {
-            return self.refuse(
-                &[SECTION, "endpoint"],
-                "the value is not UTF-8".to_owned(),
-                source,
-            );
-        };
-        if protocol == Some("grpc") {
-            let why = "the variables ask for gRPC, and traces are sent over HTTP only: name the \
-                       collector's address for HTTP (often port 4318) in trace.endpoint";
-            return self.refuse(&[SECTION, "endpoint"], why.to_owned(), source);
-        }
-        let endpoint = match name == ENDPOINT {
-            true => format!("{}/v1/traces", endpoint.trim_end_matches('/')),
-            false => endpoint.to_owned(),
-        };
-        self.set(&[SECTION, "endpoint"], endpoint, source);
-    }
-
-    /// What cannot be understood is left alone, as the standard asks for.
-    fn follow_sampler(&mut self, surroundings: &Surroundings) {
-        if self.is_written("sample_ratio") || self.is_written("parent_based") {
-            return;
-        }
-        let name = "OTEL_TRACES_SAMPLER";
-        let text = |name| surroundings.variable(name).and_then(|it| it.to_str());
-        let Some(sampler) = text(name) else {
-            return;
-        };
-        let (is_parent_based, kind) = match sampler.strip_prefix("parentbased_") {
-            Some(kind) => (true, kind),
-            None => (false, sampler),
-        };
-        let ratio = match kind {
-            "always_on" => "1",
-            "always_off" => "0",
-            "traceidratio" => text("OTEL_TRACES_SAMPLER_ARG").unwrap_or("1"),
-            _ => return,
-        };
-        self.fill("sample_ratio", ratio.to_owned(), name, surroundings);
-        self.fill(
-            "parent_based",
-            is_parent_based.to_string(),
-            name,
-            surroundings,
-        );
     }
 
     fn is_written(&self, key: &str) -> bool {
@@ -141,14 +223,4 @@ impl Layer {
             _ => false,
         }
     }
-
-    fn fill(&mut self, key: &str, value: String, name: &str, surroundings: &Surroundings) {
-        if !self.is_written(key) {
-            self.set(&[SECTION, key], value, source(name, surroundings));
-        }
-    }
-}
-
-fn source(name: &str, surroundings: &Surroundings) -> Source {
-    Source::new(name, &surroundings.directory).of_kind(SourceKind::Environment)
 }

@@ -493,14 +493,46 @@ mod traces {
             faults.contains("trace.queue: has no effect without trace.endpoint"),
             "{faults}"
         );
-        let variables = [COLLECTOR, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")];
-        let faults = Place::new(None, &variables).faults();
-        assert!(
-            faults.contains(
-                "OTEL_EXPORTER_OTLP_ENDPOINT: trace.endpoint: the variables ask for gRPC"
+    }
+
+    /// What is meant for all programs of a host keeps none of them from starting.
+    #[test]
+    fn a_standard_variable_that_cannot_be_used_counts_as_absent_and_is_named() {
+        for (name, value, has_traces) in [
+            ("OTEL_BSP_SCHEDULE_DELAY", "0", true),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", true),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "0", true),
+            ("OTEL_RESOURCE_ATTRIBUTES", "a=b,c", true),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "canary", true),
+            ("OTEL_TRACES_SAMPLER_ARG", "abc", true),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317", false),
+            (
+                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+                "http://u:canary@h",
+                false,
             ),
-            "{faults}"
+        ] {
+            let sampler = ("OTEL_TRACES_SAMPLER", "traceidratio");
+            let mut variables = vec![(name, value), sampler];
+            if !name.ends_with("_ENDPOINT") {
+                variables.push(COLLECTOR);
+            }
+            let place = Place::new(None, &variables);
+            let config = place.load(Layer::default()).unwrap();
+            assert_eq!(config.trace().is_some(), has_traces, "{name}");
+            let told = unheeded(&place.surroundings);
+            assert!(told.len() == 1 && told[0].0 == name, "{name}: {told:?}");
+            assert!(!told[0].1.contains("canary"), "{told:?}");
+        }
+        let variables = [COLLECTOR, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")];
+        let place = Place::new(None, &variables);
+        assert!(place.load(Layer::default()).unwrap().trace().is_none());
+        let told = unheeded(&place.surroundings);
+        assert!(
+            told[0].0 == COLLECTOR.0 && told[0].1.contains("gRPC"),
+            "{told:?}"
         );
+        assert_eq!(unheeded(&Place::new(None, &[COLLECTOR]).surroundings), []);
     }
 
     #[test]

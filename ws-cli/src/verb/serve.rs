@@ -10,7 +10,9 @@ use ws_server::{ConfigSource, HelperProgram, Host, LogTail, ServeErrorKind};
 
 use crate::args::{LegacyFlags, ServeArgs};
 use crate::carbonphp::{self, Asking, Report, Taken};
-use crate::config::{Layer, Refusal, Surroundings, check, exposed, load, names_collector};
+use crate::config::{
+    Layer, Refusal, Surroundings, check, exposed, load, names_collector, unheeded,
+};
 use crate::failure::{Code, Failure};
 use crate::logging::{self, Gate};
 use crate::supervision::Supervision;
@@ -26,16 +28,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         // Not an error: secrets that are mounted into containers often are.
         warn!(path = %path.display(), "every user of the host may read a secret setting");
     }
-    if cfg!(not(feature = "otel"))
-        && let Some(variable) = names_collector(&surroundings)
-    {
-        // Not an error: it is meant for all programs of the host.
-        warn!(
-            variable,
-            "no traces are recorded, since this ws was built without: \
-             cargo build --release -p ws-cli --features otel"
-        );
-    }
+    tell_of_opentelemetry(&config, &surroundings);
     for (setting, why) in ws_server::unusable_programs(&config) {
         // Not an error: an application may be installed after its server was started.
         warn!(setting, why, "a callback could not be run now");
@@ -70,6 +63,28 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
             false => Failure::with_code(code, error),
         }
     })
+}
+
+/// Says which variables of OpenTelemetry's do not count here. They are meant for all programs of the
+/// host, so this is no error.
+fn tell_of_opentelemetry(config: &Config, surroundings: &Surroundings) {
+    let collector = names_collector(surroundings);
+    if cfg!(not(feature = "otel")) {
+        if let Some(variable) = collector {
+            warn!(
+                variable,
+                "no traces are recorded, since this ws was built without: \
+                 cargo build --release -p ws-cli --features otel"
+            );
+        }
+    } else if collector.is_some() || config.trace().is_some() {
+        for (variable, why) in unheeded(surroundings) {
+            warn!(
+                variable,
+                why, "the variable cannot be used and counts as absent"
+            );
+        }
+    }
 }
 
 /// Says what to write instead of flags of CarbonPHP's server.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::Config;
 use super::effective::shown;
-use super::fault::InvalidConfig;
+use super::fault::{Fault, InvalidConfig, Problem};
 use super::raw::{RawConfig, RawValue};
 use super::settings::{Applies, SETTINGS};
 
@@ -48,7 +48,8 @@ impl Change {
         self.path
     }
 
-    /// Returns when the change is in force.
+    /// Returns when the change is in force: after a restart, too, if it means nothing without
+    /// another one that is.
     pub fn applies(&self) -> Applies {
         self.applies
     }
@@ -108,14 +109,45 @@ impl Config {
                 });
             }
             if setting.applies == Applies::Restart {
-                match old.raw.get(path) {
-                    Some(value) => held.set(path, value.clone()),
-                    None => held.remove(path),
-                }
+                restore(path, &mut held, &old.raw);
             }
         }
-        let mut config = Self::from_raw(&held, &old.base_dir)?;
+        let mut config = loop {
+            match Self::from_raw(&held, &old.base_dir) {
+                Ok(config) => break config,
+                Err(invalid) => hold_back(invalid, &mut changes, &mut held, &old.raw)?,
+            }
+        };
         config.development = self.development;
         Ok(Reloaded { config, changes })
+    }
+}
+
+/// Has what conflicts with the settings that wait for a restart wait with them: half of a section
+/// that is new must not keep all else that was changed from being applied, certificates and keys
+/// among it.
+fn hold_back(
+    invalid: InvalidConfig,
+    changes: &mut [Change],
+    held: &mut RawConfig,
+    old: &RawConfig,
+) -> Result<(), InvalidConfig> {
+    let is_conflict = |fault: &Fault| matches!(fault.problem(), Problem::Conflict(_));
+    for fault in invalid.faults() {
+        let mut live = changes.iter_mut().filter(|it| it.applies == Applies::Live);
+        let change = live.find(|change| is_conflict(fault) && change.path == fault.path());
+        let Some(change) = change else {
+            return Err(invalid);
+        };
+        change.applies = Applies::Restart;
+        restore(change.path, held, old);
+    }
+    Ok(())
+}
+
+fn restore(path: &str, held: &mut RawConfig, old: &RawConfig) {
+    match old.get(path) {
+        Some(value) => held.set(path, value.clone()),
+        None => held.remove(path),
     }
 }

@@ -118,6 +118,36 @@ fn a_reload_that_does_not_go_with_what_needs_a_restart_is_refused() {
     assert!(held.config().is_local_only());
 }
 
+/// Whatever half of a section waits for a restart, the rest of the file is applied.
+#[test]
+fn a_live_setting_that_means_nothing_without_one_that_waits_waits_with_it() {
+    let cases = [
+        #[cfg(feature = "otel")]
+        (
+            json!({}),
+            json!({ "trace": { "endpoint": "http://127.0.0.1:1", "sample_ratio": "0.5" } }),
+            "trace.sample_ratio",
+        ),
+        (
+            json!({ "app": { "command": "cat", "backend": "stream" } }),
+            json!({ "app": { "command": "cat", "events": ["open"] } }),
+            "app.events",
+        ),
+    ];
+    for (old, mut new, waits) in cases {
+        let old = check(old).unwrap();
+        new["limits"] = json!({ "ping_interval": "7s" });
+        let new = check(new).unwrap();
+        let reloaded = old.reloaded(&new).unwrap();
+        let found = reloaded.changes().iter().find(|it| it.path() == waits);
+        assert_eq!(found.unwrap().applies(), Applies::Restart, "{waits}");
+        let held = reloaded.into_config();
+        assert_eq!(held.limits().ping_interval, Some(Duration::from_secs(7)));
+        // Nor is the next one refused.
+        assert!(held.reloaded(&new).is_ok());
+    }
+}
+
 /// Each setting in turn is changed, as far as the example or the kind of its default lets us: what
 /// is applied without a restart is the new value, everything else the old one.
 #[test]

@@ -58,9 +58,12 @@ pub struct TraceConfig {
     pub queue: NonZeroUsize,
 }
 
-/// Which trace the messages of a connection are in, if its handshake had no `traceparent`.
+/// Which trace the messages of a connection are in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum TraceMessages {
+    /// In that of the handshake if it is a caller's who is followed, else each in one of its own.
+    Auto,
     /// Each in one of its own.
     Linked,
     /// In that of the handshake.
@@ -113,6 +116,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Box<TraceConfig>> {
         messages: reader.choice(
             "trace.messages",
             &[
+                ("auto", TraceMessages::Auto),
                 ("linked", TraceMessages::Linked),
                 ("joined", TraceMessages::Joined),
             ],

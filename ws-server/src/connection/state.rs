@@ -4,6 +4,7 @@ mod closing;
 mod intake;
 mod sending;
 
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use ws_proto::{CloseCode, CloseFrame, State};
@@ -63,6 +64,8 @@ pub(super) struct Inner {
     pub(super) farewell: Option<Box<Occasion>>,
     /// A task that ends with the connection.
     pub(super) attendant: Option<tokio::task::AbortHandle>,
+    /// Shared by the replies that are followed; `None` until one is.
+    pub(super) followed: Option<Rc<()>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +124,7 @@ impl Inner {
             look_at: None,
             farewell: None,
             attendant: None,
+            followed: None,
         }
     }
 

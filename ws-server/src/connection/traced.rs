@@ -9,6 +9,10 @@ use crate::core::answer::Reply;
 use crate::shard::Shard;
 use crate::spans::MessageSpan;
 
+/// Replies of one connection that are followed at a time. Each costs a task, a queue and two spans,
+/// and a client that does not read lets as many wait as its outbound queue holds.
+const MAX_FOLLOWED: usize = 64;
+
 /// Queues the reply to a message, if there is one, and records what becomes of it.
 pub(super) fn reply(
     shard: &Rc<Shard>,
@@ -28,10 +32,19 @@ pub(super) fn reply(
     if !is_open {
         return span.end(None);
     }
+    let followed = state.followed.get_or_insert_default();
+    // One is that of the connection.
+    if Rc::strong_count(followed) > MAX_FOLLOWED {
+        return span.end_queued();
+    }
+    let followed = Rc::clone(followed);
     let (notices, mut fate) = mpsc::unbounded_channel();
     state.output.wait_for_last(1, &notices);
     drop(notices);
-    shard.spawn(async move { span.end(fate.recv().await) });
+    shard.spawn(async move {
+        span.end(fate.recv().await);
+        drop(followed);
+    });
 }
 
 /// Records a reply that nobody is there to hear.

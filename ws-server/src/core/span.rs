@@ -120,16 +120,41 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
+    /// Finds a place for an opening handshake. `named` is the trace that its head names: it goes on
+    /// here if whoever connects is trusted and callers are followed. Else it is but linked to, since
+    /// anybody could have everything recorded, or nothing, or have it stand in another's trace.
+    /// `random` are random bytes.
+    pub(crate) fn begin(
+        named: Option<Trace>,
+        is_trusted: bool,
+        sampling: Sampling,
+        random: [u8; 24],
+    ) -> (Self, Spot) {
+        let caller = named.filter(|_| is_trusted && sampling.follows_callers());
+        let spot = match caller {
+            Some(caller) => Spot::after(caller, Trace::begin(Some(caller), random)),
+            None => {
+                let own = Trace::begin(None, random);
+                Spot::first(own.sampled(sampling.decides(own)), named)
+            }
+        };
+        let origin = Self {
+            trace: spot.trace,
+            is_callers: caller.is_some(),
+        };
+        (origin, spot)
+    }
+
     /// Finds a place for what is done for the connection, over and over: in the trace of the
-    /// handshake if the caller wants it all there, or the configuration does (`joins`); else in one
-    /// of its own, so that no trace grows with the life of a connection. `random` are random bytes.
+    /// handshake if it `joins` that; else in one of its own, so that no trace grows with the life of
+    /// a connection. `random` are random bytes.
     pub(crate) fn next(self, joins: bool, sampling: Sampling, random: [u8; 24]) -> Spot {
-        if self.is_callers || joins {
+        if joins {
             let [.., a, b, c, d, e, f, g, h] = random;
             return Spot::inside(self.trace, [a, b, c, d, e, f, g, h]);
         }
         let own = Trace::begin(None, random);
-        Spot::first(own.sampled(sampling.decides(own, None)), Some(self.trace))
+        Spot::first(own.sampled(sampling.decides(own)), Some(self.trace))
     }
 }
 
@@ -169,6 +194,35 @@ mod tests {
     }
 
     proptest! {
+        /// Neither the flag nor the id of a trace says anything unless the peer is trusted.
+        #[test]
+        fn prop_whether_a_handshake_is_recorded_is_said_by_the_ratio_or_by_who_is_trusted(
+            named in prop::option::of(trace()),
+            is_trusted: bool,
+            parent_based: bool,
+            ratio in 0.0..=1.0,
+            random: [u8; 24],
+        ) {
+            let sampling = Sampling::new(ratio, parent_based);
+            let (origin, spot) = Origin::begin(named, is_trusted, sampling, random);
+            prop_assert_eq!(origin.trace, spot.trace);
+            match named.filter(|_| is_trusted && parent_based) {
+                Some(caller) => {
+                    prop_assert!(origin.is_callers);
+                    prop_assert_eq!(spot.trace.id_bytes(), caller.id_bytes());
+                    prop_assert_eq!(spot.trace.is_sampled(), caller.is_sampled());
+                    prop_assert_eq!(spot.parent.map(|parent| parent.span), Some(caller.span()));
+                    prop_assert_eq!(spot.link, None);
+                }
+                None => {
+                    let own = Trace::begin(None, random);
+                    prop_assert!(!origin.is_callers);
+                    prop_assert_eq!(spot.trace, own.sampled(sampling.decides(own)));
+                    prop_assert_eq!((spot.parent, spot.link), (None, named));
+                }
+            }
+        }
+
         /// Whoever looks for a connection finds all of it: by the id of the trace, or by a link.
         #[test]
         fn prop_whatever_a_connection_does_leads_back_to_its_handshake(
@@ -181,7 +235,7 @@ mod tests {
             let origin = Origin { trace, is_callers };
             let sampling = Sampling::new(ratio, true);
             let spot = origin.next(joins, sampling, random);
-            if is_callers || joins {
+            if joins {
                 prop_assert_eq!(spot.trace.id_bytes(), trace.id_bytes());
                 prop_assert_eq!(spot.trace.is_sampled(), trace.is_sampled());
                 prop_assert_eq!(spot.parent.map(|parent| parent.span), Some(trace.span()));
@@ -189,7 +243,7 @@ mod tests {
             } else {
                 prop_assert_eq!(spot.parent, None);
                 prop_assert_eq!(spot.link, Some(trace));
-                prop_assert_eq!(spot.trace.is_sampled(), sampling.decides(spot.trace, None));
+                prop_assert_eq!(spot.trace.is_sampled(), sampling.decides(spot.trace));
             }
         }
     }

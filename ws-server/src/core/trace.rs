@@ -91,7 +91,7 @@ impl Trace {
 pub(crate) struct Sampling {
     /// Of the ids, halved, those below it are.
     bound: u64,
-    /// Who has a caller does as the caller says.
+    /// What has a caller who is trusted is recorded as the caller says.
     parent_based: bool,
 }
 
@@ -107,11 +107,14 @@ impl Sampling {
         }
     }
 
-    /// Whether a trace is recorded; `caller` is where it came from, if it was begun elsewhere.
-    pub(crate) fn decides(self, trace: Trace, caller: Option<Trace>) -> bool {
-        if let Some(caller) = caller.filter(|_| self.parent_based) {
-            return caller.is_sampled();
-        }
+    /// Whether what a trusted caller has begun goes on as the caller says.
+    pub(crate) fn follows_callers(self) -> bool {
+        self.parent_based
+    }
+
+    /// Whether a trace that begins here is recorded. The id of another's says nothing: whoever
+    /// chooses the id could choose the answer.
+    pub(crate) fn decides(self, trace: Trace) -> bool {
         let [_, _, _, _, _, _, _, _, low @ ..] = trace.id;
         u64::from_be_bytes(low) >> 1 < self.bound
     }
@@ -191,21 +194,6 @@ mod tests {
     }
 
     #[test]
-    fn flag_of_the_caller_decides_unless_it_is_not_asked() {
-        for ratio in [0.0, 1.0] {
-            for (flags, is_sampled) in [("-00", false), ("-01", true), ("-03", true)] {
-                let caller = caller(flags);
-                assert_eq!(
-                    Sampling::new(ratio, true).decides(caller, Some(caller)),
-                    is_sampled
-                );
-                let alone = Sampling::new(ratio, false);
-                assert_eq!(alone.decides(caller, Some(caller)), ratio > 0.0);
-            }
-        }
-    }
-
-    #[test]
     fn only_the_flag_of_sampling_is_changed() {
         let other = caller("-02");
         assert!(!other.is_sampled());
@@ -221,7 +209,7 @@ mod tests {
         ) {
             let sampling = Sampling::new(ratio, true);
             let traces = ids.into_iter().map(|random| Trace::begin(None, random));
-            let count = traces.filter(|trace| sampling.decides(*trace, None)).count();
+            let count = traces.filter(|trace| sampling.decides(*trace)).count();
             // More than six standard deviations.
             prop_assert!((count as f64 / 1000.0 - ratio).abs() < 0.1, "{count} of 1000 for {ratio}");
         }
@@ -233,7 +221,7 @@ mod tests {
             random: [u8; 24],
         ) {
             let trace = Trace::begin(None, random);
-            let decides = |ratio| Sampling::new(ratio, true).decides(trace, None);
+            let decides = |ratio| Sampling::new(ratio, true).decides(trace);
             prop_assert!(!decides(f64::min(one, other)) || decides(f64::max(one, other)));
         }
 

@@ -309,8 +309,9 @@ impl<'a> Opening<'_, 'a> {
                 return Ok(Wish::Page(answer));
             }
         }
-        self.begin_span(&head);
         let upgrade = Upgrade::new(&head)?;
+        // Only now: what scanners ask for is no handshake, and has another method perhaps.
+        self.begin_span(&head);
         if self.shard.is_draining() {
             return Err(busy(Refusal::Draining, GOING_DOWN));
         }
@@ -352,8 +353,9 @@ impl<'a> Opening<'_, 'a> {
     }
 
     fn begin_span(&self, head: &RequestHead) {
-        let Some(mut span) = HandshakeSpan::begin(&self.shard.server, head, self.accepted_at)
-        else {
+        let peer = self.peer.map(|peer| peer.ip());
+        let begun = HandshakeSpan::begin(&self.shard.server, head, peer, self.accepted_at);
+        let Some(mut span) = begun else {
             return;
         };
         span.set_transport(self.stream.is_tls(), self.peer.is_some());

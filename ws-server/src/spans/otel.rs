@@ -234,7 +234,8 @@ impl SpanExporter for Collector {
             self.timeout,
         );
         let sending = self.runtime.spawn(async move {
-            let sending = door.post(body.into(), &queue.is_ending);
+            let deadline = Instant::now() + limit;
+            let sending = door.post(body.into(), deadline, &queue.is_ending);
             let sent = timeout(limit, sending).await;
             sent.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")))
         });
@@ -316,13 +317,23 @@ impl Door {
         })
     }
 
-    /// Sends a batch, again if need be, and returns how many spans of it were refused.
-    async fn post(&self, body: Bytes, is_ending: &AtomicBool) -> Result<u64, String> {
+    /// Sends a batch, again if need be, and returns how many spans of it were refused. A pause that
+    /// would end behind the deadline is not made: the next batch need not wait for it.
+    async fn post(
+        &self,
+        body: Bytes,
+        deadline: Instant,
+        is_ending: &AtomicBool,
+    ) -> Result<u64, String> {
         let mut pause = PAUSE;
         for _ in 0..RETRIES {
             match self.try_post(body.clone()).await {
-                Err(Trouble::Passing { wait, .. }) if !is_ending.load(Ordering::Relaxed) => {
-                    sleep(wait.unwrap_or(pause)).await;
+                Err(Trouble::Passing { reason, wait }) if !is_ending.load(Ordering::Relaxed) => {
+                    let wait = wait.unwrap_or(pause);
+                    if wait >= deadline.saturating_duration_since(Instant::now()) {
+                        return Err(reason);
+                    }
+                    sleep(wait).await;
                     pause *= 2;
                 }
                 end => return end.map_err(Trouble::into_reason),

@@ -21,6 +21,8 @@ pub(super) enum Answers {
     AllButOne,
     /// A status.
     Status(u16),
+    /// That it is busy for an hour.
+    Later,
     /// Nothing, ever.
     Nothing,
 }
@@ -128,11 +130,16 @@ fn serve(mut stream: impl Read + Write, requests: &Mutex<Vec<Request>>, answers:
     let (status, body): (u16, &[u8]) = match answers {
         Answers::Taken => (200, b""),
         Answers::AllButOne => (200, &[0x0a, 0x02, 0x08, 0x01]),
+        Answers::Later => (503, b""),
         Answers::Status(status) => (status, b"canary of the collector"),
         Answers::Nothing => return,
     };
     let length = body.len();
-    let answer = format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\n\r\n");
+    let wait = match answers {
+        Answers::Later => "Retry-After: 3600\r\n",
+        _ => "",
+    };
+    let answer = format!("HTTP/1.1 {status} X\r\n{wait}Content-Length: {length}\r\n\r\n");
     let _ = stream.write_all(answer.as_bytes());
     let _ = stream.write_all(body);
     let _ = stream.flush();

@@ -4,6 +4,7 @@ mod collector;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::time::Instant;
 
@@ -22,6 +23,11 @@ fn traced(url: &str) -> Setup {
     Setup::new()
         .set("trace.endpoint", url)
         .set("trace.interval", "10ms")
+}
+
+/// One that believes whoever connects, as if it stood behind a proxy that traces.
+fn trusting(url: &str) -> Setup {
+    traced(url).set("server.proxy.trusted", "127.0.0.1")
 }
 
 fn traceparent(flags: &str) -> String {
@@ -48,7 +54,7 @@ fn ids(traceparent: &str) -> (String, String) {
 #[tokio::test]
 async fn one_trace_leads_from_the_handshake_over_the_callbacks_to_the_reply() {
     let collector = Collector::start(Answers::Taken);
-    let server = traced(&collector.url())
+    let server = trusting(&collector.url())
         .set("trace.service_name", "chat")
         .set("trace.resource", "deployment.environment.name=test")
         .app(r#"[ "$(cat)" = quiet ] || echo "$TRACEPARENT""#)
@@ -130,21 +136,31 @@ async fn one_trace_leads_from_the_handshake_over_the_callbacks_to_the_reply() {
 }
 
 #[tokio::test]
-async fn without_a_traceparent_messages_have_traces_of_their_own_or_that_of_the_handshake() {
-    for joins in [false, true] {
+async fn messages_have_traces_of_their_own_or_that_of_the_handshake() {
+    let header = traceparent("01");
+    let caller = [("traceparent", header.as_str())];
+    for (messages, headers, joins) in [
+        ("auto", &caller[..0], false),
+        ("auto", &caller[..], true),
+        ("linked", &caller[..0], false),
+        ("linked", &caller[..], false),
+        ("joined", &caller[..0], true),
+        ("joined", &caller[..], true),
+    ] {
         let collector = Collector::start(Answers::Taken);
-        let server = traced(&collector.url())
-            .set("trace.messages", if joins { "joined" } else { "linked" })
+        let server = trusting(&collector.url())
+            .set("trace.messages", messages)
             .app(r#"echo "$TRACEPARENT""#)
             .start();
-        let mut client = server.connect().await;
+        let mut client = server.connect_with("/", headers).await.unwrap();
         let first = ids(&ask(&mut client, "x").await);
         let second = ids(&ask(&mut client, "x").await);
         bye(client).await;
         let spans = collector.wait_for(7);
         server.finish();
         let handshake = only(&spans, "GET", "");
-        assert_eq!(handshake.parent, "");
+        let parent = if headers.is_empty() { "" } else { CALLER };
+        assert_eq!(handshake.parent, parent);
         assert_eq!(first.0 == second.0, joins);
         for (trace, callback) in [first, second] {
             let callback = spans.iter().find(|span| span.id == callback).unwrap();
@@ -165,11 +181,11 @@ async fn without_a_traceparent_messages_have_traces_of_their_own_or_that_of_the_
 }
 
 #[tokio::test]
-async fn flag_of_the_caller_decides_whether_anything_is_recorded() {
+async fn flag_of_a_trusted_caller_decides_whether_anything_is_recorded() {
     let collector = Collector::start(Answers::Taken);
     let unsampled = traceparent("00");
     let headers = [("traceparent", unsampled.as_str())];
-    let server = traced(&collector.url())
+    let server = trusting(&collector.url())
         .app(r#"echo "$TRACEPARENT""#)
         .start();
     let mut client = server.connect_with("/", &headers).await.unwrap();
@@ -182,21 +198,49 @@ async fn flag_of_the_caller_decides_whether_anything_is_recorded() {
     let log = server.finish();
     assert!(log.contains("\"exported\":0"), "{log}");
     assert_eq!(collector.spans(), []);
+}
 
-    // Who does not ask the caller records what its ratio says, and says so to callbacks.
-    let server = traced(&collector.url())
-        .set("trace.parent_based", "false")
-        .app(r#"echo "$TRACEPARENT""#)
-        .start();
-    let mut client = server.connect_with("/", &headers).await.unwrap();
-    let said = ask(&mut client, "x").await;
-    assert!(
-        said.starts_with(&format!("00-{TRACE}-")) && said.ends_with("-01"),
-        "{said}"
-    );
-    bye(client).await;
-    collector.wait_for(4);
-    server.finish();
+/// Anybody can send a header: it neither floods a collector, nor hides, nor writes into a trace of
+/// somebody else's. A proxy may pass it on as it came; who says so is as safe behind one.
+#[tokio::test]
+async fn a_caller_who_is_not_followed_is_linked_to_and_decides_nothing() {
+    let followed = [
+        ("server.proxy.trusted", "10.0.0.1"),
+        ("trace.parent_based", "true"),
+    ];
+    let alone = [
+        ("server.proxy.trusted", "127.0.0.1"),
+        ("trace.parent_based", "false"),
+    ];
+    for settings in [followed, alone] {
+        for (flags, ratio, is_recorded) in [("00", "1", true), ("01", "0", false)] {
+            let collector = Collector::start(Answers::Taken);
+            let header = traceparent(flags);
+            let mut setup = traced(&collector.url()).set("trace.sample_ratio", ratio);
+            for (path, value) in settings {
+                setup = setup.set(path, value);
+            }
+            let server = setup
+                .app(r#"echo "$TRACEPARENT $HTTP_TRACEPARENT""#)
+                .start();
+            let headers = [("traceparent", header.as_str())];
+            let mut client = server.connect_with("/", &headers).await.unwrap();
+            let said = ask(&mut client, "x").await;
+            bye(client).await;
+            server.finish();
+            let (own, handed_on) = said.split_once(' ').unwrap();
+            assert!(!own.contains(TRACE) && handed_on == header, "{said}");
+            assert_eq!(own.ends_with("-01"), is_recorded, "{said}");
+            let spans = collector.spans();
+            assert_eq!(spans.len(), if is_recorded { 4 } else { 0 });
+            if is_recorded {
+                let handshake = only(&spans, "GET", "");
+                let caller = (TRACE.to_owned(), CALLER.to_owned());
+                assert_eq!((&*handshake.parent, &handshake.links), ("", &vec![caller]));
+                assert!(spans.iter().all(|span| span.trace != TRACE));
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -624,4 +668,48 @@ async fn a_busy_collector_is_asked_again() {
     );
     server.until("traces.failed", 1);
     server.finish();
+}
+
+/// It would have to wait longer than the batch may take: the next one need not stand behind it.
+#[tokio::test]
+async fn a_collector_that_wants_to_be_left_alone_for_long_is_not_waited_for() {
+    let collector = Collector::start(Answers::Later);
+    let server = traced(&collector.url())
+        .set("trace.timeout", "10m")
+        .arg("--echo")
+        .start();
+    for round in 1..=2 {
+        bye(server.connect().await).await;
+        server.until("traces.failed", round);
+    }
+    let log = server.finish();
+    assert_eq!(collector.requests().len(), 2);
+    assert!(log.contains("it answers 503"), "{log}");
+}
+
+#[tokio::test]
+async fn what_is_no_handshake_or_is_given_up_by_the_client_is_no_error_of_the_server() {
+    let collector = Collector::start(Answers::Taken);
+    let server = traced(&collector.url())
+        .app("cat")
+        .validate("touch asked; exec sleep 1000")
+        .start();
+    for method in ["GET", "POST", "PROPFIND"] {
+        let request = format!("{method} /scan HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        server.raw(request.as_bytes());
+    }
+    let mut stream = server.raw_stream();
+    let request = "GET /left HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\
+                   Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    let asked = server.dir().join("asked");
+    eventually("the validation runs", || asked.exists());
+    drop(stream);
+    let spans = collector.wait_for(2);
+    server.finish();
+    let handshake = only(&spans, "GET", "");
+    assert_eq!(handshake.get("url.path"), "/left");
+    assert_eq!(handshake.error, None);
+    assert_eq!(handshake.get("error.type"), "gone");
 }

@@ -31,17 +31,20 @@ pub(super) const SETTINGS: &[Setting] = &[
         path: "trace.parent_based",
         default: DefaultValue::Flag(true),
         applies: Applies::Live,
-        doc: "The sampled flag of a handshake's traceparent says whether its trace is recorded. Whoever can\n\
-              connect can set it. False: sample_ratio decides for these traces, too.",
+        doc: "The trace that the traceparent of a handshake names goes on here, recorded or not as its sampled\n\
+              flag says, if who connects is one of server.proxy.trusted. For anybody else, and with false for\n\
+              all, the handshake begins a trace of its own, with a link to that, and sample_ratio decides. A\n\
+              trusted proxy that does not trace passes on what anybody sends: have it drop the header, or\n\
+              write false.",
     },
     Setting {
         path: "trace.messages",
-        default: DefaultValue::Text("linked"),
+        default: DefaultValue::Text("auto"),
         applies: Applies::Live,
-        doc: "Which trace the messages of a connection are in whose handshake had no traceparent: \"linked\":\n\
-              each in one of its own, linked to the handshake; \"joined\": all in that of the handshake, for\n\
-              connections with few messages (viewers of traces choke on thousands of spans). With a\n\
-              traceparent they are in its trace.",
+        doc: "Which trace the messages of a connection are in: \"linked\": each in one of its own, which begins\n\
+              with a link to the handshake; \"joined\": all in that of the handshake, for connections with few\n\
+              messages (viewers of traces choke on thousands of spans); \"auto\": joined if the handshake goes\n\
+              on in a caller's trace (see parent_based), else linked.",
     },
     Setting {
         path: "trace.personal",
