@@ -72,11 +72,11 @@ impl Shared {
 
     /// Loads as many processes as there are. One is tried out before the others cost anything.
     async fn load_all(self: &Arc<Self>) -> Result<Vec<Life>, String> {
-        let mut lives = vec![self.load().await?];
+        let mut lives = vec![self.load(Arc::default()).await?];
         let mut loading: JoinSet<_> = (1..self.slots.len())
             .map(|_| {
                 let shared = Arc::clone(self);
-                async move { shared.load().await }
+                async move { shared.load(Arc::default()).await }
             })
             .collect();
         while let Some(loaded) = loading.join_next().await {
@@ -140,10 +140,10 @@ impl Shared {
     fn conduct(&self) -> Conduct {
         let mut conduct = Conduct::default();
         for life in self.lives() {
-            let has_answered = life.has_answered.load(Ordering::Relaxed);
+            let has_answered = life.record.has_answered.load(Ordering::Relaxed);
             let ends = life.service.ends();
             conduct.has_answered |= has_answered;
-            conduct.failed += life.failed.load(Ordering::Relaxed);
+            conduct.failed += life.record.failed.load(Ordering::Relaxed);
             conduct.in_hand += life.in_hand.load(Ordering::Relaxed);
             conduct.ends += ends;
             conduct.is_stillborn |= ends > 0 && !has_answered;
