@@ -202,6 +202,8 @@ impl Pool {
     }
 
     /// Replaces every process by a fresh one, which loads the application anew. Returns at once.
+    /// While fresh ones load that an earlier call asked for, it is done once more after that,
+    /// however often it is asked for.
     ///
     /// The old ones serve until all fresh ones have accepted a connection, and finish what they
     /// have in hand then. If a fresh one ends before, or takes longer than

@@ -33,6 +33,9 @@ pub(super) async fn serve(shared: Arc<Shared>, mut asked: watch::Receiver<u64>) 
 impl Shared {
     /// Replaces all processes, again if that is asked for again, until those that have taken over
     /// may stay, or those before them are back.
+    ///
+    /// What is asked for meanwhile does not end a load: were it asked for faster than one takes,
+    /// none would come to its end. What was loaded then may be half of the old; it is replaced next.
     async fn renew(self: &Arc<Self>, asked: &mut watch::Receiver<u64>) {
         let mut trial = None;
         loop {
@@ -40,17 +43,14 @@ impl Shared {
                 let mut loading = pin!(self.load_all());
                 loop {
                     tokio::select! {
-                        loaded = &mut loading => break Some(loaded),
-                        // What is loaded by now may be half of the old.
-                        _ = asked.changed() => break None,
+                        loaded = &mut loading => break loaded,
                         () = sleep(LOOK_EVERY), if trial.is_some() => self.look_at(&mut trial),
                     }
                 }
             };
             match loaded {
-                None => continue,
-                Some(Ok(lives)) => trial = self.take_over(lives),
-                Some(Err(cause)) => {
+                Ok(lives) => trial = self.take_over(lives),
+                Err(cause) => {
                     self.failed_replacements.fetch_add(1, Ordering::Relaxed);
                     tracing::error!(%cause, "processes cannot be replaced and go on");
                 }

@@ -462,6 +462,26 @@ async fn of_several_reloads_in_a_row_those_before_all_of_them_are_back() {
 }
 
 #[tokio::test]
+async fn reloads_that_come_faster_than_a_load_take_effect() {
+    let setup = Setup::on_trial(1, Duration::ZERO).await;
+    let first = setup.pool.pids();
+    setup.before("/bin/sleep 0.2");
+    eventually("others serve though more is asked for", || {
+        setup.pool.reload();
+        setup.pool.pids() != first
+    })
+    .await;
+    // What was asked for last is done after that, once.
+    let replaced = setup.pool.stats().replaced;
+    let again = || setup.pool.stats().replaced == replaced + 1;
+    eventually("it is done again", again).await;
+    let third = setup.renew().await;
+    assert_eq!(setup.pool.pids(), third);
+    assert_eq!(setup.pool.stats().replaced, replaced + 2);
+    setup.end().await;
+}
+
+#[tokio::test]
 async fn process_that_cannot_be_recycled_goes_on() {
     let recycling = Recycling {
         max_requests: NonZeroU64::new(2),
