@@ -121,7 +121,7 @@ impl Pool {
         };
         let mut slots = Vec::with_capacity(count);
         for _ in 0..count {
-            let life = shared.begin_life().await?;
+            let life = shared.begin_life(Arc::default()).await?;
             life.connect_ahead();
             slots.push(Slot {
                 life: Mutex::new(Arc::new(life)),
@@ -171,21 +171,39 @@ impl Pool {
                 answer
             }
             PoolKind::Workers => {
-                let asked = async {
-                    let mut turn = shared.turn().await?;
-                    let answer = turn.life.ask(env, payload, max_output).await;
-                    turn.life.note(&answer);
-                    turn.is_over = !matches!(answer, Err(Failure::OutputTooLong { .. }));
-                    answer
-                };
-                // A worker that has the request then is killed, as its turn is not over.
-                let answer = tokio::time::timeout(timeout, asked).await;
-                answer.unwrap_or(Err(Failure::TimedOut))
+                let until = Instant::now() + timeout;
+                let turn = tokio::time::timeout_at(until.into(), shared.turn()).await;
+                let turn = turn.unwrap_or(Err(Failure::TimedOut))?;
+                let begun = Instant::now();
+                let life = Arc::clone(&turn.life);
+                let mut asked = pin!(life.ask(env, payload, max_output));
+                // Dropped before the connection is: a worker whose turn is not over is killed, and
+                // is not to find out before that, and end by it, that nobody waits any more.
+                let mut turn = turn;
+                let answer = tokio::time::timeout_at(until.into(), asked.as_mut()).await;
+                match answer {
+                    Ok(answer) => {
+                        life.note(&answer);
+                        turn.is_over = !matches!(answer, Err(Failure::OutputTooLong { .. }));
+                        answer
+                    }
+                    Err(_) => {
+                        let answer = Err(Failure::TimedOut);
+                        // What has waited for its turn most of the time, behind another that hung
+                        // perhaps, tells nothing of who had it last.
+                        if begun.elapsed() >= timeout / 2 {
+                            life.note(&answer);
+                        }
+                        answer
+                    }
+                }
             }
         }
     }
 
     /// Replaces every process by a fresh one, which loads the application anew. Returns at once.
+    /// While fresh ones load that an earlier call asked for, it is done once more after that,
+    /// however often it is asked for.
     ///
     /// The old ones serve until all fresh ones have accepted a connection, and finish what they
     /// have in hand then. If a fresh one ends before, or takes longer than
@@ -195,7 +213,11 @@ impl Pool {
     ///
     /// - a fresh one ends that has answered nothing,
     /// - fresh ones end more often than there are processes, or
-    /// - the first three requests fail, by a status of 500 or above among others.
+    /// - the first three requests fail, by a status of 500 or above among others, or by taking too
+    ///   long.
+    ///
+    /// A request that nobody waits for any more is no failure, and a process that is killed for
+    /// one, or for one that took too long or answered too much, has not ended by itself.
     pub fn reload(&self) {
         let reloads = &self.front.shared.reloads;
         reloads.send_modify(|count| *count += 1);
@@ -300,8 +322,8 @@ struct Shared {
 /// What the task that repairs is to do with a slot.
 #[derive(Debug)]
 enum Repair {
-    /// Kill this process of it, which has a request that nobody waits for.
-    Renew(usize, Arc<Life>),
+    /// Offer it again when this process, whose program was condemned in that life, runs anew.
+    Renew(usize, Arc<Life>, u64),
     /// Put a fresh process in the place of this one.
     Replace(usize, Arc<Life>),
 }
@@ -352,15 +374,22 @@ struct Life {
     since: Instant,
     served: AtomicU64,
     in_hand: AtomicUsize,
-    has_answered: AtomicBool,
-    /// Requests that failed before one was answered.
-    failed: AtomicU64,
+    record: Arc<Record>,
     /// Whether a successor is being made.
     is_retired: AtomicBool,
 }
 
+/// What became of the requests at one place since its processes were last reloaded. Whoever is
+/// recycled leaves it to the successor.
+#[derive(Debug, Default)]
+struct Record {
+    has_answered: AtomicBool,
+    /// Requests that failed before one was answered.
+    failed: AtomicU64,
+}
+
 impl Life {
-    fn new(service: Service, config: &PoolConfig) -> Self {
+    fn new(service: Service, config: &PoolConfig, record: Arc<Record>) -> Self {
         let ahead_count = match config.kind {
             PoolKind::ForkServers => config.ahead,
             PoolKind::Workers => config.ahead.min(1),
@@ -373,8 +402,7 @@ impl Life {
             since: Instant::now(),
             served: AtomicU64::new(0),
             in_hand: AtomicUsize::new(0),
-            has_answered: AtomicBool::new(false),
-            failed: AtomicU64::new(0),
+            record,
             is_retired: AtomicBool::new(false),
         }
     }
@@ -422,7 +450,7 @@ impl Life {
 
     /// Takes note of what became of a request.
     fn note(&self, answer: &Result<Vec<u8>, Failure>) {
-        if self.has_answered.load(Ordering::Relaxed) {
+        if self.record.has_answered.load(Ordering::Relaxed) {
             return;
         }
         let is_good = match answer {
@@ -431,9 +459,9 @@ impl Life {
             Err(_) => false,
         };
         if is_good {
-            self.has_answered.store(true, Ordering::Relaxed);
+            self.record.has_answered.store(true, Ordering::Relaxed);
         } else {
-            self.failed.fetch_add(1, Ordering::Relaxed);
+            self.record.failed.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -516,9 +544,9 @@ impl Shared {
     }
 
     /// Begins a life and waits until its program accepts.
-    async fn load(&self) -> Result<Life, String> {
+    async fn load(&self, record: Arc<Record>) -> Result<Life, String> {
         let life = self
-            .begin_life()
+            .begin_life(record)
             .await
             .map_err(|failure| failure.to_string())?;
         let limit = self.config.load_timeout;
@@ -529,7 +557,7 @@ impl Shared {
         }
     }
 
-    async fn begin_life(&self) -> Result<Life, Failure> {
+    async fn begin_life(&self, record: Arc<Record>) -> Result<Life, Failure> {
         let number = self.sockets.fetch_add(1, Ordering::Relaxed);
         let path = self
             .config
@@ -537,7 +565,7 @@ impl Shared {
             .join(format!("{}.{number}.sock", self.config.name));
         let PoolConfig { command, kind, .. } = &self.config;
         let service = Service::start(&self.spawners, command.clone(), *kind, &path).await?;
-        Ok(Life::new(service, &self.config))
+        Ok(Life::new(service, &self.config, record))
     }
 
     /// Waits for a worker that is idle.
@@ -584,31 +612,32 @@ impl Shared {
         life.is_due(&self.config.recycling) && self.slots[index].holds(life)
     }
 
-    /// Kills and starts a process anew. One that serves no more ends by itself.
-    async fn renew_life(&self, index: usize, life: &Arc<Life>) {
+    /// Has a worker killed and started anew that has a request which nobody waits for; then it is
+    /// offered again. One that serves no more ends by itself.
+    fn condemn(&self, index: usize, life: &Arc<Life>) {
         let pid = life.service.pid();
         tracing::warn!(worker.pid = pid, "worker killed with its request");
         let is_kept = || {
-            lock(&self.reserve)
-                .iter()
-                .any(|kept| Arc::ptr_eq(kept, life))
+            let reserve = lock(&self.reserve);
+            reserve.iter().any(|kept| Arc::ptr_eq(kept, life))
         };
-        if (self.slots[index].holds(life) || is_kept())
-            && let Err(failure) = life.service.renew().await
-        {
-            tracing::warn!(cause = %failure, "worker cannot be started");
+        if self.slots[index].holds(life) || is_kept() {
+            let condemned = life.service.condemn();
+            self.needs(Repair::Renew(index, Arc::clone(life), condemned));
+        } else {
+            self.put_back(index);
         }
     }
 
     /// Puts a fresh process in the place of one; if that fails, the old one goes on.
     async fn replace(&self, index: usize, old: &Arc<Life>) {
         let pid = old.service.pid();
-        let loaded = self.load().await;
+        let loaded = self.load(Arc::clone(&old.record)).await;
         let is_renewed = loaded.is_ok();
         let life = loaded.unwrap_or_else(|cause| {
             self.failed_replacements.fetch_add(1, Ordering::Relaxed);
             tracing::error!(worker.pid = pid, %cause, "process cannot be replaced and goes on");
-            Life::new(old.service.clone(), &self.config)
+            Life::new(old.service.clone(), &self.config, Arc::clone(&old.record))
         });
         life.connect_ahead();
         let successor = life.service.pid();
@@ -679,8 +708,7 @@ impl Drop for Turn {
     fn drop(&mut self) {
         let Self { index, life, .. } = self;
         if !self.is_over {
-            let life = Arc::clone(life);
-            self.shared.needs(Repair::Renew(*index, life));
+            self.shared.condemn(*index, life);
         } else if self.shared.is_due(*index, life) {
             self.shared.retire(*index, life);
         } else {
@@ -704,8 +732,10 @@ async fn repair(shared: Arc<Shared>, mut needed: mpsc::UnboundedReceiver<Repair>
         let shared = Arc::clone(&shared);
         repairs.spawn(async move {
             let index = match repair {
-                Repair::Renew(index, life) => {
-                    shared.renew_life(index, &life).await;
+                Repair::Renew(index, life, ended) => {
+                    if let Err(failure) = life.service.runs_after(ended).await {
+                        tracing::warn!(cause = %failure, "worker cannot be started");
+                    }
                     index
                 }
                 Repair::Replace(index, life) => {

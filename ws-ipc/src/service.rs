@@ -107,11 +107,10 @@ impl Service {
         self.front.shared.state.borrow().restarts
     }
 
-    /// How often the program has ended so far.
+    /// How often the program has ended by itself so far, rather than because it was
+    /// [condemned](Self::condemn).
     pub(crate) fn ends(&self) -> u64 {
-        let state = self.front.shared.state.borrow();
-        let runs = matches!(state.phase, Phase::Running { .. });
-        state.life - u64::from(runs)
+        self.front.shared.state.borrow().ends
     }
 
     /// Whether the program has accepted whoever has connected.
@@ -210,14 +209,29 @@ impl Service {
     ///
     /// The kill is under way once the future has been polled.
     pub async fn renew(&self) -> Result<(), Failure> {
+        self.runs_after(self.condemn()).await
+    }
+
+    /// Has the program killed at once, with whatever it is doing, and started again; tells which
+    /// life of it that is.
+    pub(crate) fn condemn(&self) -> u64 {
         let shared = &self.front.shared;
-        let mut state = shared.state.subscribe();
-        let life = state.borrow_and_update().life;
+        let life = shared.state.borrow().life;
         shared.condemned.send_if_modified(|condemned| {
             let is_news = *condemned < life;
             *condemned = life.max(*condemned);
             is_news
         });
+        life
+    }
+
+    /// Waits until the program runs again after that life of it.
+    ///
+    /// # Errors
+    ///
+    /// As from [`renew`](Self::renew).
+    pub(crate) async fn runs_after(&self, life: u64) -> Result<(), Failure> {
+        let mut state = self.front.shared.state.subscribe();
         let renewed = state.wait_for(|state| match &state.phase {
             Phase::Running { .. } => state.life > life,
             Phase::Down(failure) => matches!(failure, Failure::CannotStart { .. }),
@@ -369,6 +383,8 @@ struct State {
     phase: Phase,
     /// Grows by one with each start.
     life: u64,
+    /// Of these, how many have ended by themselves.
+    ends: u64,
     restarts: u64,
 }
 
@@ -473,10 +489,17 @@ async fn live(
         life = state.life;
     });
     tokio::select! {
-        ended = child.wait() => End::Failed(match ended {
-            Ok(status) => failure_of(status),
-            Err(failure) => failure,
-        }),
+        ended = child.wait() => {
+            // Whoever hangs up on it may be the end of it before it is killed for that.
+            if *shared.condemned.borrow() >= life {
+                return End::Condemned;
+            }
+            shared.state.send_modify(|state| state.ends += 1);
+            End::Failed(match ended {
+                Ok(status) => failure_of(status),
+                Err(failure) => failure,
+            })
+        }
         () = closed(&mut closing) => {
             terminate(child).await;
             End::Closed

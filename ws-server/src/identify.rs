@@ -26,7 +26,6 @@ use ws_session::{SessionId, UserId};
 use crate::config::{CredentialPlace, IdentityConfig};
 use crate::core::answer::{Identity, Source, Witness};
 use crate::core::credential::{self, Found};
-use crate::core::token::KeySet;
 use crate::counters::{Counters, IdentifiedBy, IdentityRefusal};
 use crate::error::{Chain, ServeError};
 use crate::shared::Shared;
@@ -237,7 +236,7 @@ impl Unproved {
 }
 
 /// Keys that were read because the operator asks for it, and are not in use yet.
-pub(crate) struct PreparedKeys(Option<KeySet>);
+pub(crate) struct PreparedKeys(Option<tokens::Prepared>);
 
 /// Reads the files of keys, if there are any.
 ///

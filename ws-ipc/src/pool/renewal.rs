@@ -33,6 +33,9 @@ pub(super) async fn serve(shared: Arc<Shared>, mut asked: watch::Receiver<u64>) 
 impl Shared {
     /// Replaces all processes, again if that is asked for again, until those that have taken over
     /// may stay, or those before them are back.
+    ///
+    /// What is asked for meanwhile does not end a load: were it asked for faster than one takes,
+    /// none would come to its end. What was loaded then may be half of the old; it is replaced next.
     async fn renew(self: &Arc<Self>, asked: &mut watch::Receiver<u64>) {
         let mut trial = None;
         loop {
@@ -40,17 +43,14 @@ impl Shared {
                 let mut loading = pin!(self.load_all());
                 loop {
                     tokio::select! {
-                        loaded = &mut loading => break Some(loaded),
-                        // What is loaded by now may be half of the old.
-                        _ = asked.changed() => break None,
+                        loaded = &mut loading => break loaded,
                         () = sleep(LOOK_EVERY), if trial.is_some() => self.look_at(&mut trial),
                     }
                 }
             };
             match loaded {
-                None => continue,
-                Some(Ok(lives)) => trial = self.take_over(lives),
-                Some(Err(cause)) => {
+                Ok(lives) => trial = self.take_over(lives),
+                Err(cause) => {
                     self.failed_replacements.fetch_add(1, Ordering::Relaxed);
                     tracing::error!(%cause, "processes cannot be replaced and go on");
                 }
@@ -72,11 +72,11 @@ impl Shared {
 
     /// Loads as many processes as there are. One is tried out before the others cost anything.
     async fn load_all(self: &Arc<Self>) -> Result<Vec<Life>, String> {
-        let mut lives = vec![self.load().await?];
+        let mut lives = vec![self.load(Arc::default()).await?];
         let mut loading: JoinSet<_> = (1..self.slots.len())
             .map(|_| {
                 let shared = Arc::clone(self);
-                async move { shared.load().await }
+                async move { shared.load(Arc::default()).await }
             })
             .collect();
         while let Some(loaded) = loading.join_next().await {
@@ -140,10 +140,10 @@ impl Shared {
     fn conduct(&self) -> Conduct {
         let mut conduct = Conduct::default();
         for life in self.lives() {
-            let has_answered = life.has_answered.load(Ordering::Relaxed);
+            let has_answered = life.record.has_answered.load(Ordering::Relaxed);
             let ends = life.service.ends();
             conduct.has_answered |= has_answered;
-            conduct.failed += life.failed.load(Ordering::Relaxed);
+            conduct.failed += life.record.failed.load(Ordering::Relaxed);
             conduct.in_hand += life.in_hand.load(Ordering::Relaxed);
             conduct.ends += ends;
             conduct.is_stillborn |= ends > 0 && !has_answered;

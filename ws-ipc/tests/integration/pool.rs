@@ -81,6 +81,14 @@ impl Setup {
             ..config(program, kind, count, before.path(), dir.path())
         };
         let pool = Pool::start(&spawners, config).await.unwrap();
+        // Or what is to precede the next ones would precede these.
+        let exe = example(program).canonicalize().unwrap();
+        eventually("the shells have become the program", || {
+            let exes = pool.pids().into_iter();
+            exes.map(|pid| std::fs::read_link(format!("/proc/{pid}/exe")))
+                .all(|link| link.is_ok_and(|link| link == exe))
+        })
+        .await;
         Self {
             spawners,
             pool,
@@ -373,6 +381,53 @@ async fn those_before_are_back_if_the_first_requests_fail() {
 }
 
 #[tokio::test]
+async fn t61_who_hangs_up_does_not_bring_those_before_back() {
+    let setup = Setup::on_trial(2, LONG).await;
+    let second = setup.renew().await;
+    // More than there are processes, and more than the first three.
+    for _ in 0..6 {
+        let dropped = tokio::time::timeout(SHORT / 10, setup.ask("/hang")).await;
+        assert!(dropped.is_err());
+    }
+    let flood = setup.ask("/flood").await;
+    assert_eq!(flood, Err(Failure::OutputTooLong { max: 1 << 20 }));
+    // The trial goes on: what ends by itself fails it still.
+    eventually("they run again", || {
+        let pids = setup.pool.pids();
+        pids.len() == 2 && pids.iter().all(|pid| !second.contains(pid))
+    })
+    .await;
+    assert_eq!(setup.pool.stats().failed_replacements, 0);
+    kill(setup.pool.pids()[0]);
+    setup.until_failed(1).await;
+    setup.end().await;
+}
+
+#[tokio::test]
+async fn t61_request_that_hangs_is_one_of_the_first_three() {
+    let setup = Setup::on_trial(1, LONG).await;
+    let first = setup.pool.pids();
+    setup.renew().await;
+    // Those behind the one that hangs wait for their turn, and are no more failures.
+    let hang = || ask(&setup.pool, "/hang", SHORT);
+    let (a, b, c, d) = tokio::join!(hang(), hang(), hang(), hang());
+    for answer in [a, b, c, d] {
+        assert_eq!(answer, Err(Failure::TimedOut));
+    }
+    assert_eq!(setup.ask("/body").await.unwrap(), "payload");
+    assert_eq!(setup.pool.stats().failed_replacements, 0);
+    setup.renew().await;
+    for _ in 0..3 {
+        let hung = ask(&setup.pool, "/hang", SHORT).await;
+        assert_eq!(hung, Err(Failure::TimedOut));
+        eventually("it runs again", || setup.pool.pids().len() == 1).await;
+    }
+    setup.until_failed(1).await;
+    assert_eq!(setup.pool.pids(), first);
+    setup.end().await;
+}
+
+#[tokio::test]
 async fn process_that_has_answered_may_end_and_after_the_trial_nobody_is_kept() {
     let setup = Setup::on_trial(1, Duration::from_secs(1)).await;
     let first = setup.pool.pids();
@@ -407,6 +462,26 @@ async fn of_several_reloads_in_a_row_those_before_all_of_them_are_back() {
 }
 
 #[tokio::test]
+async fn reloads_that_come_faster_than_a_load_take_effect() {
+    let setup = Setup::on_trial(1, Duration::ZERO).await;
+    let first = setup.pool.pids();
+    setup.before("/bin/sleep 0.2");
+    eventually("others serve though more is asked for", || {
+        setup.pool.reload();
+        setup.pool.pids() != first
+    })
+    .await;
+    // What was asked for last is done after that, once.
+    let replaced = setup.pool.stats().replaced;
+    let again = || setup.pool.stats().replaced == replaced + 1;
+    eventually("it is done again", again).await;
+    let third = setup.renew().await;
+    assert_eq!(setup.pool.pids(), third);
+    assert_eq!(setup.pool.stats().replaced, replaced + 2);
+    setup.end().await;
+}
+
+#[tokio::test]
 async fn process_that_cannot_be_recycled_goes_on() {
     let recycling = Recycling {
         max_requests: NonZeroU64::new(2),
@@ -420,6 +495,37 @@ async fn process_that_cannot_be_recycled_goes_on() {
     }
     assert_eq!(setup.pool.pids(), pids);
     assert_eq!(setup.pool.stats().failed_replacements, 2);
+    setup.end().await;
+}
+
+#[tokio::test]
+async fn recycling_on_trial_forgets_no_answer_and_no_failure() {
+    let recycling = Recycling {
+        max_requests: NonZeroU64::new(1),
+        ..Recycling::default()
+    };
+    let kind = PoolKind::Workers;
+    let setup = Setup::of("worker", kind, 1, recycling, LONG).await;
+    setup.renew().await;
+    assert_eq!(setup.ask("/body").await.unwrap(), "payload");
+    for _ in 0..4 {
+        setup.ask("/failure").await.unwrap();
+    }
+    let is_recycled = || setup.pool.stats().replaced == 6;
+    eventually("each was recycled", is_recycled).await;
+    // One that could not be recycled has answered, too, and may end.
+    setup.before("exit 1");
+    assert_eq!(setup.ask("/body").await.unwrap(), "payload");
+    setup.until_failed(1).await;
+    setup.before("");
+    assert_eq!(setup.ask("/panic").await, Err(Failure::Lost));
+    assert_eq!(setup.ask("/body").await.unwrap(), "payload");
+    assert_eq!(setup.pool.stats().failed_replacements, 1);
+    setup.renew().await;
+    for _ in 0..3 {
+        setup.ask("/failure").await.unwrap();
+    }
+    setup.until_failed(2).await;
     setup.end().await;
 }
 

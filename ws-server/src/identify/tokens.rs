@@ -23,9 +23,18 @@ pub(super) struct Tokens {
     config: TokenConfig,
     rules: Rules,
     keys: RwLock<Arc<KeySet>>,
-    /// What the files were when they were looked at last.
-    seen: Mutex<Vec<Option<Stamp>>>,
+    /// What the files were when they were looked at last, or when what is in use was read.
+    seen: Mutex<Stamps>,
 }
+
+/// Keys that were read and are not in use yet.
+pub(super) struct Prepared {
+    keys: KeySet,
+    /// What the files were before they were read: what changes in between will be seen.
+    stamps: Stamps,
+}
+
+type Stamps = Vec<Option<Stamp>>;
 
 /// What changes with a file's content: device, inode, size and the time of its last change.
 type Stamp = (u64, u64, u64, i64, i64);
@@ -37,12 +46,11 @@ impl Tokens {
     ///
     /// [`ServeError::Identity`] for a file that cannot be read, or that holds no keys.
     pub(super) fn load(config: &TokenConfig) -> Result<Self, ServeError> {
-        let seen = stamps(config);
-        let keys = read_all(config)?;
+        let Prepared { keys, stamps } = read(config)?;
         Ok(Self {
             rules: Rules::new(config),
             keys: RwLock::new(Arc::new(keys)),
-            seen: Mutex::new(seen),
+            seen: Mutex::new(stamps),
             config: config.clone(),
         })
     }
@@ -100,14 +108,25 @@ impl Tokens {
     /// # Errors
     ///
     /// [`ServeError::Identity`] for a file that cannot be read, or that holds no keys.
-    pub(super) fn prepare(&self) -> Result<KeySet, ServeError> {
-        read_all(&self.config)
+    pub(super) fn prepare(&self) -> Result<Prepared, ServeError> {
+        read(&self.config)
     }
 
-    /// Uses these keys from now on.
-    pub(super) fn adopt(&self, keys: KeySet) {
+    /// Uses these keys from now on. If newer ones have been in use already, the next look finds
+    /// that the files are not what these were read from.
+    pub(super) fn adopt(&self, prepared: Prepared) {
+        let Prepared { keys, stamps } = prepared;
+        // Together, or the stamps of one would stand beside the keys of another.
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        *seen = stamps;
     }
+}
+
+fn read(config: &TokenConfig) -> Result<Prepared, ServeError> {
+    let stamps = stamps(config);
+    let keys = read_all(config)?;
+    Ok(Prepared { keys, stamps })
 }
 
 fn read_all(config: &TokenConfig) -> Result<KeySet, ServeError> {
@@ -156,7 +175,7 @@ fn invalid(setting: &'static str, path: &Path, fault: InvalidKeys) -> ServeError
     }
 }
 
-fn stamps(config: &TokenConfig) -> Vec<Option<Stamp>> {
+fn stamps(config: &TokenConfig) -> Stamps {
     let stamp = |path: &PathBuf| {
         let metadata = std::fs::metadata(path).ok()?;
         Some((

@@ -92,10 +92,13 @@ pub(super) async fn revoke(
     let id = session_id("to.session")(&id)?;
     let Query(words) = words.map_err(|error| ApiError::bad(error.body_text()))?;
     let frame = words.frame(api.server.current().config.identity().close.clone())?;
-    let (sessions, connections) = revoke_all(api, vec![id], frame).await?;
-    Ok(Json(
-        json!({ "sessions": sessions, "connections": connections }),
-    ))
+    to_the_end(async move {
+        let (sessions, connections) = revoke_all(&api, &[id], &frame).await?;
+        Ok(Json(
+            json!({ "sessions": sessions, "connections": connections }),
+        ))
+    })
+    .await
 }
 
 /// Ends all sessions of a user.
@@ -108,6 +111,10 @@ pub(super) async fn revoke_of_user(
     let UserWords { code, reason, .. } = words;
     let words = CloseWords { code, reason };
     let frame = words.frame(api.server.current().config.identity().close.clone())?;
+    to_the_end(end_all_of(api, user, frame)).await
+}
+
+async fn end_all_of(api: Api, user: UserId, frame: CloseFrame) -> Result<Json<Value>, ApiError> {
     let hub = &api.server.hub;
     let connected = || -> Vec<SessionId> {
         let registry = hub.registry();
@@ -130,7 +137,7 @@ pub(super) async fn revoke_of_user(
     ids.extend(stored.iter().flatten());
     ids.sort_unstable();
     ids.dedup();
-    let (sessions, connections) = revoke_all(api.clone(), ids, frame).await?;
+    let (sessions, connections) = revoke_all(&api, &ids, &frame).await?;
     stored?;
     Ok(Json(
         json!({ "sessions": sessions, "connections": closed + connections }),
@@ -140,23 +147,27 @@ pub(super) async fn revoke_of_user(
 /// Closes the connections in any case, and before the store is asked, which may take its time. That
 /// it did not answer is said afterwards.
 async fn revoke_all(
-    api: Api,
-    ids: Vec<SessionId>,
-    frame: CloseFrame,
+    api: &Api,
+    ids: &[SessionId],
+    frame: &CloseFrame,
 ) -> Result<(u64, u64), ApiError> {
-    // It is done to the end though whoever asked for it may go away.
-    let revoking = tokio::spawn(async move {
-        let hub = &api.server.hub;
-        hub.keeper.disown(&ids);
-        let mut connections = hub.close_sessions(&ids, &frame).await;
-        let revoked = hub.keeper.revoke(&ids, &hub.counters).await;
-        // Whoever was let in meanwhile had been found in the store before.
-        connections += hub.close_sessions(&ids, &frame).await;
-        let sessions = revoked?;
-        hub.counters.sessions_revoked.add(sessions);
-        Ok((sessions, connections))
-    });
-    revoking.await.map_err(|_| ApiError::stopped())?
+    let hub = &api.server.hub;
+    hub.keeper.disown(ids);
+    let mut connections = hub.close_sessions(ids, frame).await;
+    let revoked = hub.keeper.revoke(ids, &hub.counters).await;
+    // Whoever was let in meanwhile had been found in the store before.
+    connections += hub.close_sessions(ids, frame).await;
+    let sessions = revoked?;
+    hub.counters.sessions_revoked.add(sessions);
+    Ok((sessions, connections))
+}
+
+/// Does it to the end though whoever asked for it may go away.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
+) -> Result<T, ApiError> {
+    let done = tokio::spawn(work).await;
+    done.map_err(|_| ApiError::stopped())?
 }
 
 fn user_id(text: &str) -> Result<UserId, ApiError> {
