@@ -14,15 +14,21 @@ use crate::spawner::Cgroup;
 /// have no processes.
 const OWN_LEAF: &str = "server";
 
+/// More generations than processes have.
+const MAX_DEPTH: usize = 10_000;
+
 /// Finds this process's own control group, such as a service manager delegates (`Delegate=`), and
 /// clears it for groups of jobs beneath: its processes, this one among them, move to a leaf.
 ///
 /// Call it before other processes are started, so that they begin in the leaf too.
 ///
+/// A group that no service manager has marked as delegated is taken only if nobody is in it but
+/// this process and its descendants: else it is somebody's session, or another service's.
+///
 /// # Errors
 ///
 /// The system's error, with the file that it is about. `NotFound` if there is no `cgroup v2`, or if
-/// the group is the root of all, which nobody delegates.
+/// the group is the root of all, which nobody delegates; `PermissionDenied` if others are in it.
 pub fn own() -> io::Result<PathBuf> {
     let groups = read(Path::new("/proc/self/cgroup"))?;
     let mounts = read(Path::new("/proc/self/mountinfo"))?;
@@ -32,8 +38,64 @@ pub fn own() -> io::Result<PathBuf> {
             "there is no control group (v2) of our own",
         )
     })?;
+    if !is_delegated(&dir) {
+        let processes = read(&dir.join("cgroup.procs"))?;
+        let own = i32::try_from(std::process::id()).unwrap_or_default();
+        if let Some(pid) = stranger(&processes, own, parent) {
+            let problem = format!(
+                "{}: process {pid}, not one of ours, is in this control group, and the group is \
+                 not delegated: run as a service with Delegate=yes (systemd), or in a group of its \
+                 own",
+                dir.display()
+            );
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, problem));
+        }
+    }
     clear(&dir)?;
     Ok(dir)
+}
+
+/// Whether a service manager says that the group is for us to divide. systemd marks it so, for
+/// users other than root since 251; see `Delegate=` in `systemd.resource-control(5)`.
+fn is_delegated(dir: &Path) -> bool {
+    ["user.delegate", "trusted.delegate"].iter().any(|name| {
+        let mut value = [0; 1];
+        let length = rustix::fs::getxattr(dir, *name, &mut value);
+        length == Ok(1) && value == *b"1"
+    })
+}
+
+/// The first process of a group that is neither this one nor descends from it. One that has ended
+/// meanwhile has no parent any more, and is nobody's.
+fn stranger(processes: &str, own: i32, parent: impl Fn(i32) -> Option<i32>) -> Option<i32> {
+    let is_ours = |pid: i32| {
+        // A process that is outside of our namespace is listed as 0.
+        let mut ancestor = pid;
+        // Who has exchanged their parents while this looks cannot keep it going round.
+        for _ in 0..MAX_DEPTH {
+            if ancestor == own {
+                return true;
+            }
+            match ancestor {
+                ..=1 => return false,
+                _ => match parent(ancestor) {
+                    Some(next) => ancestor = next,
+                    None => return ancestor == pid,
+                },
+            }
+        }
+        false
+    };
+    let pids = processes.lines().map(|pid| pid.parse().unwrap_or(0));
+    pids.into_iter().find(|pid| !is_ours(*pid))
+}
+
+/// The parent of a process; `None` if there is no such process.
+fn parent(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // proc_pid_stat(5): the name, in parentheses, may have anything in it; state and parent follow.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    fields.split(' ').nth(1)?.parse().ok()
 }
 
 /// Enables the controllers that limits need in a delegated directory.
@@ -229,6 +291,40 @@ mod tests {
             own_dir(service, "31 30 0:27 / /a rw - cgroup cgroup rw"),
             None
         );
+    }
+
+    #[test]
+    fn group_with_others_in_it_is_not_ours() {
+        // 1 starts a shell, 20, and that us, 30; ours are 31 and its child 32. 40 is another.
+        let parent = |pid| match pid {
+            20 | 40 => Some(1),
+            30 => Some(20),
+            31 => Some(30),
+            32 => Some(31),
+            _ => None,
+        };
+        let stranger = |processes| stranger(processes, 30, parent);
+        assert_eq!(stranger("30\n"), None);
+        assert_eq!(stranger("30\n31\n32\n"), None);
+        // 33 has ended.
+        assert_eq!(stranger("33\n30\n"), None);
+        assert_eq!(stranger("20\n30\n31\n"), Some(20));
+        assert_eq!(stranger("30\n32\n40\n"), Some(40));
+        assert_eq!(stranger("1\n30\n"), Some(1));
+        // One that is in none of our namespaces.
+        assert_eq!(stranger("0\n30\n"), Some(0));
+    }
+
+    #[test]
+    fn parent_is_the_kernels() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let starter = i32::try_from(std::os::unix::process::parent_id()).unwrap();
+        assert_eq!(parent(own), Some(starter));
+    }
+
+    #[test]
+    fn directory_without_a_mark_is_not_delegated() {
+        assert!(!is_delegated(tempfile::tempdir().unwrap().path()));
     }
 
     #[test]

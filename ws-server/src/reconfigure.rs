@@ -1,8 +1,11 @@
 //! SIGHUP: reads the configuration, the certificates and the keys of tokens again, and takes all of
 //! them or nothing.
 
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use tokio::time::timeout;
 use tracing::{error, info, warn};
 use ws_transport::{TlsAcceptor, TlsError};
 
@@ -40,9 +43,19 @@ pub(crate) async fn reload(
 ) {
     let counters = &server.hub.counters;
     let (shared, acceptor, from) = (Arc::clone(&server), tls.clone(), source.clone());
+    let progress = Arc::new(Mutex::new(READING_CONFIGURATION));
+    let told = Arc::clone(&progress);
     // Files and accounts of the host are looked up, which may take a while.
     let reading = tokio::task::spawn_blocking(move || {
-        Prepared::read(&shared, acceptor.as_ref(), from.as_deref())
+        let reads = |what| *told.lock().unwrap_or_else(PoisonError::into_inner) = what;
+        Prepared::read(&shared, acceptor.as_ref(), from.as_deref(), reads)
+    });
+    let reading = unless_in_time(reading, || {
+        let what = *progress.lock().unwrap_or_else(PoisonError::into_inner);
+        warn!(
+            signal = "HUP",
+            what, "still reading after {SLOW:?}; another HUP waits for it"
+        );
     });
     let panicked = |error: tokio::task::JoinError| Err(vec![Unusable::Other(error.to_string())]);
     let prepared = match reading.await.unwrap_or_else(panicked) {
@@ -74,6 +87,24 @@ pub(crate) async fn reload(
     );
 }
 
+/// How long files may be read before the log says so: a file system that hangs would hold up every
+/// further reload in silence.
+const SLOW: Duration = Duration::from_secs(10);
+
+const READING_CONFIGURATION: &str = "the configuration";
+
+/// Says so, once, if something takes longer than it should, and waits on.
+async fn unless_in_time<T>(work: impl Future<Output = T>, is_slow: impl FnOnce()) -> T {
+    let mut work = pin!(work);
+    match timeout(SLOW, work.as_mut()).await {
+        Ok(done) => done,
+        Err(_) => {
+            is_slow();
+            work.await
+        }
+    }
+}
+
 /// Everything that is read anew, checked and not in use yet.
 struct Prepared {
     config: Option<Reloaded>,
@@ -90,7 +121,7 @@ enum Unusable {
 }
 
 impl Prepared {
-    /// Reads it; blocks as long as the disk takes.
+    /// Reads it, and tells what comes next; blocks as long as the disk takes.
     ///
     /// # Errors
     ///
@@ -99,6 +130,7 @@ impl Prepared {
         server: &Shared,
         tls: Option<&TlsAcceptor>,
         source: Option<&dyn ConfigSource>,
+        reads: impl Fn(&'static str),
     ) -> Result<Self, Vec<Unusable>> {
         let config = source
             .map(|source| configuration(server, source))
@@ -109,7 +141,9 @@ impl Prepared {
             faults.collect::<Vec<_>>()
         })?;
         let others = config.as_ref().and_then(|it| files(it.config()));
+        reads("the certificates (server.tls)");
         let certificates = tls.map(|tls| tls.prepare(others)).transpose();
+        reads("the keys of tokens (identity.token)");
         match (certificates, identify::prepare(server)) {
             (Ok(certificates), Ok(keys)) => Ok(Self {
                 config,
@@ -183,4 +217,24 @@ fn apply(server: &Shared, config: Config) {
         .set_limit(limits.send_queue_total);
     let renewed = renew(&server.current(), config);
     server.current.store(Arc::new(renewed));
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn files_that_are_read_for_long_are_told_of_once_and_waited_for() {
+        for (takes, times) in [(SLOW / 2, 0), (SLOW * 5, 1)] {
+            let mut told = 0;
+            let work = async {
+                sleep(takes).await;
+                "read"
+            };
+            assert_eq!(unless_in_time(work, || told += 1).await, "read");
+            assert_eq!(told, times);
+        }
+    }
 }
