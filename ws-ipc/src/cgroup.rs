@@ -158,6 +158,15 @@ fn clear(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// What ends when a job uses more memory than it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Excess {
+    /// All of it: whatever were left of a run could not answer.
+    EndsAll,
+    /// The process that uses most: those of a fork server answer one message each.
+    EndsLargest,
+}
+
 /// The control group of one job.
 #[derive(Debug)]
 pub(crate) struct JobCgroup {
@@ -167,10 +176,10 @@ pub(crate) struct JobCgroup {
 
 impl JobCgroup {
     /// Makes the group, with its limits and without processes.
-    pub(crate) fn make(cgroup: &Cgroup, name: &str) -> io::Result<Self> {
+    pub(crate) fn make(cgroup: &Cgroup, name: &str, excess: Excess) -> io::Result<Self> {
         let dir = cgroup.dir.join(name);
         fs::create_dir(&dir)?;
-        let made = limit(&dir, cgroup).and_then(|()| open(&dir.join("cgroup.procs")));
+        let made = limit(&dir, cgroup, excess).and_then(|()| open(&dir.join("cgroup.procs")));
         match made {
             Ok(processes) => Ok(Self { dir, processes }),
             Err(error) => {
@@ -220,7 +229,7 @@ fn is_removed(dir: &Path) -> bool {
     }
 }
 
-fn limit(dir: &Path, cgroup: &Cgroup) -> io::Result<()> {
+fn limit(dir: &Path, cgroup: &Cgroup, excess: Excess) -> io::Result<()> {
     if let Some(bytes) = cgroup.memory {
         write(&dir.join("memory.max"), &bytes.to_string())?;
         // What is too much would go to the host's swap first, where there is one.
@@ -228,8 +237,9 @@ fn limit(dir: &Path, cgroup: &Cgroup) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             done => done?,
         }
-        // Beyond the limit all of it ends, not whoever the kernel finds largest.
-        write(&dir.join("memory.oom.group"), "1")?;
+        if excess == Excess::EndsAll {
+            write(&dir.join("memory.oom.group"), "1")?;
+        }
     }
     if let Some(count) = cgroup.processes {
         write(&dir.join("pids.max"), &count.to_string())?;
@@ -372,12 +382,14 @@ mod tests {
             memory: Some(1 << 20),
             processes: Some(64),
         };
-        limit(&group, &cgroup).unwrap();
+        limit(&group, &cgroup, Excess::EndsLargest).unwrap();
+        assert_eq!(text(&group, "memory.oom.group"), "");
+        limit(&group, &cgroup, Excess::EndsAll).unwrap();
         let written = with_swap.map(|name| text(&group, name));
         assert_eq!(written, ["1048576", "0", "1", "64"]);
         // Where swap is not accounted for there is no such file, and none is made.
         fs::remove_file(group.join("memory.swap.max")).unwrap();
-        limit(&group, &cgroup).unwrap();
+        limit(&group, &cgroup, Excess::EndsAll).unwrap();
         assert!(!group.join("memory.swap.max").exists());
     }
 
@@ -390,7 +402,7 @@ mod tests {
             memory: None,
             processes: Some(64),
         };
-        let error = JobCgroup::make(&cgroup, "1-0.1").unwrap_err();
+        let error = JobCgroup::make(&cgroup, "1-0.1", Excess::EndsAll).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(nix::libc::ENOENT));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }

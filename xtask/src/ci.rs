@@ -72,6 +72,8 @@ enum Step {
     Clients,
     /// nginx, HAProxy and Apache in front
     Proxies,
+    /// The program without dynamic libraries, built as for development, answers
+    Musl,
     /// The Debian package, installed for a moment, and what is in it
     Dist,
     /// The pages and the browser library in Chromium and node
@@ -253,6 +255,11 @@ fn commands(step: Step, xtask: &Path, ws: Option<&Path>) -> Vec<Command> {
             conformance.arg("--short");
             vec![conformance]
         }
+        Step::Musl => {
+            let mut musl = verb("dist");
+            musl.args(["--musl", "--check"]);
+            vec![musl]
+        }
         Step::Dist => {
             // What is looked at is the package; a debug build does for that.
             let mut dist = verb("dist");
@@ -274,6 +281,7 @@ fn commands(step: Step, xtask: &Path, ws: Option<&Path>) -> Vec<Command> {
 /// Generous: these only keep a hanging step from hiding what the others have to say.
 fn limit(step: Step) -> Duration {
     Duration::from_secs(match step {
+        Step::Musl => 1800,
         Step::Fmt | Step::Layers | Step::Tidy | Step::Book => 120,
         Step::Deny | Step::Clients | Step::Proxies | Step::Dist | Step::Browser => 600,
         Step::Clippy | Step::Crates | Step::Doc | Step::Build => 1200,

@@ -12,7 +12,7 @@ use rustix::process::{Resource, Rlimit};
 
 use super::codec::{Kind, Obstacle, Order};
 use super::{Confinement, Identity, landlock};
-use crate::cgroup::JobCgroup;
+use crate::cgroup::{Excess, JobCgroup};
 use crate::children::MARK;
 use crate::sys::{self, Stack, Start, Step, Strings};
 
@@ -77,8 +77,13 @@ impl Launcher {
         } = &order.confinement;
         let ruleset = paths.as_ref().map(landlock::ruleset).transpose();
         let ruleset = ruleset.map_err(|error| (error, Obstacle::Landlock))?;
-        let cgroup = cgroup.as_ref().map(|it| JobCgroup::make(it, &order.mark));
+        let excess = match order.kind {
+            Kind::ForkServer => Excess::EndsLargest,
+            Kind::Run | Kind::Spawner => Excess::EndsAll,
+        };
         let cgroup = cgroup
+            .as_ref()
+            .map(|it| JobCgroup::make(it, &order.mark, excess))
             .transpose()
             .map_err(|error| (error, Obstacle::Cgroup))?;
         let started = sys::start(
