@@ -511,8 +511,8 @@ async fn recycling_on_trial_forgets_no_answer_and_no_failure() {
     for _ in 0..4 {
         setup.ask("/failure").await.unwrap();
     }
-    let is_recycled = || setup.pool.stats().replaced == 6;
-    eventually("each was recycled", is_recycled).await;
+    let are_replaced = |count| setup.pool.stats().replaced == count;
+    eventually("each was recycled", || are_replaced(6)).await;
     // One that could not be recycled has answered, too, and may end.
     setup.before("exit 1");
     assert_eq!(setup.ask("/body").await.unwrap(), "payload");
@@ -521,6 +521,8 @@ async fn recycling_on_trial_forgets_no_answer_and_no_failure() {
     assert_eq!(setup.ask("/panic").await, Err(Failure::Lost));
     assert_eq!(setup.ask("/body").await.unwrap(), "payload");
     assert_eq!(setup.pool.stats().failed_replacements, 1);
+    // Or the one that is recycled would pass for the one that is reloaded.
+    eventually("each was recycled", || are_replaced(8)).await;
     setup.renew().await;
     for _ in 0..3 {
         setup.ask("/failure").await.unwrap();
