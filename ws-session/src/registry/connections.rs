@@ -8,7 +8,7 @@ use super::ring::Neighbours;
 use crate::ConnectionId;
 use crate::packed::Packed;
 
-/// Some of the connections of a [`Registry`]; its length is known.
+/// Some of the connections of a [`Registry`](super::Registry); its length is known.
 #[derive(Debug)]
 pub struct Connections<'a, T>(pub(super) Inner<'a, T>);
 
