@@ -274,11 +274,8 @@ impl RunSpan {
         event: &'static str,
         backend: &'static str,
     ) -> Self {
-        Self::place(server, visitor, |origin, random| {
-            let [.., a, b, c, d, e, f, g, h] = random;
-            Some(Spot::inside(origin.trace, [a, b, c, d, e, f, g, h]))
-        })
-        .open(server, visitor, event, backend)
+        Self::place(server, visitor, |origin, random| Some(origin.part(random)))
+            .open(server, visitor, event, backend)
     }
 
     /// Begins one of those that come again and again.

@@ -145,13 +145,18 @@ impl Origin {
         (origin, spot)
     }
 
+    /// Finds a place for what is a part of the handshake. `random` are random bytes.
+    pub(crate) fn part(self, random: [u8; 24]) -> Spot {
+        let [.., a, b, c, d, e, f, g, h] = random;
+        Spot::inside(self.trace, [a, b, c, d, e, f, g, h])
+    }
+
     /// Finds a place for what is done for the connection, over and over: in the trace of the
     /// handshake if it `joins` that; else in one of its own, so that no trace grows with the life of
     /// a connection. `random` are random bytes.
     pub(crate) fn next(self, joins: bool, sampling: Sampling, random: [u8; 24]) -> Spot {
         if joins {
-            let [.., a, b, c, d, e, f, g, h] = random;
-            return Spot::inside(self.trace, [a, b, c, d, e, f, g, h]);
+            return self.part(random);
         }
         let own = Trace::begin(None, random);
         Spot::first(own.sampled(sampling.decides(own)), Some(self.trace))
