@@ -14,9 +14,10 @@
  *     return fn (array $server, string $body) => "$body, said $server[REMOTE_ADDR]";
  *
  * $_SERVER (the first argument), $_GET, $_COOKIE and getenv() are as in CGI; the body is also on
- * php://stdin, and the constant STDIN is closed. ws\header('X-WS-Close', '1000 bye') adds a header
- * to the answer. To answer is to return: who throws or calls exit has not answered, and what was
- * echoed before is dropped. What is written to STDOUT goes to the log, like STDERR.
+ * php://stdin, a socket or a file, and the constant STDIN is closed. ws\header('X-WS-Close', '1000
+ * bye') adds a header to the answer. To answer is to return: who throws or calls exit has not
+ * answered, and what was echoed before is dropped. What is written to STDOUT goes to the log, like
+ * STDERR.
  *
  * Whatever the application opens while it is loaded is shared by all processes, which no connection
  * to a database stands: open those in the function.
@@ -209,17 +210,36 @@ final class Stdin
         return $listener;
     }
 
-    /** A file, since a body may be larger than a pipe. It gets the lowest free descriptor: 0. */
+    /** Descriptor 0 is the lowest that is free, which the next one opened gets. */
     public static function set(string $body): void
+    {
+        fclose(self::$file);
+        self::$file = self::inSocket($body) ?? self::inFile($body);
+    }
+
+    /** @return ?resource null if the body is larger than what a socket holds */
+    private static function inSocket(string $body): mixed
+    {
+        [$read, $write] = stream_socket_pair(STREAM_PF_UNIX, STREAM_SOCK_STREAM, 0);
+        stream_set_blocking($write, false);
+        return @fwrite($write, $body) === strlen($body) ? $read : null;
+    }
+
+    /**
+     * To delete it has PHP forget all paths that it has resolved, which costs more than a fork does.
+     *
+     * @return resource
+     */
+    private static function inFile(string $body): mixed
     {
         // In memory if possible: to delete it costs a disk milliseconds.
         $directory = is_writable('/dev/shm') ? '/dev/shm' : sys_get_temp_dir();
         $path = tempnam($directory, 'ws');
-        fclose(self::$file);
-        self::$file = fopen($path, 'w+');
+        $file = fopen($path, 'w+');
         unlink($path);
-        fwrite(self::$file, $body);
-        rewind(self::$file);
+        fwrite($file, $body);
+        rewind($file);
+        return $file;
     }
 }
 
@@ -240,6 +260,8 @@ final class ForkServer
     /** @var array<int, ?\Socket> children, and the connections of those whose answer is awaited */
     private array $children = [];
     private bool $isEnding = false;
+    /** Whether a child has ended since they were looked at. */
+    private bool $hasEnded = false;
 
     public function __construct(
         private readonly \Socket $listener,
@@ -251,8 +273,8 @@ final class ForkServer
     public function run(): void
     {
         pcntl_signal(SIGTERM, fn () => $this->isEnding = true);
-        // Interrupts the waiting.
-        pcntl_signal(SIGCHLD, fn () => null);
+        // Interrupts the waiting, too.
+        pcntl_signal(SIGCHLD, fn () => $this->hasEnded = true);
         // A handler of the application may throw for what is silenced here. A child has it again.
         set_error_handler(fn () => false);
         while (!$this->isEnding || $this->arriving || $this->children) {
@@ -262,7 +284,8 @@ final class ForkServer
 
     private function step(): void
     {
-        foreach ($this->wait() as $key => $connection) {
+        $ready = $this->wait();
+        foreach ($ready as $key => $connection) {
             if ($connection === $this->listener) {
                 $this->accept();
             } elseif (is_int($key)) {
@@ -273,13 +296,17 @@ final class ForkServer
                 $this->read($key, $connection);
             }
         }
-        $this->reap();
+        pcntl_signal_dispatch();
+        // At times without a signal, too, which an application may have blocked while it loaded.
+        if ($this->hasEnded || !$ready) {
+            $this->hasEnded = false;
+            $this->reap();
+        }
     }
 
     /** @return array<int|string, \Socket> what can be read */
     private function wait(): array
     {
-        pcntl_signal_dispatch();
         $ready = array_filter($this->children) + array_map(fn ($it) => $it[0], $this->arriving);
         if (!$this->isEnding && count($this->arriving) + count($this->children) < MAX_CHILDREN) {
             $ready['listener'] = $this->listener;
@@ -327,12 +354,15 @@ final class ForkServer
         $group = posix_getpgrp();
         $pid = @pcntl_fork();
         if ($pid === 0) {
+            // By the parent, too, it would be put back when it has left its group for its end.
             posix_setpgid(0, 0);
+            if (@socket_recv($connection, $none, 1, MSG_PEEK | MSG_DONTWAIT) === 0) {
+                // The parent may have seen the hang-up before there was a group to kill.
+                posix_kill(posix_getpid(), SIGKILL);
+            }
             $this->becomeChild();
             $this->answer($connection, $variables, $body, $group);
         } elseif ($pid > 0) {
-            // The child does the same: its group is there whoever comes first.
-            @posix_setpgid($pid, $pid);
             $this->children[$pid] = $connection;
         } else {
             $reason = pcntl_strerror(pcntl_get_last_error());

@@ -84,7 +84,7 @@ pub(crate) fn exists(pid: i32) -> bool {
 
 /// Waits until something holds that has no event to wait for, and fails if it does not in time.
 pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !holds() {
         assert!(Instant::now() < deadline, "never: {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;

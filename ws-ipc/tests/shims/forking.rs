@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use ws_ipc::Failure;
 use ws_ipc::cgi::CgiError;
@@ -39,6 +40,7 @@ macro_rules! language {
                 t54_child_has_its_streams_and_its_connection
                 t56_children_leave_no_zombies
                 t61_hang_up_kills_the_child_with_its_group
+                t61_hang_up_before_there_is_a_group_kills_the_child
                 what_a_killed_child_started_dies_with_it
                 t57_daemon_of_a_message_ends_when_that_does
                 shutdown_leaves_no_process
@@ -134,10 +136,10 @@ async fn t54_child_has_its_streams_and_its_connection(shim: Shim) {
     let with = |kind: &str| {
         targets
             .iter()
-            .filter(|(_, it)| it.starts_with(kind))
+            .filter(|(number, it)| it.starts_with(kind) && *number != "0")
             .count()
     };
-    // Its connection; neither the listener nor those of others.
+    // Its connection; neither the listener nor those of others. Descriptor 0 has the body.
     assert_eq!(with("socket:"), 1, "{descriptors}");
     // Standard output is the log at most, standard error is the test's file.
     assert!(with("pipe:") <= 1, "{descriptors}");
@@ -190,6 +192,22 @@ async fn t61_hang_up_kills_the_child_with_its_group(shim: Shim) {
     eventually("it hangs", || processes_with(&mark).len() == 3).await;
     assert_eq!(hanging.await.unwrap(), Err(Failure::TimedOut));
     eventually("only the shim", || processes_with(&mark) == [pid]).await;
+    setup.end().await;
+}
+
+/// Or just after: with some luck each moment of a fork is met.
+async fn t61_hang_up_before_there_is_a_group_kills_the_child(shim: Shim) {
+    let Some(setup) = setup(shim).await else {
+        return;
+    };
+    setup.ask("/print").await;
+    for microseconds in (0..6000).step_by(300) {
+        let patience = Duration::from_micros(microseconds);
+        let hurried = setup.request("/hang").timeout(patience).answer().await;
+        assert_eq!(hurried, Err(Failure::TimedOut));
+    }
+    let pid = setup.pid();
+    eventually("no child", || children_of(pid).is_empty()).await;
     setup.end().await;
 }
 
@@ -319,6 +337,17 @@ mod php {
             return;
         };
         assert_eq!(setup.ask("/flush").await, "flushed, kept, returned");
+        setup.end().await;
+    }
+
+    /// To forget them costs the next one that is included, and the clearing more than a fork.
+    #[tokio::test]
+    async fn paths_that_were_resolved_while_it_was_loaded_stay_known() {
+        let Some(setup) = Setup::new(PHP, Mode::Fork).await else {
+            return;
+        };
+        let answer = setup.request("/paths").body("some").text().await;
+        assert_eq!(answer, "known");
         setup.end().await;
     }
 

@@ -98,6 +98,8 @@ return function (array $server, string $body): ?string {
                 usleep(1000);
             }
             return 'waited';
+        case '/paths':
+            return isset(realpath_cache_get()[__FILE__]) ? 'known' : 'forgotten';
         case '/slow-end':
             slow_end();
             return 'answered';
