@@ -42,6 +42,8 @@ namespace ws;
 
 const MAX_REQUEST_SIZE = 64 << 20;
 const MAX_CHILDREN = 256;
+/** Microseconds after which all children are looked at. */
+const ROUND = 100_000;
 /** Seconds that shutdown functions may take. */
 const SHUTDOWN_TIME = 30;
 
@@ -79,36 +81,39 @@ final class Answer
 }
 
 /**
- * Takes an SCGI request apart.
+ * How long an SCGI request is, of which the beginning is here; null if that does not tell yet.
  *
- * @return ?array{array<string, string>, string} variables and body; null if more has to come
+ * @throws \UnexpectedValueException
  */
-function parse_request(string $bytes): ?array
+function request_length(string $bytes): ?int
 {
-    if (!preg_match('/^([0-9]{1,9}):/', $bytes, $size)) {
-        if (preg_match('/^[0-9]{0,9}$/D', $bytes)) {
-            return null;
-        }
-        throw new \UnexpectedValueException('request does not begin with a length');
+    // CONTENT_LENGTH comes first (SCGI: "Request format").
+    if (preg_match('/^([0-9]{1,9}):CONTENT_LENGTH\0([0-9]{1,9})\0/', $bytes, $lengths)) {
+        return strlen("$lengths[1]:,") + (int) $lengths[1] + (int) $lengths[2];
     }
-    $start = strlen($size[0]);
-    $comma = $start + (int) $size[1];
-    if (strlen($bytes) <= $comma) {
-        return null;
+    if (strlen($bytes) >= strlen("123456789:CONTENT_LENGTH\0123456789\0")) {
+        throw new \UnexpectedValueException('request does not begin with its length');
     }
+    return null;
+}
+
+/**
+ * Takes a whole request apart.
+ *
+ * @return array{array<string, string>, string} variables and body
+ * @throws \UnexpectedValueException
+ */
+function parse_request(string $bytes): array
+{
+    [$size] = explode(':', $bytes, 2);
+    $start = strlen("$size:");
+    $comma = $start + (int) $size;
     $fields = explode("\0", substr($bytes, $start, $comma - $start));
-    if ($bytes[$comma] !== ',' || array_pop($fields) !== '' || count($fields) % 2 !== 0) {
+    if (($bytes[$comma] ?? '') !== ',' || array_pop($fields) !== '' || count($fields) % 2 !== 0) {
         throw new \UnexpectedValueException('variables of the request are malformed');
     }
     $variables = array_column(array_chunk($fields, 2), 1, 0);
-    $length = $variables['CONTENT_LENGTH'] ?? '';
-    if (!ctype_digit($length)) {
-        throw new \UnexpectedValueException('request does not tell the length of its body');
-    }
-    if (strlen($bytes) < $comma + 1 + (int) $length) {
-        return null;
-    }
-    return [$variables, substr($bytes, $comma + 1, (int) $length)];
+    return [$variables, substr($bytes, $comma + 1, (int) $variables['CONTENT_LENGTH'])];
 }
 
 /** @param list<string> $headers */
@@ -226,7 +231,7 @@ final class Stdin
     }
 
     /**
-     * To delete it has PHP forget all paths that it has resolved, which costs more than a fork does.
+     * To delete it has PHP forget all paths that it has resolved, which costs as much as a fork.
      *
      * @return resource
      */
@@ -259,9 +264,11 @@ final class ForkServer
     private array $arriving = [];
     /** @var array<int, ?\Socket> children, and the connections of those whose answer is awaited */
     private array $children = [];
+    /** @var list<int> children of which a signal has told that they have ended */
+    private array $ended = [];
+    /** When to look at all children, in nanoseconds of hrtime(). */
+    private int $nextRound = 0;
     private bool $isEnding = false;
-    /** Whether a child has ended since they were looked at. */
-    private bool $hasEnded = false;
 
     public function __construct(
         private readonly \Socket $listener,
@@ -274,7 +281,11 @@ final class ForkServer
     {
         pcntl_signal(SIGTERM, fn () => $this->isEnding = true);
         // Interrupts the waiting, too.
-        pcntl_signal(SIGCHLD, fn () => $this->hasEnded = true);
+        pcntl_signal(SIGCHLD, function (int $signal, mixed $about) {
+            if (in_array($about['code'] ?? null, [CLD_EXITED, CLD_KILLED, CLD_DUMPED], true)) {
+                $this->ended[] = $about['pid'];
+            }
+        });
         // A handler of the application may throw for what is silenced here. A child has it again.
         set_error_handler(fn () => false);
         while (!$this->isEnding || $this->arriving || $this->children) {
@@ -284,36 +295,30 @@ final class ForkServer
 
     private function step(): void
     {
-        $ready = $this->wait();
-        foreach ($ready as $key => $connection) {
+        foreach ($this->wait() as $key => $connection) {
             if ($connection === $this->listener) {
                 $this->accept();
-            } elseif (is_int($key)) {
-                // The request was read to its end: this is the hang-up.
-                $this->children[$key] = null;
-                posix_kill(-$key, SIGKILL);
             } else {
                 $this->read($key, $connection);
             }
         }
         pcntl_signal_dispatch();
-        // At times without a signal, too, which an application may have blocked while it loaded.
-        if ($this->hasEnded || !$ready) {
-            $this->hasEnded = false;
-            $this->reap();
+        array_map($this->bury(...), array_splice($this->ended, 0));
+        if (hrtime(true) >= $this->nextRound) {
+            $this->nextRound = hrtime(true) + ROUND * 1000;
+            array_map($this->look(...), array_keys($this->children));
         }
     }
 
-    /** @return array<int|string, \Socket> what can be read */
+    /** @return array<string, \Socket> what can be read */
     private function wait(): array
     {
-        $ready = array_filter($this->children) + array_map(fn ($it) => $it[0], $this->arriving);
+        $ready = array_map(fn ($it) => $it[0], $this->arriving);
         if (!$this->isEnding && count($this->arriving) + count($this->children) < MAX_CHILDREN) {
             $ready['listener'] = $this->listener;
         }
         $none = null;
-        // Signals interrupt the waiting; its limit is for one that came a moment before it.
-        [$seconds, $microseconds] = $this->children ? [0, 100_000] : [1, 0];
+        [$seconds, $microseconds] = $this->children ? [0, ROUND] : [1, 0];
         $count = $ready
             ? @socket_select($ready, $none, $none, $seconds, $microseconds)
             : usleep($microseconds);
@@ -328,6 +333,7 @@ final class ForkServer
         }
     }
 
+    /** The child takes it apart: each page that the parent writes is copied once more for each. */
     private function read(string $key, \Socket $connection): void
     {
         $count = @socket_recv($connection, $bytes, 1 << 16, MSG_DONTWAIT);
@@ -336,32 +342,32 @@ final class ForkServer
         }
         $bytes = $this->arriving[$key][1] .= $bytes;
         try {
-            $request = parse_request($bytes);
-            if ($request === null && $count && strlen($bytes) < MAX_REQUEST_SIZE) {
-                return;
-            }
+            $length = request_length($bytes);
         } catch (\UnexpectedValueException $error) {
             say(Log::$name . ": {$error->getMessage()}");
+            $count = 0;
         }
-        unset($this->arriving[$key]);
-        if (isset($request)) {
-            $this->fork($connection, ...$request);
+        if (isset($length) && strlen($bytes) >= $length) {
+            unset($this->arriving[$key]);
+            $this->fork($connection, $bytes);
+        } elseif (!$count || strlen($bytes) >= MAX_REQUEST_SIZE) {
+            unset($this->arriving[$key]);
         }
     }
 
-    private function fork(\Socket $connection, array $variables, string $body): void
+    private function fork(\Socket $connection, string $request): void
     {
         $group = posix_getpgrp();
         $pid = @pcntl_fork();
         if ($pid === 0) {
             // By the parent, too, it would be put back when it has left its group for its end.
             posix_setpgid(0, 0);
-            if (@socket_recv($connection, $none, 1, MSG_PEEK | MSG_DONTWAIT) === 0) {
-                // The parent may have seen the hang-up before there was a group to kill.
+            if (has_hung_up($connection)) {
+                // The parent may have seen that before there was a group to kill.
                 posix_kill(posix_getpid(), SIGKILL);
             }
             $this->becomeChild();
-            $this->answer($connection, $variables, $body, $group);
+            $this->answer($connection, $request, $group);
         } elseif ($pid > 0) {
             $this->children[$pid] = $connection;
         } else {
@@ -376,18 +382,22 @@ final class ForkServer
         pcntl_signal(SIGTERM, SIG_DFL);
         pcntl_signal(SIGCHLD, SIG_DFL);
         // Closed, not only forgotten: the loop around this still counts those that were ready.
-        foreach ([...array_column($this->arriving, 0), ...array_filter($this->children)] as $other) {
-            socket_close($other);
-        }
+        $others = [...array_column($this->arriving, 0), ...array_filter($this->children)];
+        array_map(socket_close(...), $others);
         $this->arriving = $this->children = [];
         socket_close($this->listener);
         restore_error_handler();
         mt_srand();
     }
 
-    private function answer(\Socket $connection, array $variables, string $body, int $group): never
+    private function answer(\Socket $connection, string $request, int $group): never
     {
-        $answer = run($this->application, $variables, $body);
+        try {
+            $answer = run($this->application, ...parse_request($request));
+        } catch (\UnexpectedValueException $error) {
+            say(Log::$name . ": {$error->getMessage()}");
+            exit(1);
+        }
         if ($this->killsItself) {
             if (session_status() === PHP_SESSION_ACTIVE) {
                 session_write_close();
@@ -416,33 +426,54 @@ final class ForkServer
         exit;
     }
 
-    private function reap(): void
+    /** For what no signal tells: who has hung up, and a second one that ended at the same time. */
+    private function look(int $pid): void
     {
-        foreach ($this->children as $pid => $connection) {
-            // What it started dies with it, before it is reaped: its number is its own until then.
+        if ($this->children[$pid] && has_hung_up($this->children[$pid])) {
+            $this->children[$pid] = null;
+            posix_kill(-$pid, SIGKILL);
+        }
+        $stat = @file_get_contents("/proc/$pid/stat");
+        if ($stat === false && pcntl_waitpid($pid, $status, WNOHANG) > 0) {
+            // Without /proc. The number is at least taken while its group has members.
+            posix_kill(-$pid, SIGKILL);
+            $this->forget($pid, $status);
+        } elseif ($stat !== false && preg_match('/.*\) [ZX]/s', $stat)) {
             // The state follows the name, which may hold anything.
-            $stat = @file_get_contents("/proc/$pid/stat");
-            if ($stat !== false && preg_match('/.*\) [ZX]/s', $stat)) {
-                posix_kill(-$pid, SIGKILL);
-            }
-            if (pcntl_waitpid($pid, $status, WNOHANG) === 0) {
-                continue;
-            }
-            if ($stat === false) {
-                // Where /proc may not be read: the number is at least taken while its group has members.
-                posix_kill(-$pid, SIGKILL);
-            }
-            unset($this->children[$pid]);
-            if ($connection) {
-                // What it started and has left the group may hold the connection, too.
-                @socket_shutdown($connection);
-            }
-            $signal = pcntl_wifsignaled($status) ? pcntl_wtermsig($status) : 0;
-            if ($signal > 0 && $connection && !($signal === SIGKILL && $this->killsItself)) {
-                say(Log::$name . ": process $pid was killed by signal $signal");
-            }
+            $this->bury($pid);
         }
     }
+
+    /** Reaps a child that has ended. */
+    private function bury(int $pid): void
+    {
+        if (array_key_exists($pid, $this->children)) {
+            // What it started dies with it, before it is reaped: its number is its own until then.
+            posix_kill(-$pid, SIGKILL);
+            pcntl_waitpid($pid, $status);
+            $this->forget($pid, $status);
+        }
+    }
+
+    private function forget(int $pid, int $status): void
+    {
+        $connection = $this->children[$pid];
+        unset($this->children[$pid]);
+        if ($connection) {
+            // What it started and has left the group may hold the connection, too.
+            @socket_shutdown($connection);
+        }
+        $signal = pcntl_wifsignaled($status) ? pcntl_wtermsig($status) : 0;
+        if ($signal > 0 && $connection && !($signal === SIGKILL && $this->killsItself)) {
+            say(Log::$name . ": process $pid was killed by signal $signal");
+        }
+    }
+}
+
+/** Of a connection whose request was read. */
+function has_hung_up(\Socket $connection): bool
+{
+    return @socket_recv($connection, $none, 1, MSG_PEEK | MSG_DONTWAIT) === 0;
 }
 
 /** Answers requests one after another. */
@@ -473,13 +504,13 @@ function serve_as_worker(\Socket $listener, \Closure $application): void
 function read_request(\Socket $connection): ?array
 {
     $bytes = '';
-    while (($request = parse_request($bytes)) === null) {
+    while (strlen($bytes) < (request_length($bytes) ?? MAX_REQUEST_SIZE)) {
         if (!@socket_recv($connection, $more, 1 << 16, 0) || strlen($bytes) > MAX_REQUEST_SIZE) {
             return null;
         }
         $bytes .= $more;
     }
-    return $request;
+    return parse_request($bytes);
 }
 
 /** @return array{string, bool} the application's file, and whether to be a worker */

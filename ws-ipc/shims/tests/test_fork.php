@@ -30,18 +30,30 @@ test('request is taken apart', function () {
 
 test('what has to come is waited for', function () {
     for ($end = 0; $end < strlen(REQUEST); $end++) {
-        assert(ws\parse_request(substr(REQUEST, 0, $end)) === null);
+        $length = ws\request_length(substr(REQUEST, 0, $end));
+        assert($length === null || $length === strlen(REQUEST));
     }
+    assert(ws\request_length(REQUEST) === strlen(REQUEST));
 });
 
 test('what follows is ignored', function () {
+    assert(ws\request_length(REQUEST . 'more') === strlen(REQUEST));
     assert(ws\parse_request(REQUEST . 'more') === ws\parse_request(REQUEST));
 });
 
 test('what is no request is refused', function () {
+    $starts = [
+        'GET / HTTP/1.1', ':', '-1:,', '1234567890', '4:A\0B\0,', "18:CONTENT_LENGTH\0-1\0,",
+        "16:CONTENT_LENGTH\0\0,", "30:REQUEST_URI\0/\0CONTENT_LENGTH\0000\0,",
+    ];
+    foreach ($starts as $start) {
+        $bytes = str_pad($start, 36, '0');
+        $fails = refuses(UnexpectedValueException::class, fn () => ws\request_length($bytes));
+        assert($fails, $start);
+    }
     $faulty = [
-        'x', ':', '-1:,', '1234567890', '3:abc,', "4:A\0B\0,",
-        "17:CONTENT_LENGTH\x000\0;", "18:CONTENT_LENGTH\0-1\0,", "16:CONTENT_LENGTH\0\0,",
+        "17:CONTENT_LENGTH\x000\0;", "18:CONTENT_LENGTH\x000\0A,", "19:CONTENT_LENGTH\x000\0A\0,",
+        "17:CONTENT_LENGTH\x000\0",
     ];
     foreach ($faulty as $bytes) {
         assert(refuses(UnexpectedValueException::class, fn () => ws\parse_request($bytes)), $bytes);
