@@ -363,7 +363,7 @@ impl Sessions {
 
     /// Returns the sessions that have connections.
     pub fn held(&self) -> impl Iterator<Item = SessionId> {
-        let known = self.known.iter().map(|(_, known)| &**known);
+        let known = self.known.iter().map(|(_, known)| known);
         known.filter(|known| known.holds > 0).map(|known| known.id)
     }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::future::ready;
-use std::net::IpAddr;
 use std::ops::Bound;
 #[expect(
     clippy::disallowed_types,
@@ -10,13 +9,12 @@ use std::ops::Bound;
 )]
 use std::sync::Mutex;
 use std::sync::{MutexGuard, PoisonError};
-use std::time::SystemTime;
 
+use super::kept::Kept;
 use super::{
-    Changes, Purge, SessionData, SessionQuery, SessionRecord, SessionStore, StoreError,
-    StoreFuture, from_millis, to_millis,
+    Changes, Purge, SessionQuery, SessionRecord, SessionStore, StoreError, StoreFuture, to_millis,
 };
-use crate::{SessionId, UserId};
+use crate::SessionId;
 
 /// Keeps sessions in memory: as long as the server runs, and not longer.
 ///
@@ -36,59 +34,6 @@ pub struct MemoryStore {
         reason = "a store is shared by reference; this one is never held across a wait"
     )]
     records: Mutex<BTreeMap<SessionId, Kept>>,
-}
-
-/// A [`SessionRecord`] in less than half of its room: there is one for each visitor, and most have
-/// nothing but times and an address.
-#[derive(Debug)]
-struct Kept {
-    addr: Option<IpAddr>,
-    /// In milliseconds, like [`used_at`](Self::used_at).
-    created_at: i64,
-    used_at: i64,
-    extra: Option<Box<Extra>>,
-}
-
-#[derive(Debug, Default)]
-struct Extra {
-    user: Option<UserId>,
-    data: Option<SessionData>,
-    expires_at: Option<SystemTime>,
-}
-
-impl Kept {
-    fn new(record: &SessionRecord) -> Self {
-        let extra = Extra {
-            user: record.user.clone(),
-            data: record.data.clone(),
-            expires_at: record.expires_at,
-        };
-        let is_plain = extra.user.is_none() && extra.data.is_none() && extra.expires_at.is_none();
-        Self {
-            addr: record.addr,
-            created_at: to_millis(record.created_at),
-            used_at: to_millis(record.used_at),
-            extra: (!is_plain).then(|| Box::new(extra)),
-        }
-    }
-
-    fn user(&self) -> Option<&UserId> {
-        self.extra.as_ref()?.user.as_ref()
-    }
-
-    fn record(&self, id: SessionId) -> SessionRecord {
-        let time = |millis| from_millis(millis).unwrap_or(SystemTime::UNIX_EPOCH);
-        let extra = self.extra.as_ref();
-        SessionRecord {
-            id,
-            user: self.user().cloned(),
-            addr: self.addr,
-            created_at: time(self.created_at),
-            used_at: time(self.used_at),
-            expires_at: extra.and_then(|extra| extra.expires_at),
-            data: extra.and_then(|extra| extra.data.clone()),
-        }
-    }
 }
 
 impl MemoryStore {
@@ -118,12 +63,12 @@ impl SessionStore for MemoryStore {
         }
         for (id, user) in &changes.users {
             if let Some(kept) = records.get_mut(id) {
-                kept.extra.get_or_insert_default().user.clone_from(user);
+                kept.set_user(user.clone());
             }
         }
         for (id, data) in &changes.data {
             if let Some(kept) = records.get_mut(id) {
-                kept.extra.get_or_insert_default().data.clone_from(data);
+                kept.set_data(data.clone());
             }
         }
         for id in &changes.used {
