@@ -20,7 +20,7 @@ mod turn;
 mod work;
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -78,16 +78,17 @@ impl Connection {
         let outbound = Outbound::new(current.config.limits().send_queue_size);
         let output = Output::new(Some(stream), outbound);
         let app = current.config.app();
+        let count = |count: NonZeroUsize| u32::try_from(count.get()).unwrap_or(u32::MAX);
         let turns = Turns::new(match &current.application {
             // They all wait for the one program to take them.
             Some(application) if application.is_stream() => TurnLimits {
-                running: app.queue.get(),
+                running: count(app.queue),
                 waiting: 0,
                 unordered: true,
             },
             _ => TurnLimits {
-                running: app.per_connection.get(),
-                waiting: app.queue.get(),
+                running: count(app.per_connection),
+                waiting: count(app.queue),
                 unordered: app.unordered,
             },
         });

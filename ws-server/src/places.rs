@@ -154,7 +154,7 @@ impl Visit {
         taken.total += 1;
         drop(taken);
         Ok(Place {
-            user: limits.per_user.map(|_| user.clone()),
+            user: limits.per_user.map(|_| Box::new(user.clone())),
             visit: self,
             _ticket: None,
         })
@@ -173,8 +173,8 @@ impl Drop for Visit {
 /// with: those who send and leave at once do not pile up beyond the limit.
 #[derive(Debug)]
 pub(crate) struct Place {
-    /// `None` if users are not counted.
-    user: Option<UserId>,
+    /// `None` if users are not counted, which is the default: boxed, so as to take no room then.
+    user: Option<Box<UserId>>,
     visit: Visit,
     _ticket: Option<SocketTicket>,
 }
@@ -191,7 +191,7 @@ impl Drop for Place {
         let mut taken = self.visit.places.taken();
         taken.total -= 1;
         if let Some(user) = self.user.take() {
-            give_back(&mut taken.by_user, user);
+            give_back(&mut taken.by_user, *user);
         }
     }
 }

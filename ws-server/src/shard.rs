@@ -73,6 +73,8 @@ pub(crate) struct Shard {
     timer_is_late: Bell,
     pub(crate) gate: Gate,
     pub(crate) randomness: RefCell<Randomness>,
+    /// What the last visitor asked for.
+    last_target: RefCell<Arc<str>>,
     draining: Cell<bool>,
     /// Tasks and connections that must end before the worker may.
     tasks: Cell<usize>,
@@ -130,6 +132,7 @@ impl Shard {
             timer_is_late: Bell::default(),
             gate,
             randomness: RefCell::default(),
+            last_target: RefCell::default(),
             draining: Cell::new(false),
             tasks: Cell::new(0),
             all_ended: Notify::new(),
@@ -139,6 +142,16 @@ impl Shard {
     /// Whether nothing new is accepted any more.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.get()
+    }
+
+    /// A request target to be kept. Most visitors ask for the same as the one before, and keep one
+    /// text with it.
+    pub(crate) fn keep_target(&self, target: &str) -> Arc<str> {
+        let mut last = self.last_target.borrow_mut();
+        if **last != *target {
+            *last = target.into();
+        }
+        Arc::clone(&last)
     }
 
     /// Takes a connection in. The worker does not end before it does.

@@ -47,6 +47,8 @@ pub(crate) struct Visitor {
 /// What the variables of a visitor are made of.
 #[derive(Debug)]
 pub(crate) struct Arrival<'a> {
+    /// The request target of its head, which others may keep as well.
+    pub(crate) target: Arc<str>,
     pub(crate) head: &'a RequestHead,
     pub(crate) connection: ConnectionId,
     pub(crate) session: &'a SessionId,
@@ -94,7 +96,7 @@ impl Visitor {
             session: *arrival.session,
             user: None,
             peer: arrival.peer,
-            target: arrival.head.path_and_query().into(),
+            target: Arc::clone(&arrival.target),
             env: None,
             origin: None,
         }

@@ -131,12 +131,7 @@ impl<T> Registry<T> {
             Target::Session(session) => self.session(*session),
             Target::Connection(id) => Connections(Inner::One(self.entries.get(*id))),
             Target::Except(whom, spared) if **whom == Target::All => {
-                let spared = self.places(spared);
-                Connections(Inner::AllBut {
-                    left: self.count() - spared.len(),
-                    iter: self.entries.iter(),
-                    spared: spared.into_iter().peekable(),
-                })
+                self.all_but(self.places(spared))
             }
             Target::AnyOf(_) | Target::Except(..) => Connections(Inner::Places {
                 entries: &self.entries,
@@ -187,7 +182,16 @@ impl<T> Registry<T> {
 
     /// Returns all connections.
     pub fn iter(&self) -> Connections<'_, T> {
-        Connections(Inner::All(self.entries.iter()))
+        self.all_but(Vec::new())
+    }
+
+    /// Returns those at other places than these, which are in ascending order.
+    fn all_but(&self, spared: Vec<u32>) -> Connections<'_, T> {
+        Connections(Inner::AllBut {
+            left: self.count() - spared.len(),
+            iter: self.entries.iter(),
+            spared: spared.into_iter().peekable(),
+        })
     }
 
     /// Returns how a user is there, in constant time; `None` if there is no connection.

@@ -139,7 +139,7 @@ pub struct Sessions {
     config: SessionConfig,
     known: Packed<Known>,
     /// The sessions without a connection by last use, the oldest first.
-    idle: BTreeMap<u64, SessionId>,
+    idle: BTreeMap<u64, Idle>,
     /// When sessions are over, if they do not live as long as they are used.
     ends: BTreeSet<(Instant, SessionId)>,
     /// Those that were ended while they were in use, and when.
@@ -156,13 +156,19 @@ pub struct Sessions {
 struct Known {
     id: SessionId,
     network: Option<IpAddr>,
-    used: Instant,
     /// The key in `idle`, if `holds` is 0.
     turn: u64,
     /// The number of connections.
     holds: u32,
     /// What most sessions have nothing of.
     extra: Option<Box<Extra>>,
+}
+
+/// What is kept of a session only while it has no connection.
+#[derive(Clone, Copy, Debug)]
+struct Idle {
+    id: SessionId,
+    used: Instant,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -294,13 +300,10 @@ impl Sessions {
             ends: left.and_then(|left| now.checked_add(left)),
         };
         let is_plain = extra.user.is_none() && extra.data.is_none() && extra.ends.is_none();
-        self.remember(id, network, now, (!is_plain).then(|| Box::new(extra)));
-        let Some(known) = self.known.get_mut(id) else {
-            return false;
-        };
         // Only being recalled is a use.
-        known.used = now.checked_sub(unused_for).unwrap_or(now);
-        true
+        let used = now.checked_sub(unused_for).unwrap_or(now);
+        self.remember(id, network, used, (!is_plain).then(|| Box::new(extra)));
+        self.known.get(id).is_some()
     }
 
     /// Remembers a session that the application has a name for, and that comes from anywhere,
@@ -360,7 +363,7 @@ impl Sessions {
 
     /// Returns the sessions that have connections.
     pub fn held(&self) -> impl Iterator<Item = SessionId> {
-        let known = self.known.iter().map(|(_, known)| &**known);
+        let known = self.known.iter().map(|(_, known)| known);
         known.filter(|known| known.holds > 0).map(|known| known.id)
     }
 
@@ -371,11 +374,10 @@ impl Sessions {
         let Some(known) = self.known.get_mut(id) else {
             return false;
         };
-        known.used = now;
         if known.holds == 0 {
             self.idle.remove(&known.turn);
             known.turn = turn;
-            self.idle.insert(turn, id);
+            self.idle.insert(turn, Idle { id, used: now });
         }
         true
     }
@@ -406,10 +408,9 @@ impl Sessions {
             return false;
         }
         known.holds -= 1;
-        known.used = now;
         if known.holds == 0 {
             known.turn = turn;
-            self.idle.insert(turn, id);
+            self.idle.insert(turn, Idle { id, used: now });
         }
         true
     }
@@ -470,11 +471,11 @@ impl Sessions {
         self.revoked.retain(|_, at| is_recent(at));
         self.revoked_users.retain(|_, at| is_recent(at));
         let mut expired = Vec::new();
-        while let Some((id, known)) = self.oldest()
-            && self.is_unused(known, now)
+        while let Some(oldest) = self.oldest()
+            && self.is_old(oldest, now)
         {
-            expired.push(id);
-            self.remove(id);
+            expired.push(oldest.id);
+            self.remove(oldest.id);
         }
         expired
     }
@@ -494,8 +495,7 @@ impl Sessions {
 
     /// Returns when the next session expires, if nothing else happens.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let (_, known) = self.oldest()?;
-        known.used.checked_add(self.config.ttl)
+        self.oldest()?.used.checked_add(self.config.ttl)
     }
 
     /// Returns when the next session is over that is to be [ended](Self::end).
@@ -507,14 +507,14 @@ impl Sessions {
         &mut self,
         id: SessionId,
         network: Option<IpAddr>,
-        now: Instant,
+        used: Instant,
         extra: Option<Box<Extra>>,
     ) {
         while self.known.len() >= self.config.max_sessions {
-            let Some((oldest, _)) = self.oldest() else {
+            let Some(oldest) = self.oldest() else {
                 return;
             };
-            self.remove(oldest);
+            self.remove(oldest.id);
         }
         let turn = self.take_turn();
         if let Some(extra) = &extra {
@@ -526,27 +526,27 @@ impl Sessions {
         self.known.insert_unique(Known {
             id,
             network,
-            used: now,
             turn,
             holds: 0,
             extra,
         });
-        self.idle.insert(turn, id);
+        self.idle.insert(turn, Idle { id, used });
     }
 
     /// The session without a connection that was used least recently.
-    fn oldest(&self) -> Option<(SessionId, &Known)> {
-        let (_, id) = self.idle.first_key_value()?;
-        Some((*id, self.known.get(*id).expect("an idle session is known")))
+    fn oldest(&self) -> Option<Idle> {
+        self.idle.first_key_value().map(|(_, oldest)| *oldest)
     }
 
     fn is_due(&self, known: &Known, now: Instant) -> bool {
         let ends = known.extra.as_ref().and_then(|extra| extra.ends);
-        self.is_unused(known, now) || ends.is_some_and(|end| end <= now)
+        // Of those with a connection nothing stands there.
+        let idle = self.idle.get(&known.turn).filter(|_| known.holds == 0);
+        idle.is_some_and(|idle| self.is_old(*idle, now)) || ends.is_some_and(|end| end <= now)
     }
 
-    fn is_unused(&self, known: &Known, now: Instant) -> bool {
-        known.holds == 0 && now.saturating_duration_since(known.used) >= self.config.ttl
+    fn is_old(&self, idle: Idle, now: Instant) -> bool {
+        now.saturating_duration_since(idle.used) >= self.config.ttl
     }
 
     /// Sessions take turns in the order of their use, so that the first is also the next to expire.

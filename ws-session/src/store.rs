@@ -1,5 +1,6 @@
 //! Where sessions are kept beyond the life of the server.
 
+mod kept;
 mod memory;
 mod pending;
 

@@ -71,7 +71,7 @@ pub enum Event<'a> {
 ///    closes first; a client waits a moment for it
 ///    ([RFC 6455 §7.1.1](https://www.rfc-editor.org/rfc/rfc6455#section-7.1.1)).
 ///
-/// Between messages it holds no heap memory, unless compression with context takeover was agreed
+/// Between messages and pings it holds no heap memory, unless compression with context takeover was agreed
 /// upon.
 #[derive(Debug)]
 pub struct Connection {
@@ -105,7 +105,8 @@ enum Phase {
 #[derive(Debug)]
 enum CloseOut {
     None,
-    Queued(Option<CloseFrame>),
+    /// Boxed, so that the connections that are open need no room for it.
+    Queued(Option<Box<CloseFrame>>),
     Sent,
 }
 
@@ -291,7 +292,7 @@ impl Connection {
             return;
         }
         self.phase = Phase::Closing;
-        self.close_out = CloseOut::Queued(frame);
+        self.close_out = CloseOut::Queued(frame.map(Box::new));
         self.is_ping_queued = false;
         self.arriving().discard();
         if let Some(deflate) = &mut self.deflate {
@@ -361,7 +362,7 @@ impl Connection {
         if matches!(self.close_out, CloseOut::None) {
             // RFC 6455 §7.1.7: an endpoint that fails an established connection should say why.
             let frame = CloseFrame::new(error.close_code(), error.to_string());
-            self.close_out = CloseOut::Queued(Some(frame));
+            self.close_out = CloseOut::Queued(Some(Box::new(frame)));
         }
         self.end(now);
     }

@@ -390,7 +390,7 @@ impl Connection {
         if matches!(self.close_out, CloseOut::None) {
             // RFC 6455 §5.5.1: an endpoint that has not sent a close frame must answer with one,
             // typically echoing the code. The reason is the peer's and stays there.
-            let answer = received.map(|frame| CloseFrame::new(frame.code, ""));
+            let answer = received.map(|frame| Box::new(CloseFrame::new(frame.code, "")));
             self.close_out = CloseOut::Queued(answer);
         }
         self.end(now);

@@ -50,9 +50,9 @@ impl Connection {
     fn handle_timeout(&self) {
         let now = Instant::now();
         let mut state = self.state.borrow_mut();
-        if let Phase::Lingering { until, .. } = state.phase
-            && until <= now
-        {
+        let parting = state.parting.as_ref();
+        let lingers_until = parting.and_then(|parting| parting.lingers_until);
+        if lingers_until.is_some_and(|until| until <= now) {
             state.phase = Phase::Ended;
         }
         if state.look_at.is_some_and(|at| at <= now) {

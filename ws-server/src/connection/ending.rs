@@ -50,7 +50,9 @@ impl Connection {
         } else {
             1006
         };
-        let code = state.close_code.map_or(no_code, CloseCode::as_u16);
+        let parting = state.parting.as_deref();
+        let code = parting.and_then(|parting| parting.close_code);
+        let code = code.map_or(no_code, CloseCode::as_u16);
         counters.closed(cause);
         // Whoever sees that it is gone sees it counted.
         let end = End {
@@ -67,7 +69,7 @@ impl Connection {
             path = self.visitor.path(),
             cause = cause.as_str(),
             close.code = code,
-            close.reason = state.close_reason.as_deref(),
+            close.reason = state.parting.as_ref().and_then(|it| it.close_reason.as_deref()),
             elapsed = ?self.opened.elapsed(),
             received = state.received,
             received_bytes = state.received_bytes,
@@ -130,9 +132,10 @@ impl Connection {
     /// answer goes nowhere.
     fn end_turns(self: &Rc<Self>, shard: &Rc<Shard>, state: &mut Inner) {
         state.place = None;
-        if let Some(event) = state.farewell.take() {
+        let farewell = state.parting.as_mut().and_then(|it| it.farewell.take());
+        if let Some(event) = farewell {
             shard.server.hub.counters.callbacks_accepted.increment();
-            self.start_run(shard, CLOSE_ID, Question::of_event(*event));
+            self.start_run(shard, CLOSE_ID, Question::of_event(event));
         }
     }
 

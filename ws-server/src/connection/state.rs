@@ -49,23 +49,32 @@ pub(super) struct Inner {
     /// `None` if its messages are not limited.
     pub(super) throttle: Option<Box<Throttle>>,
     pub(super) is_draining: bool,
-    /// When this connection may close for the drain.
-    pub(super) drain_turn: Option<Instant>,
     pub(super) cause: Option<CloseCause>,
-    pub(super) close_code: Option<CloseCode>,
-    /// What either side gave as the reason, for the record; `None` is nothing.
-    pub(super) close_reason: Option<Box<str>>,
+    /// `None` until something of it is known.
+    pub(super) parting: Option<Box<Parting>>,
     pub(super) received: u64,
     /// Bytes of the payloads of these.
     pub(super) received_bytes: u64,
     /// When a connection that is not read is looked at: its end would not be seen otherwise.
     pub(super) look_at: Option<Instant>,
-    /// What the application is to hear of when all else is done with.
-    pub(super) farewell: Option<Box<Occasion>>,
     /// A task that ends with the connection.
     pub(super) attendant: Option<tokio::task::AbortHandle>,
     /// Shared by the replies that are followed; `None` until one is.
     pub(super) followed: Option<Rc<()>>,
+}
+
+/// What is known only of a connection that is about to end.
+#[derive(Debug, Default)]
+pub(super) struct Parting {
+    /// When it may close for the drain.
+    pub(super) drain_turn: Option<Instant>,
+    pub(super) close_code: Option<CloseCode>,
+    /// What either side gave as the reason, for the record; `None` is nothing.
+    pub(super) close_reason: Option<Box<str>>,
+    /// How long a peer is waited for that does not close.
+    pub(super) lingers_until: Option<Instant>,
+    /// What the application is to hear of when all else is done with.
+    pub(super) farewell: Option<Occasion>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,9 +82,9 @@ pub(super) enum Phase {
     Open,
     /// The closing handshake is complete. What is queued still leaves, then our direction is shut
     /// down; what comes is discarded until the peer closes too, so that no reset overtakes our last
-    /// bytes. A peer that does not take them, or does not close, is not waited for beyond `until`.
+    /// bytes. A peer that does not take them, or does not close, is not waited for beyond
+    /// [`Parting::lingers_until`].
     Lingering {
-        until: Instant,
         is_shut_down: bool,
     },
     Ended,
@@ -115,17 +124,18 @@ impl Inner {
             is_squeezed: false,
             throttle: None,
             is_draining: false,
-            drain_turn: None,
             cause: None,
-            close_code: None,
-            close_reason: None,
+            parting: None,
             received: 0,
             received_bytes: 0,
             look_at: None,
-            farewell: None,
             attendant: None,
             followed: None,
         }
+    }
+
+    pub(super) fn parting(&mut self) -> &mut Parting {
+        self.parting.get_or_insert_default()
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -232,12 +242,12 @@ impl Inner {
             true => None,
             false => Some(self.look_at.unwrap_or(now + LOOK_INTERVAL)),
         };
-        let lingering = match self.phase {
-            Phase::Lingering { until, .. } => Some(until),
-            Phase::Open | Phase::Ended => None,
-        };
+        let parting = self.parting.as_ref();
+        let lingering = parting.and_then(|parting| parting.lingers_until);
         // One that has passed has nothing to wait for but the end of what was accepted since.
-        let drain_turn = self.drain_turn.filter(|turn| *turn > now && self.is_open());
+        let drain_turn = parting
+            .and_then(|parting| parting.drain_turn)
+            .filter(|turn| *turn > now && self.is_open());
         let stalled = self
             .output
             .stalled_at(write_timeout)

@@ -85,7 +85,9 @@ impl Connection {
             let expiry = self.expire(shard, now);
             let Some(wait) = self.settle(shard, now) else {
                 let closed = self.leave(shard);
-                self.state.borrow_mut().farewell = closed.map(Box::new);
+                if closed.is_some() {
+                    self.state.borrow_mut().parting().farewell = closed;
+                }
                 self.stage.set(Stage::Left);
                 return self.finish_turns(shard);
             };
@@ -237,6 +239,7 @@ impl Connection {
             return;
         }
         let turn = *state
+            .parting()
             .drain_turn
             .get_or_insert_with(|| shard.server.hub.drain_turn(now));
         if turn > now {

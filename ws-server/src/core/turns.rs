@@ -9,9 +9,9 @@ pub(crate) type MessageId = u64;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TurnLimits {
     /// Callbacks that run at once.
-    pub(crate) running: usize,
+    pub(crate) running: u32,
     /// Messages that wait behind them; with no more room the connection is not read.
-    pub(crate) waiting: usize,
+    pub(crate) waiting: u32,
     /// Whether an answer may overtake the answers of earlier messages.
     pub(crate) unordered: bool,
 }
@@ -39,7 +39,7 @@ struct Held<Q, A, P> {
     waiting: VecDeque<(MessageId, Q)>,
     /// Started and not yet taken, oldest first.
     started: VecDeque<(MessageId, Turn<A, P>)>,
-    running: usize,
+    running: u32,
 }
 
 // By hand: the derive would ask for defaults of what is held.
@@ -87,7 +87,7 @@ impl<Q, A, P> Turns<Q, A, P> {
     /// Whether one more message may be accepted.
     pub(crate) fn has_room(&self) -> bool {
         let held = self.held.as_ref().map_or(0, |held| held.count());
-        held < self.limits.running + self.limits.waiting
+        held < self.limits.running as usize + self.limits.waiting as usize
     }
 
     /// Whether nothing that was accepted is left to do.
@@ -218,7 +218,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn turns(running: usize, waiting: usize, unordered: bool) -> Turns<u64, u64, (u64, u32)> {
+    fn turns(running: u32, waiting: u32, unordered: bool) -> Turns<u64, u64, (u64, u32)> {
         Turns::new(TurnLimits {
             running,
             waiting,
@@ -309,8 +309,8 @@ mod tests {
         /// limits.
         #[test]
         fn prop_every_message_is_started_once_and_answered_in_order(
-            running in 1..4usize,
-            waiting in 0..5usize,
+            running in 1..4u32,
+            waiting in 0..5u32,
             unordered: bool,
             ops in prop::collection::vec(op(), 0..200),
         ) {
@@ -329,7 +329,7 @@ mod tests {
                         prop_assert_eq!(turns.accept(accepted), accepted);
                     }
                     Op::Accept => prop_assert!(
-                        accepted as usize - answered.len() >= running + waiting
+                        accepted as usize - answered.len() >= (running + waiting) as usize
                     ),
                     Op::Start => if let Some((id, question)) = turns.start() {
                         started += 1;
@@ -368,7 +368,7 @@ mod tests {
                         answered.push(id);
                     },
                 }
-                prop_assert!(in_flight.len() <= running);
+                prop_assert!(in_flight.len() <= running as usize);
                 prop_assert_eq!(turns.is_idle(), accepted as usize == answered.len());
             }
         }

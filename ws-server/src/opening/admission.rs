@@ -125,6 +125,7 @@ impl<'a> Opening<'_, 'a> {
             credential::without_credentials(upgrade, &names.collect::<Vec<_>>())
         });
         let arrival = Arrival {
+            target: self.shard.keep_target(head.path_and_query()),
             protocols: protocols.as_deref(),
             head,
             connection: self.id,

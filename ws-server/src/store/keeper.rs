@@ -210,7 +210,7 @@ impl Keeper {
         }
         // What is stored of one that had this name is overwritten.
         self.unremoved().remove(&id);
-        self.change(|pending| pending.create(record));
+        self.change(|pending| pending.create(&record));
     }
 
     /// Names the user of a session.
@@ -466,7 +466,7 @@ impl Keeper {
         }
         let pending = self.pending();
         let waiting = ids.iter().filter_map(|id| pending.created(*id));
-        waiting.cloned().collect()
+        waiting.collect()
     }
 
     /// Writes what changes, for ever, and asks a store that does not answer whether it does again.

@@ -6,7 +6,7 @@ use std::vec;
 use super::Entry;
 use super::ring::Neighbours;
 use crate::ConnectionId;
-use crate::packed::Packed;
+use crate::packed::{Packed, Values};
 
 /// Some of the connections of a [`Registry`](super::Registry); its length is known.
 #[derive(Debug)]
@@ -14,7 +14,6 @@ pub struct Connections<'a, T>(pub(super) Inner<'a, T>);
 
 #[derive(Debug)]
 pub(super) enum Inner<'a, T> {
-    All(slab::Iter<'a, Box<Entry<T>>>),
     Ring {
         entries: &'a Packed<Entry<T>>,
         next: u32,
@@ -24,7 +23,7 @@ pub(super) enum Inner<'a, T> {
     One(Option<&'a Entry<T>>),
     /// Both in the order of the places.
     AllBut {
-        iter: slab::Iter<'a, Box<Entry<T>>>,
+        iter: Values<'a, Entry<T>>,
         spared: Peekable<vec::IntoIter<u32>>,
         left: usize,
     },
@@ -38,7 +37,6 @@ pub(super) enum Inner<'a, T> {
 impl<T> Clone for Connections<'_, T> {
     fn clone(&self) -> Self {
         Self(match &self.0 {
-            Inner::All(iter) => Inner::All(iter.clone()),
             Inner::Ring {
                 entries,
                 next,
@@ -69,7 +67,6 @@ impl<'a, T> Iterator for Connections<'a, T> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let entry = match &mut self.0 {
-            Inner::All(iter) => iter.next()?.1,
             Inner::Ring {
                 entries,
                 next,
@@ -98,7 +95,6 @@ impl<'a, T> Iterator for Connections<'a, T> {
 
     fn size_hint(&self) -> (usize, Option<usize>) {
         let len = match &self.0 {
-            Inner::All(iter) => iter.len(),
             Inner::Ring { left, .. } => *left,
             Inner::One(one) => usize::from(one.is_some()),
             Inner::AllBut { left, .. } => *left,

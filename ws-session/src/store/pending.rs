@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::SystemTime;
 
+use super::kept::Kept;
 use super::{Changes, SessionData, SessionRecord};
 use crate::{SessionId, UserId};
 
@@ -28,7 +29,7 @@ use crate::{SessionId, UserId};
 /// ```
 #[derive(Clone, Debug)]
 pub struct PendingChanges {
-    created: HashMap<SessionId, SessionRecord>,
+    created: HashMap<SessionId, Kept>,
     users: HashMap<SessionId, Option<UserId>>,
     data: HashMap<SessionId, Option<SessionData>>,
     used: HashSet<SessionId>,
@@ -66,15 +67,15 @@ impl PendingChanges {
     }
 
     /// Returns a session that waits to be made.
-    pub fn created(&self, id: SessionId) -> Option<&SessionRecord> {
-        self.created.get(&id)
+    pub fn created(&self, id: SessionId) -> Option<SessionRecord> {
+        self.created.get(&id).map(|kept| kept.record(id))
     }
 
     /// Makes a session.
-    pub fn create(&mut self, record: SessionRecord) {
+    pub fn create(&mut self, record: &SessionRecord) {
         if self.has_room() || self.created.contains_key(&record.id) {
             self.forget(record.id);
-            self.created.insert(record.id, record);
+            self.created.insert(record.id, Kept::new(record));
         } else {
             self.dropped += 1;
         }
@@ -91,8 +92,8 @@ impl PendingChanges {
 
     /// Gives a session another user.
     pub fn set_user(&mut self, id: SessionId, user: Option<UserId>) {
-        if let Some(record) = self.created.get_mut(&id) {
-            record.user = user;
+        if let Some(kept) = self.created.get_mut(&id) {
+            kept.set_user(user);
         } else if self.has_room() || self.users.contains_key(&id) {
             self.users.insert(id, user);
         } else {
@@ -102,8 +103,8 @@ impl PendingChanges {
 
     /// Gives a session other data.
     pub fn set_data(&mut self, id: SessionId, data: Option<SessionData>) {
-        if let Some(record) = self.created.get_mut(&id) {
-            record.data = data;
+        if let Some(kept) = self.created.get_mut(&id) {
+            kept.set_data(data);
         } else if self.has_room() || self.data.contains_key(&id) {
             self.data.insert(id, data);
         } else {
@@ -121,9 +122,10 @@ impl PendingChanges {
 
     /// Takes what waits; what was used was used now.
     pub fn take(&mut self, now: SystemTime) -> Changes {
+        let created = std::mem::take(&mut self.created).into_iter();
         let used: Vec<_> = std::mem::take(&mut self.used).into_iter().collect();
         Changes {
-            created: std::mem::take(&mut self.created).into_values().collect(),
+            created: created.map(|(id, kept)| kept.record(id)).collect(),
             users: std::mem::take(&mut self.users).into_iter().collect(),
             data: std::mem::take(&mut self.data).into_iter().collect(),
             used_at: (!used.is_empty()).then_some(now),
@@ -140,7 +142,8 @@ impl PendingChanges {
             if let Some(data) = self.data.remove(&record.id) {
                 record.data = data;
             }
-            self.created.entry(record.id).or_insert(record);
+            let kept = self.created.entry(record.id);
+            kept.or_insert_with(|| Kept::new(&record));
         }
         for (id, user) in changes.users {
             if !self.created.contains_key(&id) {
@@ -198,7 +201,7 @@ mod tests {
 
     fn apply(op: &Op, pending: &mut PendingChanges, store: &MemoryStore) {
         match op {
-            Op::Create(record) => pending.create(record.clone()),
+            Op::Create(record) => pending.create(record),
             Op::Touch(id) => pending.touch(*id),
             Op::User(id, user) => pending.set_user(*id, user.clone()),
             Op::Data(id, data) => pending.set_data(*id, data.clone()),

@@ -20,14 +20,16 @@ impl Inner {
     pub(in crate::connection) fn note_close(&mut self, cause: CloseCause, code: Option<CloseCode>) {
         if self.cause.is_none() {
             self.cause = Some(cause);
-            self.close_code = code;
+            if code.is_some() {
+                self.parting().close_code = code;
+            }
         }
     }
 
     pub(super) fn note_reason(&mut self, cause: CloseCause, frame: Option<&CloseFrame>) {
         let reason = frame.map_or("", |frame| &frame.reason);
         if self.cause == Some(cause) && !reason.is_empty() {
-            self.close_reason = Some(reason.into());
+            self.parting().close_reason = Some(reason.into());
         }
     }
 
@@ -74,7 +76,6 @@ impl Inner {
 
     /// RFC 6455 §7.1.1: the server closes the TCP connection first, once both close frames are out.
     pub(in crate::connection) fn linger_once_closed(&mut self, now: Instant) {
-        let until = now + self.protocol.config().close_timeout();
         if self.phase == Phase::Open && self.protocol.state() == State::Closed {
             // Whoever answers no ping answers no close frame, and what waits for it waits in vain.
             if self.cause == Some(CloseCause::PongTimeout) {
@@ -82,29 +83,25 @@ impl Inner {
                 return;
             }
             self.unread = Vec::new();
-            self.phase = Phase::Lingering {
-                until,
-                is_shut_down: false,
-            };
+            self.linger(false, now);
         }
-        let waits_for_our_end = matches!(
-            self.phase,
-            Phase::Lingering {
-                is_shut_down: false,
-                ..
-            }
-        );
-        if !waits_for_our_end || !self.output.queue.is_empty() {
+        let waits_for_our_end = Phase::Lingering {
+            is_shut_down: false,
+        };
+        if self.phase != waits_for_our_end || !self.output.queue.is_empty() {
             return;
         }
         let stream = self.output.stream.as_ref();
         let shut_down = stream.is_some_and(|stream| stream.shutdown_write().is_ok());
-        self.phase = match shut_down {
-            true => Phase::Lingering {
-                until,
-                is_shut_down: true,
-            },
-            false => Phase::Ended,
-        };
+        match shut_down {
+            true => self.linger(true, now),
+            false => self.phase = Phase::Ended,
+        }
+    }
+
+    fn linger(&mut self, is_shut_down: bool, now: Instant) {
+        self.phase = Phase::Lingering { is_shut_down };
+        let until = now + self.protocol.config().close_timeout();
+        self.parting().lingers_until = Some(until);
     }
 }
