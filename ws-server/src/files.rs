@@ -1,10 +1,11 @@
 //! Whether the files that a configuration names can be used, asked before the server starts.
 
 use std::fs::File;
-use std::io::Read as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::io::{self, Read as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use nix::unistd::{AccessFlags, access};
 use ws_transport::{TlsAcceptor, TlsError, TlsFile};
 
@@ -79,6 +80,22 @@ pub fn check_files(config: &Config) -> Result<(), InvalidConfig> {
     }
 }
 
+/// Opens a file that stays, as one has to that is read again whenever it changes: nothing that is
+/// waited for, as a FIFO is until somebody writes to it.
+///
+/// # Errors
+///
+/// The system's, and one of its own for what is no regular file.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let mut options = File::options();
+    let file = options.read(true).custom_flags(flags.bits()).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is not a regular file")),
+    }
+}
+
 fn setting_of(error: &TlsError) -> &'static str {
     match error {
         TlsError::Unreadable { file, .. }
@@ -146,14 +163,16 @@ fn find(program: &str, exec: &ExecConfig) -> Result<PathBuf, String> {
 }
 
 fn is_usable(path: &Path) -> Result<(), String> {
-    if path.is_dir() {
-        return Err("it is a directory".to_owned());
-    }
-    let is_plain = path
-        .metadata()
-        .is_ok_and(|it| it.permissions().mode() & 0o111 == 0);
-    if is_plain {
-        return Err("it is not executable (chmod +x)".to_owned());
+    if let Ok(metadata) = path.metadata() {
+        if metadata.is_dir() {
+            return Err("it is a directory".to_owned());
+        }
+        if !metadata.is_file() {
+            return Err("it is not a regular file".to_owned());
+        }
+        if metadata.permissions().mode() & 0o111 == 0 {
+            return Err("it is not executable (chmod +x)".to_owned());
+        }
     }
     access(path, AccessFlags::X_OK).map_err(|errno| errno.desc().to_owned())?;
     match interpreter(path) {
@@ -168,7 +187,7 @@ fn is_usable(path: &Path) -> Result<(), String> {
 /// kernel has it.
 fn interpreter(path: &Path) -> Option<String> {
     let mut start = [0; 256];
-    let length = File::open(path).ok()?.read(&mut start).ok()?;
+    let length = open_regular(path).ok()?.read(&mut start).ok()?;
     let line = start[..length].strip_prefix(b"#!")?;
     let line = line.split(|byte| *byte == b'\n').next()?;
     let line = String::from_utf8_lossy(line);
@@ -211,6 +230,9 @@ mod tests {
         );
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(is_usable(dir.path()).unwrap_err(), "it is a directory");
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(is_usable(&fifo).unwrap_err(), "it is not a regular file");
         assert_eq!(
             is_usable(&dir.path().join("none")).unwrap_err(),
             "No such file or directory"

@@ -10,13 +10,12 @@ mod lookup;
 mod php;
 mod tokens;
 
-use std::io::Read;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use std::{fs::File, io};
 
 use tokio::time::sleep;
 use tracing::{error, info};
@@ -28,6 +27,7 @@ use crate::core::answer::{Identity, Source, Witness};
 use crate::core::credential::{self, Found};
 use crate::counters::{Counters, IdentifiedBy, IdentityRefusal};
 use crate::error::{Chain, ServeError};
+use crate::files::open_regular;
 use crate::shared::Shared;
 
 use self::lookup::Lookup;
@@ -305,19 +305,8 @@ struct KeyFile {
 fn read_keys(setting: &'static str, path: &Path) -> Result<KeyFile, ServeError> {
     let read = || {
         let mut content = Vec::new();
-        // A FIFO that nobody writes to must not keep the server from starting.
-        let mut options = File::options();
-        let file = options
-            .read(true)
-            .custom_flags(nix::libc::O_NONBLOCK)
-            .open(path)?;
-        let metadata = file.metadata()?;
-        if metadata.file_type().is_fifo() {
-            return Err(io::Error::other(
-                "it is a FIFO, and has to be read again and again",
-            ));
-        }
-        let mode = metadata.mode() & 0o7777;
+        let file = open_regular(path)?;
+        let mode = file.metadata()?.mode() & 0o7777;
         // Whoever writes a key can be anybody.
         if mode & 0o022 != 0 {
             let text = format!("others than its owner may write to it (mode {mode:04o})");

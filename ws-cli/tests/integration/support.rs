@@ -1,6 +1,7 @@
 //! A server of one's own, the ways to speak with it, and the checker that every test ends with.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
@@ -667,10 +668,20 @@ pub(crate) struct Injection(Child);
 impl Injection {
     /// Begins; `rule` is what strace's `inject=` takes. `None` if there is no strace or it may not.
     pub(crate) fn start(pids: &[i32], rule: &str) -> Option<Self> {
+        Self::start_with(pids, rule, &[])
+    }
+
+    /// The same for what a process and threads of it that are yet to come do with one file.
+    pub(crate) fn start_for_file(pid: i32, rule: &str, path: &Path) -> Option<Self> {
+        let only = [OsStr::new("-f"), OsStr::new("-P"), path.as_os_str()];
+        Self::start_with(&[pid], rule, &only)
+    }
+
+    fn start_with(pids: &[i32], rule: &str, more: &[&OsStr]) -> Option<Self> {
         let calls = rule.split(':').next().unwrap_or_default();
         let mut command = Command::new("strace");
         command.args(["-qq", "-o", "/dev/null", "-e", &format!("trace={calls}")]);
-        command.args(["-e", &format!("inject={rule}")]);
+        command.args(["-e", &format!("inject={rule}")]).args(more);
         command.args(
             pids.iter()
                 .flat_map(|pid| ["-p".to_owned(), pid.to_string()]),

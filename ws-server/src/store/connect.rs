@@ -16,6 +16,7 @@ use sqlx::{ConnectOptions, Connection as _, Database};
 use tokio::time::timeout;
 
 use super::address::{DatabaseKind, DatabaseUrl};
+use crate::files::open_regular;
 
 /// How long another process may hold an SQLite file before a statement of ours gives up.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -153,8 +154,7 @@ pub(crate) async fn open_sqlite_to_read(
     path: &Path,
     settings: ConnectSettings,
 ) -> Result<SqlitePool, ConnectError> {
-    let opened = OpenOptions::new().read(true).open(path);
-    opened.map_err(ConnectError::File)?;
+    open_regular(path).map_err(ConnectError::File)?;
     let options = sqlite_options(path).read_only(true);
     let opened = pool(settings).connect_with(options).await;
     opened.map_err(|error| ConnectError::of_sql(&error))

@@ -1,16 +1,22 @@
 //! What is read from PEM files and certificates.
 
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::SystemTime;
 
+use rustix::fs::OFlags;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
 use x509_cert::ext::pkix::SubjectAltName;
 
 use super::{TlsError, TlsFile};
+
+/// All the issuers that the world trusts need a quarter of a MiB.
+const MAX_FILE_SIZE: u64 = 16 << 20;
 
 /// What a PEM file holds that matters here.
 #[derive(Debug, Default)]
@@ -28,7 +34,7 @@ pub(super) fn read_pem(path: &Path, file: TlsFile) -> Result<Pem, TlsError> {
         path: path.to_owned(),
         error,
     };
-    let text = fs::read(path).map_err(unreadable)?;
+    let text = read_file(path).map_err(unreadable)?;
     let mut pem = Pem {
         // RFC 7468 §11, and RFC 1421 §4.6.1.1 for the older kind, whose label is that of a plain key.
         has_encrypted_key: contains(&text, b"-----BEGIN ENCRYPTED PRIVATE KEY-----")
@@ -50,6 +56,25 @@ pub(super) fn read_pem(path: &Path, file: TlsFile) -> Result<Pem, TlsError> {
         }
     }
     Ok(pem)
+}
+
+/// Reads a file that stays, as one has to that is read again whenever it changes.
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    // Neither the opening of a FIFO nor the reading of a terminal may keep the server from starting.
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = File::options()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut content = Vec::new();
+    file.take(MAX_FILE_SIZE + 1).read_to_end(&mut content)?;
+    match content.len() as u64 > MAX_FILE_SIZE {
+        true => Err(io::Error::other("it is larger than 16 MiB")),
+        false => Ok(content),
+    }
 }
 
 fn contains(text: &[u8], part: &[u8]) -> bool {

@@ -218,6 +218,23 @@ fn every_fault_names_its_file() {
     assert!(matches!(error, TlsError::Unreadable { .. }), "{error}");
     names(&error, "bad.pem");
 
+    // What would be waited for, or never end.
+    let mode = nix::sys::stat::Mode::S_IRWXU;
+    nix::unistd::mkfifo(&path("fifo"), mode).unwrap();
+    fs::create_dir(path("directory")).unwrap();
+    for name in ["fifo", "directory", "/dev/zero"] {
+        for error in [fault(name, "a.key"), fault("a.pem", name)] {
+            names(&error, name);
+            let text = error.to_string();
+            assert!(text.ends_with(": it is not a regular file"), "{text}");
+        }
+    }
+    let endless = fs::File::create(path("endless")).unwrap();
+    endless.set_len(1 << 40).unwrap();
+    let error = fault("endless", "a.key");
+    names(&error, "endless");
+    assert!(error.to_string().ends_with("larger than 16 MiB"), "{error}");
+
     let error = fault("a.key", "a.key");
     assert!(matches!(error, TlsError::NoCertificate { .. }), "{error}");
     names(&error, "a.key");

@@ -1,15 +1,13 @@
 //! SIGHUP: what is in force at once, what is named, and what stays when anything is wrong.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 
-use nix::libc::O_NONBLOCK;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use serde_json::Value;
 
 use crate::secure::{Authority, leave, shown};
-use crate::support::{Server, Setup, eventually};
+use crate::support::{Injection, Server, Setup, eventually};
 use crate::wire::{Response, Wire, exchange, head};
 
 /// A server with this configuration file.
@@ -240,28 +238,63 @@ fn t75_a_file_of_keys_that_cannot_be_used_leaves_everything_as_it_was() {
 }
 
 #[test]
-fn t75_a_stop_does_not_wait_for_a_file_that_never_ends() {
+fn t75_a_stop_does_not_wait_for_a_file_that_is_never_opened() {
     let authority = Authority::new();
     let setup = authority.server().set("server.tls.reload_interval", "off");
     let server = setup.arg("--echo").start();
     let path = server.dir().join("cert.pem");
-    std::fs::remove_file(&path).unwrap();
-    nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
+    // As on a file system that hangs.
+    let slow = "openat:delay_enter=600s";
+    let Some(injection) = Injection::start_for_file(server.pid(), slow, &path) else {
+        eprintln!("skipped: no system call can be held up here");
+        server.finish();
+        return;
+    };
     server.signal(Signal::SIGHUP);
-    let mut writer = None;
-    eventually("the server reads the file", || {
-        let mut options = OpenOptions::new();
-        let options = options.write(true).custom_flags(O_NONBLOCK);
-        writer = options.open(&path).ok();
-        writer.is_some()
-    });
     // What else it is asked for it does meanwhile.
     server.signal(Signal::SIGUSR1);
-    assert_eq!(server.figure("configuration.reloads"), 0);
+    for figure in ["reloads", "reloads_failed"] {
+        assert_eq!(server.figure(&format!("configuration.{figure}")), 0);
+    }
     server.signal(Signal::SIGTERM);
     let log = server.check_end();
-    drop(writer);
+    // It lets go of nobody before the time is over.
+    drop(injection);
     assert!(log.contains("USR1"), "{log}");
+    for end in ["are renewed", "everything stays as it was"] {
+        assert!(!log.contains(end), "{log}");
+    }
+}
+
+#[test]
+fn t75_a_certificate_that_would_be_waited_for_is_refused_at_start_and_on_hup() {
+    let authority = Authority::new();
+    let place = |server_dir: &Path, name: &str| {
+        let path = server_dir.join(name);
+        let _ = std::fs::remove_file(&path);
+        nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
+    };
+    for (name, setting) in [
+        ("cert.pem", "server.tls.cert"),
+        ("key.pem", "server.tls.key"),
+        ("ca.pem", "server.tls.client_ca"),
+    ] {
+        let setup = authority.server().set("server.tls.client_ca", "ca.pem");
+        std::fs::write(setup.dir().join("ca.pem"), authority.pem()).unwrap();
+        place(setup.dir(), name);
+        let output = setup.arg("--echo").fail();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{said}");
+        assert!(said.contains(name), "{setting}: {said}");
+        assert!(said.contains("it is not a regular file"), "{said}");
+    }
+    let setup = authority.server().set("server.tls.reload_interval", "off");
+    let server = setup.arg("--echo").start();
+    place(server.dir(), "cert.pem");
+    server.signal(Signal::SIGHUP);
+    server.until("configuration.reloads_failed", 1);
+    let log = server.finish();
+    assert!(log.contains("it is not a regular file"), "{log}");
 }
 
 #[tokio::test]

@@ -10,6 +10,8 @@ use std::sync::{Mutex, PoisonError};
 use sha2::{Digest, Sha256};
 use tracing::{error, info, warn};
 
+use crate::files::open_regular;
+
 /// The shortest token: what is shorter can be guessed.
 const MIN_SIZE: usize = 16;
 /// The largest file of tokens.
@@ -64,7 +66,7 @@ impl Tokens {
     ///
     /// [`TokenError`] if it cannot be used.
     pub(super) fn load(path: &Path) -> Result<Self, TokenError> {
-        let mut file = File::open(path)?;
+        let mut file = open_regular(path)?;
         let stamp = stamp_of(&file.metadata()?);
         let hashes = read(path, &mut file)?;
         Ok(Self {
@@ -97,7 +99,7 @@ impl Tokens {
             return;
         }
         known.stamp = stamp;
-        let opened = File::open(&self.path).map_err(TokenError::from);
+        let opened = open_regular(&self.path).map_err(TokenError::from);
         match opened.and_then(|mut file| read(&self.path, &mut file)) {
             Ok(hashes) => {
                 info!(count = hashes.len(), "control.token_file is read again");
@@ -210,6 +212,9 @@ mod tests {
         }
         std::fs::remove_file(&path).unwrap();
         assert!(tokens.contain(NEW.as_bytes()));
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(tokens.contain(NEW.as_bytes()));
+        std::fs::remove_file(&path).unwrap();
         write(&path, OLD, 0o600);
         assert!(tokens.contain(OLD.as_bytes()) && !tokens.contain(NEW.as_bytes()));
     }
@@ -222,6 +227,10 @@ mod tests {
             write(&path, text, mode);
             Tokens::load(&path).unwrap_err().to_string()
         };
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let error = Tokens::load(&fifo).unwrap_err().to_string();
+        assert!(error.contains("not a regular file"), "{error}");
         assert!(refused("", 0o600).contains("no token"));
         assert!(refused("# only\n", 0o600).contains("no token"));
         let error = refused(&format!("{OLD}\nhunter2\n"), 0o600);
