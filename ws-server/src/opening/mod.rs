@@ -14,7 +14,7 @@ use std::time::{Instant, SystemTime};
 
 use tracing::{debug, warn};
 use ws_ipc::Fifo;
-use ws_proto::handshake::{HeadLimits, HeadReader, RequestHead, Upgrade};
+use ws_proto::handshake::{HeadReader, RequestHead, Upgrade};
 use ws_session::{Binding, ConnectionId, SessionToken, UserId};
 use ws_transport::{Accepted, LocalAddr, OpenError, PeerAddr, Stream, TlsPeer};
 
@@ -37,7 +37,7 @@ use crate::spans::HandshakeSpan;
 
 const TOO_MANY_HANDSHAKES: &str = "limits.max_handshakes is reached";
 const GOING_DOWN: &str = "the server is going down";
-const TOO_LATE: &str = "the request head was not complete in time";
+const TOO_LATE: &str = "the request head was not complete in time (limits.handshake_timeout)";
 
 /// What a socket turned out to want.
 enum Wish<'a> {
@@ -364,7 +364,7 @@ impl<'a> Opening<'_, 'a> {
     }
 
     async fn read_head(&self) -> Result<RequestHead, Refused> {
-        let mut reader = HeadReader::new(HeadLimits::default());
+        let mut reader = HeadReader::new(self.shard.server.current().config.limits().head);
         loop {
             let readable = poll_fn(|cx| self.stream.poll_readable(cx));
             readable.await.map_err(gone)?;
