@@ -21,6 +21,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 
 use crate::args::{Args, Verb};
 use crate::failure::Failure;
@@ -34,11 +35,16 @@ fn main() -> ExitCode {
             Err(error) => Failure::from(anyhow::Error::new(error).context(name)).report(),
         };
     }
-    let args = match Args::try_parse_from(args::with_long_flags(env::args_os())) {
+    let given = || env::args_os();
+    let args = match Args::try_parse_from(args::with_long_flags(given())) {
         Ok(args) => args,
         Err(error) => {
             // Nobody is left to tell if the message cannot be written.
             let _ = error.print();
+            if error.kind() == ErrorKind::DisplayHelp && given().any(|arg| arg == "-help") {
+                let note = "ws: -help is a flag of CarbonPHP's server: write --help instead";
+                let _ = writeln!(io::stderr(), "{note}");
+            }
             return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
         }
     };

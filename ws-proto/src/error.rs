@@ -62,7 +62,7 @@ pub enum ProtocolError {
     CloseReasonNotUtf8,
 
     /// A message is, or would become, bigger than [`Config::max_message_size`](crate::Config::max_message_size).
-    #[error("message of {size} bytes or more, limit {max}")]
+    #[error("message of {size} bytes or more (max_message_size is {max})")]
     MessageTooBig {
         /// What the frames declared so far add up to, or what came out of a compressed message.
         size: u64,
@@ -70,30 +70,30 @@ pub enum ProtocolError {
         max: usize,
     },
     /// A message has more than [`Config::max_fragment_count`](crate::Config::max_fragment_count) fragments.
-    #[error("message of more than {max} fragments")]
+    #[error("message of more than {max} fragments (max_fragment_count)")]
     TooManyFragments {
         /// The limit.
         max: u32,
     },
     /// A message has more than [`Config::max_empty_fragment_count`](crate::Config::max_empty_fragment_count)
     /// empty fragments.
-    #[error("message of more than {max} empty fragments")]
+    #[error("message of more than {max} empty fragments (max_empty_fragment_count)")]
     TooManyEmptyFragments {
         /// The limit.
         max: u32,
     },
     /// Pings and pongs came faster than [`Config::control_rate`](crate::Config::control_rate).
-    #[error("too many control frames")]
+    #[error("too many control frames (control_rate)")]
     TooManyControlFrames,
 
     /// A message was not complete within [`Config::message_timeout`](crate::Config::message_timeout).
-    #[error("message not complete in time")]
+    #[error("message not complete in time (message_timeout)")]
     MessageTimeout,
     /// No pong came within [`Config::pong_timeout`](crate::Config::pong_timeout).
-    #[error("no pong in time")]
+    #[error("no pong in time (pong_timeout)")]
     PongTimeout,
     /// The closing handshake was not complete within [`Config::close_timeout`](crate::Config::close_timeout).
-    #[error("closing handshake not complete in time")]
+    #[error("closing handshake not complete in time (close_timeout)")]
     CloseTimeout,
 }
 

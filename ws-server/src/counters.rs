@@ -84,6 +84,9 @@ reasons! {
     Refusal {
         /// Not a valid HTTP request, or not a valid upgrade.
         Malformed = "malformed",
+        MaxHeadSize = "max_head_size",
+        MaxHeaderCount = "max_header_count",
+        MaxTargetSize = "max_target_size",
         /// Not trusted to speak for others, or not a PROXY header.
         Proxy = "proxy",
         /// The TLS handshake failed.
@@ -124,8 +127,14 @@ reasons! {
     CloseCause {
         /// The peer closed it.
         Peer = "peer",
-        /// The peer broke the protocol or a limit of it.
+        /// The peer broke the protocol.
         Protocol = "protocol",
+        MaxMessageSize = "max_message_size",
+        MessageTimeout = "message_timeout",
+        MaxFragmentCount = "max_fragment_count",
+        MaxEmptyFragmentCount = "max_empty_fragment_count",
+        /// More pings and pongs came than `limits.control_rate`.
+        ControlRate = "control_rate",
         /// The peer did not answer our ping.
         PongTimeout = "pong_timeout",
         /// The stream ended without a closing handshake.
@@ -138,6 +147,8 @@ reasons! {
         Slow = "slow",
         /// Its messages came faster than they may for too long.
         MessageRate = "message_rate",
+        /// Those of its user did, on all of his connections.
+        MessageRatePerUser = "message_rate_per_user",
         /// Its user is not known any more to the validation callback, or to whoever named it.
         Validation = "validation",
         /// Its token has reached its end.
@@ -316,6 +327,8 @@ pub(crate) struct Counters {
     pub(crate) connections_compressed: Counter,
     pub(crate) refusals: Tally<{ Refusal::NAMES.len() }>,
     pub(crate) closes: Tally<{ CloseCause::NAMES.len() }>,
+    /// Connections whose peer did not end them within `limits.close_timeout` of our close frame.
+    pub(crate) close_timeouts: Counter,
 
     pub(crate) messages_received: Counter,
     pub(crate) bytes_received: Counter,
@@ -475,6 +488,7 @@ impl Counters {
                 "opened": self.connections_opened.get(),
                 "closed": self.connections_closed(),
                 "closed_by": self.closes.to_json(CloseCause::NAMES),
+                "close_timeouts": self.close_timeouts.get(),
             },
             "identity": {
                 "address_changed": self.address_changed.get(),

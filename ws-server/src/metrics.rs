@@ -139,6 +139,11 @@ fn visitors(counters: &Counters, figures: &mut Figures<'_>) -> fmt::Result {
             "Opened connections that agreed to compression",
             &counters.connections_compressed,
         ),
+        (
+            "ws_close_timeouts",
+            "Clients that did not end their connection within limits.close_timeout of our close",
+            &counters.close_timeouts,
+        ),
     ])?;
     figures.tally(
         "ws_handshakes_rejected",

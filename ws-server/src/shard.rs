@@ -229,7 +229,7 @@ impl Shard {
         let mut timer = pin!(sleep_until(Instant::now().into()));
         loop {
             while let Some(connection) = self.take_due_alarm() {
-                connection.handle_alarm();
+                connection.handle_alarm(&self.server.hub.counters);
             }
             self.gate.dismiss_late(Instant::now());
             let nexts = [self.alarms.borrow().next(), self.gate.next_deadline()];

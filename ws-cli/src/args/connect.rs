@@ -73,7 +73,7 @@ pub(crate) struct ConnectArgs {
     #[arg(long)]
     pub(crate) json: bool,
 
-    /// Where to connect: ws://HOST:PORT/PATH or wss://HOST/PATH
+    /// Where to connect: ws://HOST:PORT/PATH, wss://HOST/PATH or ws+unix:/path
     #[arg(value_name = "URL")]
     pub(crate) url: String,
 }

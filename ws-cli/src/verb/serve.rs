@@ -89,10 +89,18 @@ fn tell_of_opentelemetry(config: &Config, surroundings: &Surroundings) {
 
 /// Says what to write instead of flags of CarbonPHP's server.
 fn tell_of_legacy(flags: &LegacyFlags) {
-    let port = "server.auto_port = true";
+    let seeks = "server.auto_port = true";
+    let seeks_or_not = match flags.open_ports {
+        Some(false) => "server.auto_port = false",
+        _ => seeks,
+    };
     for (is_given, flag, instead) in [
-        (flags.any_open_port, "--autoAssignAnyOpenPort", port),
-        (flags.open_ports.is_some(), "--autoAssignOpenPorts", port),
+        (flags.any_open_port, "--autoAssignAnyOpenPort", seeks),
+        (
+            flags.open_ports.is_some(),
+            "--autoAssignOpenPorts",
+            seeks_or_not,
+        ),
         (
             flags.dont_verify_ip,
             "--dontVerifyIP",

@@ -268,7 +268,7 @@ fn t22_message_that_does_not_end_closes_1008() {
     wire.send(frame(0x01, "a"));
     wire.send(frame(0x80, "b"));
     assert_eq!(wire.hear(), "ab");
-    server.until("connections.closed_by.protocol", 3);
+    server.until("connections.closed_by.message_timeout", 3);
     wire.bye();
     server.finish();
 }
@@ -314,7 +314,7 @@ fn t23_flood_from_a_client_that_never_reads_costs_little() {
         .collect();
     good.say("still here");
     assert_eq!(good.hear(), "still here");
-    server.until("connections.closed_by.protocol", 20);
+    server.until("connections.closed_by.control_rate", 20);
     let after = memory(&server).0;
     assert!(after < before + 4 * MIB, "{before} {after}");
     drop(floods);

@@ -31,6 +31,7 @@ mod handshake;
 mod helpers;
 mod identity;
 mod life;
+mod limits;
 mod metrics;
 mod newcomers;
 mod places;

@@ -35,6 +35,8 @@ fn t03_address_and_scheme_are_those_of_the_visitor_behind_a_trusted_proxy() {
         "X-Forwarded-Proto: https",
     ];
     assert_eq!(who(&server, &lines), "2001:db8::1  on");
+    let lines = ["Forwarded: for=1.2.3.4;proto=https"];
+    assert_eq!(who(&server, &lines), "1.2.3.4  on");
     assert_eq!(server.figure("sockets.forwarded_garbled"), 0);
     // A visitor on the proxy's own host: its port is not the one that the proxy came from.
     let lines = ["X-Forwarded-For: 127.0.0.1"];

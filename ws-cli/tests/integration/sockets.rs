@@ -1,7 +1,7 @@
 //! Listening sockets that are more than an address: files with a mode and an owner, and sockets
 //! that a service manager has opened.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -53,6 +53,24 @@ fn unix(path: &Path) -> UnixStream {
     let stream = UnixStream::connect(path).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
+}
+
+#[test]
+fn the_url_of_a_unix_socket_is_one_to_connect_to() {
+    let server = beside_tcp().start();
+    // As it is printed.
+    let url = format!("ws+unix:{}", server.dir().join("ws.sock").display());
+    let mut client = Command::new(WS);
+    client.args(["connect", &url]);
+    let (stdin, stdout) = (Stdio::piped(), Stdio::piped());
+    let mut client = client.stdin(stdin).stdout(stdout).spawn().unwrap();
+    let mut input = client.stdin.take().unwrap();
+    input.write_all(b"hello\n").unwrap();
+    drop(input);
+    let output = client.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "hello\n");
+    server.finish();
 }
 
 #[test]

@@ -16,19 +16,19 @@ pub enum Rejection {
     #[error("bytes behind the request head")]
     EarlyData,
     /// The head is larger than [`HeadLimits::max_head_size`](super::HeadLimits::max_head_size) (431).
-    #[error("request head over {max} bytes")]
+    #[error("request head over {max} bytes (max_head_size)")]
     HeadTooLarge {
         /// The limit.
         max: usize,
     },
     /// There are more than [`HeadLimits::max_header_count`](super::HeadLimits::max_header_count) headers (431).
-    #[error("more than {max} headers")]
+    #[error("more than {max} headers (max_header_count)")]
     TooManyHeaders {
         /// The limit.
         max: usize,
     },
     /// The target is longer than [`HeadLimits::max_target_size`](super::HeadLimits::max_target_size) (414).
-    #[error("request target over {max} bytes")]
+    #[error("request target over {max} bytes (max_target_size)")]
     TargetTooLong {
         /// The limit.
         max: usize,

@@ -3,9 +3,11 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use ws_proto::handshake::HeadLimits;
+
 use super::parse;
 use super::reader::Reader;
-use super::units::{DAY, GIB, HOUR, MINUTE, SHORTEST};
+use super::units::{DAY, GIB, HOUR, KIB, MIB, MINUTE, SHORTEST};
 use crate::rates::RateLimits;
 
 /// `[limits]`: how much of everything.
@@ -28,8 +30,18 @@ pub struct LimitsConfig {
     pub reserved_descriptors: usize,
     /// From accept until the request head is complete.
     pub handshake_timeout: Duration,
+    /// How large a request head may be.
+    pub(crate) head: HeadLimits,
     /// From the first byte of a message to its last.
     pub message_timeout: Duration,
+    /// Fragments of a message from a client.
+    pub max_fragment_count: u32,
+    /// Of these, the empty ones.
+    pub max_empty_fragment_count: u32,
+    /// Pings and pongs of a client in a second.
+    pub control_rate: u32,
+    /// Pings and pongs of a client at once.
+    pub control_burst: u32,
     /// Silence after which a client is pinged; `None` is never.
     pub ping_interval: Option<Duration>,
     /// Time to answer a ping.
@@ -62,7 +74,18 @@ pub(super) fn read(reader: &mut Reader<'_>) -> LimitsConfig {
             parse::number(value, 8, 10_000)
         }),
         handshake_timeout: reader.duration("limits.handshake_timeout", SHORTEST, 10 * MINUTE),
+        head: HeadLimits {
+            max_head_size: reader.size("limits.max_head_size", KIB, MIB),
+            max_target_size: reader.size("limits.max_target_size", 64, MIB),
+            max_header_count: reader.read("limits.max_header_count", |value| {
+                parse::number(value, 8, 1024)
+            }),
+        },
         message_timeout: reader.duration("limits.message_timeout", SHORTEST, HOUR),
+        max_fragment_count: whole(reader, "limits.max_fragment_count", 1, 1 << 24),
+        max_empty_fragment_count: whole(reader, "limits.max_empty_fragment_count", 0, 1 << 24),
+        control_rate: whole(reader, "limits.control_rate", 1, 100_000),
+        control_burst: whole(reader, "limits.control_burst", 1, 100_000),
         ping_interval: reader.interval("limits.ping_interval", SHORTEST, HOUR),
         pong_timeout: reader.duration("limits.pong_timeout", SHORTEST, 10 * MINUTE),
         close_timeout: reader.duration("limits.close_timeout", SHORTEST, 10 * MINUTE),
@@ -79,4 +102,11 @@ pub(super) fn read(reader: &mut Reader<'_>) -> LimitsConfig {
         write_timeout: reader.duration("limits.write_timeout", SHORTEST, HOUR),
         drain_timeout: reader.duration("limits.drain_timeout", Duration::ZERO, DAY),
     }
+}
+
+fn whole(reader: &mut Reader<'_>, path: &'static str, min: usize, max: u32) -> u32 {
+    reader.read(path, |value| {
+        let number = parse::number(value, min, max as usize)?;
+        Ok(u32::try_from(number).expect("it is at most a u32"))
+    })
 }

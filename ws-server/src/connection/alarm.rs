@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use ws_proto::{CloseCode, CloseFrame};
+use ws_proto::{CloseCode, CloseFrame, Event, ProtocolError};
 use ws_transport::Stream;
 
 use super::Connection;
 use super::state::Phase;
-use crate::counters::CloseCause;
+use crate::counters::{CloseCause, Counters};
 use crate::shard::Shard;
 
 impl Connection {
@@ -41,19 +41,20 @@ impl Connection {
     }
 
     /// Does what is due: the worker's answer to [`set_alarm`](Self::set_alarm).
-    pub(crate) fn handle_alarm(&self) {
+    pub(crate) fn handle_alarm(&self, counters: &Counters) {
         self.alarm.set(None);
-        self.handle_timeout();
+        self.handle_timeout(counters);
         self.seat.ask();
     }
 
-    fn handle_timeout(&self) {
+    fn handle_timeout(&self, counters: &Counters) {
         let now = Instant::now();
         let mut state = self.state.borrow_mut();
         let parting = state.parting.as_ref();
         let lingers_until = parting.and_then(|parting| parting.lingers_until);
         if lingers_until.is_some_and(|until| until <= now) {
             state.phase = Phase::Ended;
+            counters.close_timeouts.increment();
         }
         if state.look_at.is_some_and(|at| at <= now) {
             state.look_at = None;
@@ -63,16 +64,12 @@ impl Connection {
             }
         }
         while state.protocol.poll_timeout().is_some_and(|at| at <= now) {
-            if let Some(ws_proto::Event::Failed(error)) = state.protocol.handle_timeout(now) {
-                let cause = match error {
-                    ws_proto::ProtocolError::PongTimeout => CloseCause::PongTimeout,
-                    ws_proto::ProtocolError::CloseTimeout => {
-                        state.phase = Phase::Ended;
-                        CloseCause::Vanished
-                    }
-                    _ => CloseCause::Protocol,
-                };
-                state.note_close(cause, Some(error.close_code()));
+            if let Some(Event::Failed(error)) = state.protocol.handle_timeout(now) {
+                if error == ProtocolError::CloseTimeout {
+                    state.phase = Phase::Ended;
+                    counters.close_timeouts.increment();
+                }
+                state.note_failure(&error);
             }
         }
     }

@@ -184,12 +184,21 @@ impl Inner {
         let Some(throttle) = &mut self.throttle else {
             return;
         };
-        if !throttle.handle_timeout(now) && self.is_open() {
-            let reason = "messages exceed limits.message_rate";
-            self.close(
+        if throttle.handle_timeout(now) {
+            return;
+        }
+        let (cause, reason) = match throttle.is_own_over() {
+            true => (
                 CloseCause::MessageRate,
-                CloseFrame::new(CloseCode::POLICY, reason),
-            );
+                "messages exceed limits.message_rate",
+            ),
+            false => (
+                CloseCause::MessageRatePerUser,
+                "messages exceed limits.message_rate_per_user",
+            ),
+        };
+        if self.is_open() {
+            self.close(cause, CloseFrame::new(CloseCode::POLICY, reason));
         }
     }
 

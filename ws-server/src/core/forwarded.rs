@@ -16,24 +16,24 @@ const MAX_HOPS: usize = 32;
 
 /// What is believed about a visitor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Forwarded<'a> {
+pub(crate) struct Forwarded {
     /// The visitor's address; `None` for one on a Unix socket.
     pub(crate) addr: Option<IpAddr>,
     /// The visitor's port. That of a proxy's connection is not, even if the visitor's address is the
     /// proxy's own.
     pub(crate) port: Option<u16>,
-    /// `http` or `https`, if a trusted peer says which one the visitor uses.
-    pub(crate) scheme: Option<&'a str>,
+    /// `http` or `https`, if a trusted peer says which one the visitor's page uses.
+    pub(crate) scheme: Option<&'static str>,
     /// A trusted peer said something that cannot be understood: the address is the peer's own.
     pub(crate) is_garbled: bool,
 }
 
 /// Finds out who the visitor is; `peer` is who connected, `None` on a Unix socket.
-pub(crate) fn visitor<'a>(
+pub(crate) fn visitor(
     trusted: &TrustedPeers,
     peer: Option<SocketAddr>,
-    head: &'a RequestHead,
-) -> Forwarded<'a> {
+    head: &RequestHead,
+) -> Forwarded {
     let itself = Forwarded {
         addr: peer.map(|peer| peer.ip()),
         port: peer.map(|peer| peer.port()),
@@ -92,16 +92,20 @@ fn x_forwarded_for(trusted: &TrustedPeers, head: &RequestHead) -> Result<Option<
 
 fn forwarded(trusted: &TrustedPeers, head: &RequestHead) -> Result<Option<Node>, Garbled> {
     let nodes = elements(head, "Forwarded").map(|element| {
-        let text = std::str::from_utf8(element).map_err(|_| Garbled)?;
-        let node = text
-            .split(';')
-            .filter_map(|pair| pair.trim_matches([' ', '\t']).split_once('='))
-            .find(|(name, _)| name.eq_ignore_ascii_case("for"))
-            .map(|(_, node)| node)
-            .ok_or(Garbled)?;
+        let node = parameter(element, "for").ok_or(Garbled)?;
         node_in(node).ok_or(Garbled)
     });
     first_untrusted(trusted, nodes.collect())
+}
+
+/// What an element of `Forwarded` says of this (RFC 7239 §4), as it is written there.
+fn parameter<'a>(element: &'a [u8], name: &str) -> Option<&'a str> {
+    std::str::from_utf8(element)
+        .ok()?
+        .split(';')
+        .filter_map(|pair| pair.trim_matches([' ', '\t']).split_once('='))
+        .find(|(other, _)| other.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value)
 }
 
 /// A node of RFC 7239 §6: an address, in brackets if it is one of IPv6, and perhaps a port.
@@ -173,17 +177,36 @@ fn first_untrusted(
     Ok(visitor)
 }
 
-/// The scheme that the nearest proxy names.
-fn scheme(head: &RequestHead) -> Option<&str> {
-    let value = head.header("X-Forwarded-Proto")?;
-    let nearest = value.rsplit(',').next()?.trim_matches([' ', '\t']);
-    ["http", "https", "ws", "wss"]
-        .into_iter()
-        .find(|scheme| scheme.eq_ignore_ascii_case(nearest))
-        .map(|scheme| match scheme {
-            "https" | "wss" => "https",
-            _ => "http",
-        })
+/// The scheme that the nearest proxy names, in whichever of the two headers; in both if both are
+/// there, or they are believed neither.
+pub(crate) fn scheme(head: &RequestHead) -> Option<&'static str> {
+    let alone = elements(head, "X-Forwarded-Proto").last();
+    let alone = alone.map(|element| std::str::from_utf8(element).unwrap_or_default());
+    let element = elements(head, "Forwarded").last();
+    let listed = element.and_then(|element| parameter(element, "proto"));
+    match (alone, listed) {
+        (Some(one), Some(other)) => scheme_in(one).filter(|one| scheme_in(other) == Some(*one)),
+        (one, other) => one.or(other).and_then(scheme_in),
+    }
+}
+
+/// That of the page, `http` or `https`, whether a proxy names it or that of the WebSocket.
+fn scheme_in(text: &str) -> Option<&'static str> {
+    let text = text.trim_matches([' ', '\t']);
+    let unquoted = text
+        .strip_prefix('"')
+        .and_then(|text| text.strip_suffix('"'));
+    let is_one_of = |names: [&str; 2]| {
+        let name = unquoted.unwrap_or(text);
+        names.iter().any(|other| other.eq_ignore_ascii_case(name))
+    };
+    if is_one_of(["https", "wss"]) {
+        Some("https")
+    } else if is_one_of(["http", "ws"]) {
+        Some("http")
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -366,6 +389,11 @@ mod tests {
         assert_eq!(both("1.2.3.4", "for=nobody"), None);
     }
 
+    /// The scheme that is believed of a trusted peer.
+    fn said(headers: &[(&str, &str)]) -> Option<&'static str> {
+        visitor(&trusted(&["unix"]), None, &head(headers)).scheme
+    }
+
     #[test]
     fn scheme_is_that_of_the_nearest_proxy() {
         for (value, scheme) in [
@@ -377,9 +405,33 @@ mod tests {
             ("gopher", None),
             ("", None),
         ] {
-            let head = head(&[("X-Forwarded-Proto", value)]);
-            let seen = visitor(&trusted(&["unix"]), None, &head);
-            assert_eq!(seen.scheme, scheme, "{value}");
+            assert_eq!(said(&[("X-Forwarded-Proto", value)]), scheme, "{value}");
+        }
+        for (value, scheme) in [
+            ("for=192.0.2.43;proto=https", Some("https")),
+            ("for=192.0.2.43; Proto=\"HTTP\"", Some("http")),
+            (
+                "for=192.0.2.43;proto=http, for=10.0.0.1;proto=https",
+                Some("https"),
+            ),
+            ("for=192.0.2.43;proto=https, for=10.0.0.1", None),
+            ("for=192.0.2.43;proto=gopher", None),
+            ("proto=https", Some("https")),
+        ] {
+            assert_eq!(said(&[("Forwarded", value)]), scheme, "{value}");
+        }
+    }
+
+    #[test]
+    fn t03_two_headers_that_differ_about_the_scheme_are_believed_neither() {
+        for (alone, listed, scheme) in [
+            ("https", "for=192.0.2.43;proto=https", Some("https")),
+            ("https", "for=192.0.2.43;proto=http", None),
+            ("gopher", "for=192.0.2.43;proto=https", None),
+            ("https", "for=192.0.2.43", Some("https")),
+        ] {
+            let headers = [("X-Forwarded-Proto", alone), ("Forwarded", listed)];
+            assert_eq!(said(&headers), scheme, "{alone}, {listed}");
         }
     }
 

@@ -77,6 +77,10 @@ pub(crate) struct Throttle {
     own: Option<(Rate, Bucket)>,
     user: Option<(Rate, Arc<Bucket>)>,
     held_until: Option<Instant>,
+    /// The message that comes next has waited for its token.
+    is_late: bool,
+    /// It has waited, or the last that did, for one of the connection's own.
+    is_own_over: bool,
     over_since: Option<Instant>,
 }
 
@@ -86,6 +90,8 @@ impl Throttle {
             own: own.map(|rate| (rate, Bucket::default())),
             user,
             held_until: None,
+            is_late: false,
+            is_own_over: false,
             over_since: None,
         }
     }
@@ -108,6 +114,10 @@ impl Throttle {
             .filter_map(|(rate, bucket)| rate.ready_at(bucket, now))
             .max();
         if self.held_until.is_some() {
+            self.is_late = true;
+            let own = self.own.as_ref();
+            self.is_own_over =
+                own.is_some_and(|(rate, bucket)| rate.ready_at(bucket, now).is_some());
             self.over_since.get_or_insert(now);
         }
         self.held_until.is_none()
@@ -115,7 +125,10 @@ impl Throttle {
 
     /// Counts a message that was taken.
     pub(crate) fn take(&mut self, now: Instant) {
-        self.recover(now);
+        // Of a small burst half is one token or none, which is there when a message has waited for it.
+        if !std::mem::take(&mut self.is_late) {
+            self.recover(now);
+        }
         for (rate, bucket) in self.buckets() {
             rate.take(bucket, now);
         }
@@ -129,13 +142,17 @@ impl Throttle {
         }
     }
 
+    /// Whether it is the connection's own rate that its messages exceed, not only its user's.
+    pub(crate) fn is_own_over(&self) -> bool {
+        self.is_own_over
+    }
+
     /// Lets go on what was held back long enough. `false` if that has gone on for too long.
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> bool {
         if self.held_until.is_none_or(|until| until > now) {
             return true;
         }
         self.held_until = None;
-        self.recover(now);
         self.over_since.is_none_or(|since| now < since + PATIENCE)
     }
 }
@@ -198,6 +215,34 @@ mod tests {
         assert_eq!(flood(&mut throttle, start, 0..9999).1, None);
         let (_, closed) = flood(&mut throttle, start, 9999..11_000);
         assert_eq!(closed, Some(10_000));
+    }
+
+    #[test]
+    fn t34_ten_seconds_are_too_long_whatever_the_burst() {
+        let start = Instant::now();
+        for burst in 1..5 {
+            let mut throttle = Throttle::new(Some(Rate::new(50, burst, start)), None);
+            let (_, closed) = flood(&mut throttle, start, 0..11_000);
+            // Its first message over the rate came at once.
+            assert_eq!(closed, Some(10_000), "{burst}");
+        }
+    }
+
+    #[test]
+    fn t34_whose_rate_it_is_is_known() {
+        let start = Instant::now();
+        let rate = |per_second| Rate::new(per_second, 4, start);
+        for (own, user, is_own) in [
+            (Some(50), None, true),
+            (Some(50), Some(100), true),
+            (Some(100), Some(50), false),
+            (None, Some(50), false),
+        ] {
+            let user = user.map(|user| (rate(user), Arc::default()));
+            let mut throttle = Throttle::new(own.map(rate), user);
+            flood(&mut throttle, start, 0..1000);
+            assert_eq!(throttle.is_own_over(), is_own, "{own:?}");
+        }
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl<'a> Opening<'_, 'a> {
         &self,
         head: &RequestHead,
         upgrade: &Upgrade,
-        forwarded: &Forwarded<'_>,
+        forwarded: &Forwarded,
         visit: Visit,
         token: Option<&SessionToken>,
         asked_at: Instant,

@@ -14,7 +14,7 @@ use std::time::{Instant, SystemTime};
 
 use tracing::{debug, warn};
 use ws_ipc::Fifo;
-use ws_proto::handshake::{HeadLimits, HeadReader, RequestHead, Upgrade};
+use ws_proto::handshake::{HeadReader, RequestHead, Upgrade};
 use ws_session::{Binding, ConnectionId, SessionToken, UserId};
 use ws_transport::{Accepted, LocalAddr, OpenError, PeerAddr, Stream, TlsPeer};
 
@@ -37,7 +37,7 @@ use crate::spans::HandshakeSpan;
 
 const TOO_MANY_HANDSHAKES: &str = "limits.max_handshakes is reached";
 const GOING_DOWN: &str = "the server is going down";
-const TOO_LATE: &str = "the request head was not complete in time";
+const TOO_LATE: &str = "the request head was not complete in time (limits.handshake_timeout)";
 
 /// What a socket turned out to want.
 enum Wish<'a> {
@@ -364,7 +364,7 @@ impl<'a> Opening<'_, 'a> {
     }
 
     async fn read_head(&self) -> Result<RequestHead, Refused> {
-        let mut reader = HeadReader::new(HeadLimits::default());
+        let mut reader = HeadReader::new(self.shard.server.current().config.limits().head);
         loop {
             let readable = poll_fn(|cx| self.stream.poll_readable(cx));
             readable.await.map_err(gone)?;
@@ -383,7 +383,7 @@ impl<'a> Opening<'_, 'a> {
     }
 
     /// Who the visitor is, in the words of those who are believed.
-    fn look_behind_proxies<'h>(&self, head: &'h RequestHead) -> Forwarded<'h> {
+    fn look_behind_proxies(&self, head: &RequestHead) -> Forwarded {
         let server = &self.shard.server;
         let forwarded =
             forwarded::visitor(&server.current().config.server().trusted, self.peer, head);
@@ -399,7 +399,7 @@ impl<'a> Opening<'_, 'a> {
 
     /// The host and the scheme that a proxy names count for this one purpose even if it is not
     /// trusted, as long as it is on this host: a page can set neither of them.
-    fn check_origin(&self, head: &RequestHead, forwarded: &Forwarded<'_>) -> Result<(), Refused> {
+    fn check_origin(&self, head: &RequestHead, forwarded: &Forwarded) -> Result<(), Refused> {
         if head.header_count("Origin") > 1 {
             return Err(refused(Refusal::Malformed, 400, "two Origin headers"));
         }
@@ -421,7 +421,7 @@ impl<'a> Opening<'_, 'a> {
                 .unwrap_or_default(),
             scheme: forwarded
                 .scheme
-                .or_else(|| header("X-Forwarded-Proto"))
+                .or_else(|| is_believed.then(|| forwarded::scheme(head)).flatten())
                 .or_else(|| self.stream.is_tls().then_some("https")),
         };
         if is_allowed(self.shard.server.current().config.origin(), provenance) {

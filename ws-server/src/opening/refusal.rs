@@ -140,8 +140,14 @@ pub(super) fn gone(error: io::Error) -> Refused {
 
 impl From<Rejection> for Refused {
     fn from(rejection: Rejection) -> Self {
+        let refusal = match rejection {
+            Rejection::HeadTooLarge { .. } => Refusal::MaxHeadSize,
+            Rejection::TooManyHeaders { .. } => Refusal::MaxHeaderCount,
+            Rejection::TargetTooLong { .. } => Refusal::MaxTargetSize,
+            _ => Refusal::Malformed,
+        };
         Self {
-            refusal: Refusal::Malformed,
+            refusal,
             response: rejection.response(),
             cause: rejection.to_string(),
         }

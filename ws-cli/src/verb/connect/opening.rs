@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -27,7 +27,7 @@ use crate::verb::tls;
 /// So much of what a refusal says is shown.
 const MAX_BODY: usize = 500;
 
-/// What a WebSocket runs over: TCP, or TLS over it.
+/// What a WebSocket runs over: TCP, TLS over it, or a Unix socket.
 pub(super) trait Bytes: AsyncRead + AsyncWrite + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Bytes for T {}
@@ -43,9 +43,13 @@ pub(super) struct Opened {
 /// The opening handshake that the arguments ask for.
 pub(super) fn request(args: &ConnectArgs) -> Result<Request, Failure> {
     let usage = |message: String| Failure::new(Code::Usage, message);
-    let mut request = args
-        .url
-        .as_str()
+    // On a Unix socket the host is nobody's, and the path in the URL is the socket's.
+    let url = match unix_path(&args.url) {
+        Some("") => return Err(usage(format!("{}: no path", args.url))),
+        Some(_) => "ws://localhost/",
+        None => args.url.as_str(),
+    };
+    let mut request = url
         .into_client_request()
         .map_err(|error| usage(format!("{}: {error}", args.url)))?;
     let headers = request.headers_mut();
@@ -82,6 +86,11 @@ pub(super) fn request(args: &ConnectArgs) -> Result<Request, Failure> {
         }
     }
     Ok(request)
+}
+
+/// The path of a `ws+unix:` URL, as the server prints it.
+fn unix_path(url: &str) -> Option<&str> {
+    url.strip_prefix("ws+unix:")
 }
 
 /// Connects, and makes the handshake.
@@ -147,11 +156,21 @@ async fn connect(
 ) -> Result<(Box<dyn Bytes>, Vec<String>), Failure> {
     let url = &args.url;
     let usage = |message: &str| Failure::new(Code::Usage, format!("{url}: {message}"));
+    let unreachable = |error: io::Error| {
+        let text = format!("cannot connect to {url}: {error}");
+        Failure::new(Code::Unreachable, text)
+    };
+    let begun = Instant::now();
+    if let Some(path) = unix_path(url) {
+        let socket = UnixStream::connect(path).await.map_err(unreachable)?;
+        let took = human::duration(begun.elapsed());
+        return Ok((Box::new(socket), vec![format!("connected in {took}")]));
+    }
     let uri = request.uri();
     let is_secure = match uri.scheme_str() {
         Some("ws") => false,
         Some("wss") => true,
-        _ => return Err(usage("not a ws:// or wss:// URL")),
+        _ => return Err(usage("not a ws://, wss:// or ws+unix: URL")),
     };
     let host = uri.host().filter(|host| !host.is_empty());
     let host = host
@@ -168,12 +187,9 @@ async fn connect(
         None
     };
     let begun = Instant::now();
-    let socket = TcpStream::connect((host, port)).await.map_err(|error| {
-        Failure::new(
-            Code::Unreachable,
-            format!("cannot connect to {url}: {error}"),
-        )
-    })?;
+    let socket = TcpStream::connect((host, port))
+        .await
+        .map_err(unreachable)?;
     let mut facts = Vec::new();
     if let Ok(peer) = socket.peer_addr() {
         facts.push(format!(
@@ -314,6 +330,7 @@ mod tests {
             &["--header", "a b: c", "ws://localhost/"],
             &["--cookie", "novalue", "ws://localhost/"],
             &["--origin", "a\nb", "ws://localhost/"],
+            &["ws+unix:"],
         ] {
             assert_eq!(request(&args(wrong)).unwrap_err().code(), Code::Usage);
         }
@@ -323,6 +340,7 @@ mod tests {
     async fn a_url_that_leads_nowhere_is_a_usage_error_before_anybody_is_asked() {
         for (wrong, expected) in [
             (&["http://localhost/"][..], Code::Usage),
+            (&["ws+unix:/nowhere/ws.sock"], Code::Unreachable),
             (&["wss://a..b/"], Code::Usage),
             (&["--ca", "/dev/null", "wss://localhost/"], Code::Failed),
         ] {

@@ -178,6 +178,32 @@ async fn flags_of_the_original_work_and_the_log_says_what_to_write() {
 }
 
 #[test]
+fn a_flag_that_turns_off_is_told_as_one() {
+    let (_listener, port) = taken();
+    let Some(setup) = site_with_socket(&format!("'PORT' => {port}")) else {
+        return;
+    };
+    let output = setup.arg("--autoAssignOpenPorts=false").fail();
+    assert_eq!(output.status.code(), Some(73));
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(log.contains("server.auto_port = false"), "{log}");
+}
+
+#[test]
+fn help_as_the_original_has_it_is_given_and_the_note_says_what_to_write() {
+    for (flag, is_noted) in [("-help", true), ("--help", false)] {
+        let help = Command::new(env!("CARGO_BIN_EXE_ws"))
+            .args(["serve", flag])
+            .output();
+        let help = help.unwrap();
+        assert!(help.status.success());
+        assert!(String::from_utf8_lossy(&help.stdout).contains("--carbonphp"));
+        let said = String::from_utf8_lossy(&help.stderr);
+        assert_eq!(said.contains("write --help instead"), is_noted, "{said}");
+    }
+}
+
+#[test]
 fn a_certificate_of_the_application_makes_it_wss_and_empty_paths_are_none() {
     let files = "'KEY' => __DIR__ . '/key.pem', 'CERT' => __DIR__ . '/cert.pem'";
     let Some(setup) = site_with_socket(&format!("'PORT' => 0, 'SSL' => [{files}]")) else {

@@ -125,8 +125,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         applies: Applies::Live,
         doc: "Proxies whose word about a visitor is believed: addresses (\"10.0.0.5\"), networks\n\
               (\"10.0.0.0/8\"), and \"unix\" for whoever connects to a Unix socket. Of X-Forwarded-For and\n\
-              Forwarded the last address that is not one of them is the visitor's; X-Forwarded-Proto\n\
-              says whether the visitor uses https. From anybody else these headers mean nothing. Only\n\
+              Forwarded the last address that is not one of them is the visitor's; X-Forwarded-Proto,\n\
+              or proto in Forwarded, says whether the visitor uses https. From anybody else these headers mean nothing. Only\n\
               they may connect to a listener with \"+proxy\".",
     },
     Setting {
@@ -193,10 +193,55 @@ pub(super) const SETTINGS: &[Setting] = &[
         doc: "From accept until the request head is complete, 10ms to 10m. Slow clients hold a place so long.",
     },
     Setting {
+        path: "limits.max_head_size",
+        default: DefaultValue::Text("16KiB"),
+        applies: Applies::Live,
+        doc: "Size of a request head, 1KiB to 1MiB; a longer one is answered 431. Whoever has not finished\n\
+              his may pin as much.",
+    },
+    Setting {
+        path: "limits.max_target_size",
+        default: DefaultValue::Text("8KiB"),
+        applies: Applies::Live,
+        doc: "Size of what is asked for in its first line, 64B to 1MiB; a longer one is answered 414.",
+    },
+    Setting {
+        path: "limits.max_header_count",
+        default: DefaultValue::Number(64),
+        applies: Applies::Live,
+        doc: "Headers of a request, 8 to 1024; with more it is answered 431.",
+    },
+    Setting {
         path: "limits.message_timeout",
         default: DefaultValue::Text("30s"),
         applies: Applies::Live,
         doc: "From the first byte of a message to its last, 10ms to 1h; then the connection is closed (1008).",
+    },
+    Setting {
+        path: "limits.max_fragment_count",
+        default: DefaultValue::Number(131_072),
+        applies: Applies::Live,
+        doc: "Fragments of a message from a client, 1 to 16777216; with more the connection is closed (1008).\n\
+              They cost no memory, but each some work.",
+    },
+    Setting {
+        path: "limits.max_empty_fragment_count",
+        default: DefaultValue::Number(1024),
+        applies: Applies::Live,
+        doc: "Of these, the empty ones, 0 to 16777216; with more the connection is closed (1008).",
+    },
+    Setting {
+        path: "limits.control_rate",
+        default: DefaultValue::Number(32),
+        applies: Applies::Live,
+        doc: "Pings and pongs a second from one connection, 1 to 100000; who sends more is closed (1008). Each\n\
+              ping costs an answer.",
+    },
+    Setting {
+        path: "limits.control_burst",
+        default: DefaultValue::Number(64),
+        applies: Applies::Live,
+        doc: "How many of these may come at once, 1 to 100000, before the rate counts.",
     },
     Setting {
         path: "limits.ping_interval",

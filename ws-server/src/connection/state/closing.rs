@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ws_proto::{CloseCode, CloseFrame, State};
+use ws_proto::{CloseCode, CloseFrame, ProtocolError, State};
 
 use super::{Inner, Phase};
 use crate::connection::output::Output;
@@ -14,6 +14,23 @@ impl Inner {
         self.note_close(cause, Some(frame.code));
         self.note_reason(cause, Some(&frame));
         self.protocol.close(Some(frame), Instant::now());
+    }
+
+    /// Notes that the machine has failed the connection, and why.
+    pub(in crate::connection) fn note_failure(&mut self, error: &ProtocolError) {
+        let cause = match error {
+            ProtocolError::MessageTooBig { .. } => CloseCause::MaxMessageSize,
+            ProtocolError::MessageTimeout => CloseCause::MessageTimeout,
+            ProtocolError::TooManyFragments { .. } => CloseCause::MaxFragmentCount,
+            ProtocolError::TooManyEmptyFragments { .. } => CloseCause::MaxEmptyFragmentCount,
+            ProtocolError::TooManyControlFrames => CloseCause::ControlRate,
+            ProtocolError::PongTimeout => CloseCause::PongTimeout,
+            ProtocolError::CloseTimeout => CloseCause::Vanished,
+            _ => CloseCause::Protocol,
+        };
+        self.note_close(cause, Some(error.close_code()));
+        let frame = CloseFrame::new(error.close_code(), error.to_string());
+        self.note_reason(cause, Some(&frame));
     }
 
     /// The first cause is the cause.

@@ -139,9 +139,7 @@ impl Inner {
                     self.note_close(CloseCause::Peer, frame.as_ref().map(|frame| frame.code));
                     self.note_reason(CloseCause::Peer, frame.as_ref());
                 }
-                Some(Event::Failed(error)) => {
-                    self.note_close(CloseCause::Protocol, Some(error.close_code()))
-                }
+                Some(Event::Failed(error)) => self.note_failure(&error),
             }
         }
         Processed {
