@@ -243,6 +243,9 @@ fn build(parts: &[Part]) -> Result<()> {
         let status = process::run(command.args(targets), BUILD_LIMIT)?;
         ensure!(status.success(), "cargo build --release: {status}");
     }
+    if parts.contains(&Part::Callbacks) {
+        callbacks::build_static()?;
+    }
     Ok(())
 }
 

@@ -109,7 +109,7 @@ fn targets(folder: &Path) -> Result<Vec<String>> {
 
 /// Whether the toolchain has the runtime of AddressSanitizer for this host.
 fn has_sanitizer() -> Result<bool> {
-    let libraries = rustc(&["--print", "target-libdir"])?;
+    let libraries = workspace::rustc(&["--print", "target-libdir"])?;
     let entries = fs::read_dir(libraries.trim()).context("rustc names no folder of libraries")?;
     Ok(entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
@@ -130,7 +130,7 @@ fn can_find_leaks(binary: &Path) -> Result<bool> {
 
 /// Builds all targets and returns where they are.
 fn build(folder: &Path, has_sanitizer: bool) -> Result<PathBuf> {
-    let triple = host_triple()?;
+    let triple = workspace::host_triple()?;
     let mut flags = RUSTFLAGS.to_vec();
     flags.extend(has_sanitizer.then_some(SANITIZER_FLAG));
     let target_dir = workspace::target().join("fuzz");
@@ -151,23 +151,6 @@ fn build(folder: &Path, has_sanitizer: bool) -> Result<PathBuf> {
     let status = process::run(&mut build, BUILD_LIMIT)?;
     ensure!(status.success(), "cargo build in {FOLDER}: {status}");
     Ok(target_dir.join(triple).join("release"))
-}
-
-fn host_triple() -> Result<String> {
-    rustc(&["-vV"])?
-        .lines()
-        .find_map(|line| line.strip_prefix("host: "))
-        .map(str::to_owned)
-        .context("rustc -vV does not name the host")
-}
-
-fn rustc(arguments: &[&str]) -> Result<String> {
-    let output = Command::new("rustc")
-        .args(arguments)
-        .current_dir(workspace::root())
-        .output()
-        .context("cannot start rustc")?;
-    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// Runs one target for a while and returns what it says about itself.

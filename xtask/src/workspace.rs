@@ -64,6 +64,25 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// What this machine is called as a target of the compiler.
+pub(crate) fn host_triple() -> Result<String> {
+    rustc(&["-vV"])?
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .map(str::to_owned)
+        .context("rustc -vV does not name the host")
+}
+
+/// What the compiler answers.
+pub(crate) fn rustc(arguments: &[&str]) -> Result<String> {
+    let output = Command::new("rustc")
+        .args(arguments)
+        .current_dir(root())
+        .output()
+        .context("cannot start rustc")?;
+    Ok(String::from_utf8(output.stdout)?)
+}
+
 /// The Python that has the packages of `python.txt`: the installed environment, else the system's.
 pub(crate) fn python() -> Option<PathBuf> {
     find("python3")

@@ -16,7 +16,9 @@
 //! - `--at-once N` (exec, fastcgi, shims; may be repeated), `--spawners N` (exec);
 //! - `--by WHAT` (exec; may be repeated): what the program is confined by, beside the defaults:
 //!   `user` (65534), `limits`, `landlock`, `cgroup=DIR`;
-//! - `--shim NAME`: this shim only.
+//! - `--shim NAME`: this shim only;
+//! - `--static FILE` (fork): this program once more, linked statically, whose fork server is measured,
+//!   too.
 //!
 //! `callback_cost program FILE` makes the program that answers with what it is sent, for the cost of
 //! a whole server that runs it.
@@ -27,6 +29,8 @@ mod measure;
 mod program;
 mod service;
 mod shims;
+
+use std::path::PathBuf;
 
 use crate::measure::Outcome;
 
@@ -101,6 +105,7 @@ struct Plan {
     spawners: Option<usize>,
     confined_by: Vec<String>,
     shim: Option<String>,
+    linked_statically: Option<PathBuf>,
 }
 
 impl Plan {
@@ -115,6 +120,7 @@ impl Plan {
             spawners: None,
             confined_by: Vec::new(),
             shim: None,
+            linked_statically: None,
         };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
@@ -128,6 +134,7 @@ impl Plan {
                 "--spawners" => plan.spawners = Some(value()?.parse()?),
                 "--by" => plan.confined_by.push(value()?.clone()),
                 "--shim" => plan.shim = Some(value()?.clone()),
+                "--static" => plan.linked_statically = Some(value()?.into()),
                 name => {
                     let subject = Subject::ALL.iter().find(|(known, _)| *known == name);
                     let (_, subject) = subject.ok_or_else(|| format!("{name} is no subject"))?;

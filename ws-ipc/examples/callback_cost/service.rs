@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
+use std::iter;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -65,36 +66,53 @@ pub(crate) async fn compare_fork(plan: &Plan) -> Outcome<()> {
         unit: "us",
         wanted: "less than 100 us",
     };
+    let linked_statically = Row {
+        what: "fork of a Rust closure, linked statically",
+        ..cost
+    };
     let least = Row {
         what: "fork in C with all that a child is owed",
         wanted: "",
         ..cost
     };
-    let course = Course::start(PoolKind::ForkServers, &own(crate::FORK_SERVER)?).await?;
+    let course = Course::start_fork_server(&own(crate::FORK_SERVER)?).await?;
+    course.call_often(calls / 10).await?;
+    let size = status_kib(course.pid()?, "RssAnon:")?.to_string();
     match make_bare(course.dir.path()) {
         Ok([bare, least_fork]) => {
-            course.call_often(calls / 10).await?;
-            let size = status_kib(course.pid()?, "RssAnon:")?.to_string();
-            let argv = [
+            let least_argv = [
                 least_fork.into(),
                 size.into(),
                 PAYLOAD.len().to_string().into(),
             ];
-            let other = Course::start(PoolKind::ForkServers, &argv).await?;
-            other.call_often(calls / 10).await?;
-            let (mut pairs, mut least_pairs) = (Vec::new(), Vec::new());
+            let mut others = vec![(least, Course::start_fork_server(&least_argv).await?)];
+            match linked_statically_argv(plan) {
+                Ok(argv) => {
+                    others.push((linked_statically, Course::start_fork_server(&argv).await?));
+                }
+                Err(reason) => linked_statically.skip(plan, &reason)?,
+            }
+            for (_, other) in &others {
+                other.call_often(calls / 10).await?;
+            }
+            let mut pairs = vec![Vec::new(); others.len() + 1];
             for _ in 0..rounds {
                 let bare = measure_bare(&bare, calls, course.pid()?)?;
-                pairs.push((course.cpu_time(calls).await?, bare));
-                least_pairs.push((other.cpu_time(calls).await?, bare));
+                let courses = iter::once(&course).chain(others.iter().map(|(_, other)| other));
+                for (course, pairs) in courses.zip(&mut pairs) {
+                    pairs.push((course.cpu_time(calls).await?, bare));
+                }
             }
-            cost.report(plan, &pairs)?;
-            least.report(plan, &least_pairs)?;
-            other.end().await;
+            cost.report(plan, &pairs[0])?;
+            for ((row, other), pairs) in others.into_iter().zip(&pairs[1..]) {
+                row.report(plan, pairs)?;
+                other.end().await;
+            }
         }
         Err(error) => {
-            cost.skip(plan, &error.to_string())?;
-            least.skip(plan, &error.to_string())?;
+            for row in [cost, linked_statically, least] {
+                row.skip(plan, &error.to_string())?;
+            }
         }
     }
     let pairs = compare_times(&course, rounds.min(5), calls / 4, Some(PACE)).await?;
@@ -164,6 +182,16 @@ async fn compare_times(
     Ok(pairs)
 }
 
+/// The fork server of the program that was named for it.
+fn linked_statically_argv(plan: &Plan) -> Result<[OsString; 2], String> {
+    let program = plan.linked_statically.as_ref();
+    let program = program.ok_or("none was named by --static")?;
+    if !program.is_file() {
+        return Err(format!("{}: no such file", program.display()));
+    }
+    Ok([program.into(), crate::FORK_SERVER.into()])
+}
+
 /// This program once more, as this.
 fn own(argument: &str) -> Outcome<[OsString; 2]> {
     Ok([std::env::current_exe()?.into(), argument.into()])
@@ -179,6 +207,10 @@ struct Course {
 }
 
 impl Course {
+    async fn start_fork_server(argv: &[OsString]) -> Outcome<Self> {
+        Self::start(PoolKind::ForkServers, argv).await
+    }
+
     async fn start(kind: PoolKind, argv: &[OsString]) -> Outcome<Self> {
         let dir = tempfile::tempdir()?;
         let spawners = Spawners::start(helper(), SpawnersConfig::default())?;

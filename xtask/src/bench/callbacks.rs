@@ -8,6 +8,7 @@ mod stream;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -154,8 +155,38 @@ fn rounded(figure: f64) -> String {
     format!("{figure:.digits$}")
 }
 
-fn example() -> std::path::PathBuf {
+fn example() -> PathBuf {
     workspace::target().join("release/examples/callback_cost")
+}
+
+/// The example once more, linked statically. It lies apart, so that neither build undoes the other.
+fn static_example() -> Result<PathBuf> {
+    let triple = workspace::host_triple()?;
+    let folder = static_target().join(triple);
+    Ok(folder.join("release/examples/callback_cost"))
+}
+
+fn static_target() -> PathBuf {
+    workspace::target().join("static")
+}
+
+/// Builds it; what the machine cannot link is left out of the table.
+pub(super) fn build_static() -> Result<()> {
+    let mut build = workspace::cargo();
+    build
+        .args(["build", "--quiet", "--release", "--locked"])
+        .args(["--package", "ws-ipc", "--example", "callback_cost"])
+        // Named, so that the flag does not reach macros, which could not be linked.
+        .args(["--target", &workspace::host_triple()?])
+        .arg("--target-dir")
+        .arg(static_target())
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    let status = process::run(&mut build, super::BUILD_LIMIT)?;
+    if !status.success() {
+        println!("cannot link statically: {status}");
+    }
+    Ok(())
 }
 
 /// Runs the example and takes its rows as they come.
@@ -168,6 +199,7 @@ fn ask_example(scale: Scale, rounds: Option<u32>, rows: &mut Vec<Row>) -> Result
     if let Some(rounds) = rounds {
         command.args(["--rounds", &rounds.to_string()]);
     }
+    command.arg("--static").arg(static_example()?);
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
