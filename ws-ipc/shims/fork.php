@@ -112,7 +112,12 @@ function parse_request(string $bytes): array
     if (($bytes[$comma] ?? '') !== ',' || array_pop($fields) !== '' || count($fields) % 2 !== 0) {
         throw new \UnexpectedValueException('variables of the request are malformed');
     }
-    $variables = array_column(array_chunk($fields, 2), 1, 0);
+    $variables = [];
+    foreach ($fields as $index => $field) {
+        if ($index % 2 === 0) {
+            $variables[$field] = $fields[$index + 1];
+        }
+    }
     return [$variables, substr($bytes, $comma + 1, (int) $variables['CONTENT_LENGTH'])];
 }
 
