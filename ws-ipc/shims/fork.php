@@ -307,12 +307,13 @@ final class ForkServer
                 $this->read($key, $connection);
             }
         }
-        pcntl_signal_dispatch();
-        array_map($this->bury(...), array_splice($this->ended, 0));
         if (hrtime(true) >= $this->nextRound) {
             $this->nextRound = hrtime(true) + ROUND * 1000;
             array_map($this->look(...), array_keys($this->children));
         }
+        // After that: what a signal tells of those must not be heard when a new one has the number.
+        pcntl_signal_dispatch();
+        array_map($this->bury(...), array_splice($this->ended, 0));
     }
 
     /** @return array<string, \Socket> what can be read */
