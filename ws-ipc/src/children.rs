@@ -60,11 +60,30 @@ impl OwnChildren {
 
 /// The mark in a process's environment; `None` if it has none or hides it.
 pub(crate) fn mark_of(pid: i32) -> Option<String> {
-    let environ = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
-    let value = environ
-        .split(|&byte| byte == 0)
-        .find_map(|pair| pair.strip_prefix(MARK.as_bytes())?.strip_prefix(b"="))?;
-    String::from_utf8(value.to_vec()).ok()
+    Environ::of(pid)?.mark()
+}
+
+/// The environment that a process's program was started with. Whoever was only forked shows that of
+/// the process it comes from.
+#[derive(Debug)]
+pub(crate) struct Environ(Vec<u8>);
+
+impl Environ {
+    /// Reads it; `None` if it is hidden. In the middle of an exec it is empty.
+    pub(crate) fn of(pid: i32) -> Option<Self> {
+        Some(Self(std::fs::read(format!("/proc/{pid}/environ")).ok()?))
+    }
+
+    /// The mark of a job.
+    pub(crate) fn mark(&self) -> Option<String> {
+        String::from_utf8(self.value(MARK)?.to_vec()).ok()
+    }
+
+    /// The value of a variable.
+    pub(crate) fn value(&self, name: &str) -> Option<&[u8]> {
+        let mut pairs = self.0.split(|&byte| byte == 0);
+        pairs.find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+    }
 }
 
 /// Whether a process runs the very file that this one runs.

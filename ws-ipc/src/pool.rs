@@ -622,7 +622,8 @@ impl Shared {
             reserve.iter().any(|kept| Arc::ptr_eq(kept, life))
         };
         if self.slots[index].holds(life) || is_kept() {
-            let condemned = life.service.condemn();
+            // It has one request at a time, so nobody else's is turned away.
+            let condemned = life.service.condemn_with_waiting();
             self.needs(Repair::Renew(index, Arc::clone(life), condemned));
         } else {
             self.put_back(index);

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -75,6 +76,7 @@ impl Service {
             listener,
             closing: watch::Sender::new(false),
             condemned: watch::Sender::new(0),
+            is_abandoned: AtomicBool::new(false),
             state: watch::Sender::new(State::default()),
         });
         let service = Self {
@@ -215,8 +217,24 @@ impl Service {
     /// Has the program killed at once, with whatever it is doing, and started again; tells which
     /// life of it that is.
     pub(crate) fn condemn(&self) -> u64 {
+        self.condemn_life(|state| state.life)
+    }
+
+    /// The same, and whoever has connected by the next start is turned away: a program that had not
+    /// accepted the request which nobody waits for would leave it to its successor.
+    pub(crate) fn condemn_with_waiting(&self) -> u64 {
+        let is_abandoned = &self.front.shared.is_abandoned;
+        is_abandoned.store(true, Ordering::Release);
+        // What is about to begin may have the socket already, so it ends as well.
+        self.condemn_life(|state| match state.phase {
+            Phase::Running { .. } => state.life,
+            _ => state.life + 1,
+        })
+    }
+
+    fn condemn_life(&self, which: impl FnOnce(&State) -> u64) -> u64 {
         let shared = &self.front.shared;
-        let life = shared.state.borrow().life;
+        let life = which(&shared.state.borrow());
         shared.condemned.send_if_modified(|condemned| {
             let is_news = *condemned < life;
             *condemned = life.max(*condemned);
@@ -375,6 +393,8 @@ struct Shared {
     closing: watch::Sender<bool>,
     /// The life that is to end at once, and all before it.
     condemned: watch::Sender<u64>,
+    /// Whether nobody waits any more behind the connections that the next life would accept.
+    is_abandoned: AtomicBool,
     state: watch::Sender<State>,
 }
 
@@ -461,6 +481,11 @@ async fn live(
     backoff: &mut Backoff,
 ) -> End {
     let mut closing = shared.closing.subscribe();
+    if shared.is_abandoned.swap(false, Ordering::Acquire)
+        && let Err(error) = shared.listener.turn_away()
+    {
+        return End::Failed(Failure::cannot_start("service", &error));
+    }
     let job = match job(shared, command) {
         Ok(job) => job,
         Err(error) => return End::Failed(Failure::cannot_start("service", &error)),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::UnixStream;
 
@@ -59,6 +60,21 @@ impl BoundListener {
         let mut looked_at = [PollFd::new(&self.socket, PollFlags::IN)];
         let at_once = Timespec::default();
         matches!(rustix::event::poll(&mut looked_at, Some(&at_once)), Ok(1..))
+    }
+
+    /// Accepts whoever has connected, and hangs up. Nobody else may accept meanwhile: what was
+    /// started with the socket shares its flags.
+    pub(crate) fn turn_away(&self) -> io::Result<()> {
+        rustix::io::ioctl_fionbio(&self.socket, true)?;
+        let end = loop {
+            match rustix::net::accept_with(&self.socket, SocketFlags::CLOEXEC) {
+                Ok(_) | Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(Errno::AGAIN) => break Ok(()),
+                Err(error) => break Err(error.into()),
+            }
+        };
+        rustix::io::ioctl_fionbio(&self.socket, false)?;
+        end
     }
 
     /// Another descriptor of the socket.
@@ -143,6 +159,10 @@ mod tests {
         connect(&path).await.unwrap();
         connect_at_once(&path).unwrap();
         assert!(listener.has_waiting());
+        let mut waiting = connect_at_once(&path).unwrap();
+        listener.turn_away().unwrap();
+        assert!(!listener.has_waiting());
+        assert_eq!(io::Read::read(&mut waiting, &mut [0]).unwrap(), 0);
         drop(listener);
         assert!(!path.exists());
     }

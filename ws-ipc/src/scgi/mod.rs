@@ -346,7 +346,7 @@ fn content_length(name: &[u8], value: &[u8]) -> Result<usize, ScgiError> {
 }
 
 const CONTENT_LENGTH: &str = "CONTENT_LENGTH";
-const SCGI: &str = "SCGI";
+pub(crate) const SCGI: &str = "SCGI";
 
 /// An environment of the largest size, and `CONTENT_LENGTH` and `SCGI`.
 const MAX_HEAD_SIZE: usize = Environment::MAX_SIZE + 64;

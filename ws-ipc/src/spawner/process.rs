@@ -14,10 +14,13 @@ use rustix::process::{Resource, Rlimit, WaitIdStatus};
 
 use super::codec::{End, IN_MEMORY, Kind, Notice, Order, Request};
 use super::launch::{Launched, Launcher};
-use super::suspicion::{Candidate, Messages, Suspect, suspects};
+use super::suspicion::{Candidate, Messages, Suspect, narrow, suspects};
 use super::{EMPTYING_INTERVAL, MAX_DATAGRAM_SIZE, MAX_ORDER_SIZE, Signal};
 use crate::cgroup::JobCgroup;
-use crate::children::{self, Instance, OwnChildren, SPAWNER_MARK, Suspects, is_exhaustion};
+use crate::children::{
+    self, Environ, Instance, OwnChildren, SPAWNER_MARK, Suspects, is_exhaustion,
+};
+use crate::scgi::SCGI;
 use crate::{socketpair, sys};
 
 /// Runs this process as a spawner, with the control socket as descriptor 0. Never returns.
@@ -109,6 +112,8 @@ struct Running {
     cgroup: Option<JobCgroup>,
     /// Those of a fork server.
     messages: Messages,
+    /// Whether only what a message has started has the variable that each message has.
+    tells_messages: bool,
     /// The server does not want it any more: it dies or is dead.
     released: bool,
 }
@@ -267,6 +272,7 @@ impl Spawner {
         match launched {
             Ok(Launched { pid, pidfd, cgroup }) => {
                 self.watch(&pidfd, pid)?;
+                let tells_messages = order.env.iter().all(|(name, _)| name != SCGI);
                 let Order { kind, mark, .. } = order;
                 self.jobs.insert(
                     job,
@@ -277,6 +283,7 @@ impl Spawner {
                         mark,
                         cgroup,
                         messages: Messages::default(),
+                        tells_messages,
                         released: false,
                     },
                 );
@@ -453,7 +460,10 @@ impl Spawner {
     /// Whose an orphan is; `None` if that cannot be told. In the middle of an exec, for one, there
     /// is no environment to read.
     fn fate_of(&self, pid: i32, suspects: &mut Suspects<Suspect>) -> Option<Fate> {
-        if let Some(mark) = children::mark_of(pid) {
+        let environ = Environ::of(pid);
+        if let Some(environ) = &environ
+            && let Some(mark) = environ.mark()
+        {
             // Anybody may write that mark; what is no spawner has no part in it.
             if mark == SPAWNER_MARK && children::runs_this_program(pid) {
                 return Some(Fate::Spared);
@@ -465,7 +475,8 @@ impl Spawner {
             };
             // What a fork server itself has started is of its own group, or was once.
             if running.kind == Kind::ForkServer && children::group_of(pid) != Some(running.pid) {
-                suspects.narrow(|suspect| suspect.job() == job);
+                let is_of_message = running.tells_messages && environ.value(SCGI) == Some(b"1");
+                narrow(suspects, job, is_of_message);
                 return Some(Fate::Left(suspects.clone()));
             }
             return Some(Fate::Owned(job));

@@ -63,6 +63,15 @@ impl Messages {
     }
 }
 
+/// Leaves of these who they are if it is known whose an orphan is, and whether its program was
+/// started with the variables of a message: then by a process that runs one.
+pub(super) fn narrow(suspects: &mut Suspects<Suspect>, job: u64, is_of_message: bool) {
+    suspects.narrow(|suspect| match suspect {
+        Suspect::Job(_) => suspect.job() == job && !is_of_message,
+        Suspect::Child(..) => suspect.job() == job,
+    });
+}
+
 /// Who may have left behind an orphan that started then, or nobody knows when.
 pub(super) fn suspects(candidates: &[Candidate], orphan_since: Option<u64>) -> Suspects<Suspect> {
     let suspects = candidates.iter().flat_map(|candidate| match candidate {
@@ -81,8 +90,14 @@ pub(super) fn suspects(candidates: &[Candidate], orphan_since: Option<u64>) -> S
                 .map(|&child| Suspect::Child(*job, child))
                 .collect(),
             // Started before any message was, as far as is known: by the application while it was
-            // loaded, or it is itself what answers, if each message is forked twice.
-            _ => vec![Suspect::Job(*job)],
+            // loaded, or it is itself what answers, if each message is forked twice. Or by one of
+            // the first, which its environment may tell.
+            _ => children
+                .iter()
+                .filter(|child| orphan_since.is_none_or(|since| child.since <= since))
+                .map(|&child| Suspect::Child(*job, child))
+                .chain([Suspect::Job(*job)])
+                .collect(),
         },
     });
     Suspects::new(suspects)
@@ -116,18 +131,33 @@ mod tests {
         Suspects::new(children.iter().map(suspect))
     }
 
+    /// Whether an orphan goes when nobody but the command itself is left.
+    fn goes(mut suspects: Suspects<Suspect>, is_of_message: bool) -> bool {
+        narrow(&mut suspects, JOB, is_of_message);
+        suspects.are_gone(|suspect| suspect == Suspect::Job(JOB))
+    }
+
     #[test]
     fn t57_orphan_of_a_fork_server_without_messages_is_the_command_s() {
-        let command = Suspects::new([Suspect::Job(JOB)]);
-        assert_eq!(suspects(&fork_server(None, &[]), Some(5)), command);
-        assert_eq!(suspects(&fork_server(None, &[3]), Some(5)), command);
-        assert_eq!(suspects(&fork_server(None, &[]), None), command);
+        for (children, since) in [(&[][..], Some(5)), (&[3], Some(5)), (&[], None)] {
+            let found = suspects(&fork_server(None, children), since);
+            assert!(!goes(found.clone(), false), "{found:?}");
+            assert!(goes(found, true), "its environment says of whom it is");
+        }
     }
 
     #[test]
     fn t57_orphan_older_than_all_messages_is_the_command_s() {
-        let command = Suspects::new([Suspect::Job(JOB)]);
-        assert_eq!(suspects(&fork_server(Some(6), &[6, 8]), Some(5)), command);
+        let found = suspects(&fork_server(Some(6), &[6, 8]), Some(5));
+        assert!(!goes(found.clone(), false), "{found:?}");
+        assert!(goes(found, true));
+    }
+
+    #[test]
+    fn t57_orphan_of_one_of_the_first_messages_lives_as_long_as_that_does() {
+        let mut found = suspects(&fork_server(None, &[3, 6]), Some(5));
+        narrow(&mut found, JOB, true);
+        assert_eq!(found, of_children(&[3]));
     }
 
     #[test]

@@ -380,6 +380,31 @@ async fn those_before_are_back_if_the_first_requests_fail() {
     setup.end().await;
 }
 
+/// Its connection waits in the socket, which the next process gets as well.
+#[tokio::test]
+async fn t61_request_that_is_given_up_before_it_is_accepted_is_not_left_to_the_next_process() {
+    let setup = Setup::workers(1, Recycling::default()).await;
+    let go = setup.before.path().join("go");
+    setup.before(&format!(
+        "while [ ! -e {} ]; do sleep 0.01; done",
+        go.display()
+    ));
+    let first = setup.pool.pids();
+    kill(first[0]);
+    for former in [first[0], 0] {
+        eventually("one is about to accept", || {
+            let pids = setup.pool.pids();
+            pids.first().is_some_and(|&pid| pid != former)
+        })
+        .await;
+        let given_up = tokio::time::timeout(SHORT / 10, setup.ask("/hang")).await;
+        assert!(given_up.is_err());
+    }
+    std::fs::write(go, "").unwrap();
+    assert_eq!(setup.ask("/body").await.unwrap(), "payload");
+    setup.end().await;
+}
+
 #[tokio::test]
 async fn t61_who_hangs_up_does_not_bring_those_before_back() {
     let setup = Setup::on_trial(2, LONG).await;

@@ -28,9 +28,12 @@ impl Setup {
     }
 
     async fn with(program: &str, args: &[&str]) -> Self {
+        Self::with_command(command(program, args)).await
+    }
+
+    async fn with_command(command: ServiceCommand) -> Self {
         let spawners = spawners();
         let dir = tempfile::tempdir().unwrap();
-        let command = command(program, args);
         let path = dir.path().join("service.sock");
         let service = start(&spawners, command, &path).await.unwrap();
         Self {
@@ -256,6 +259,64 @@ async fn t57_what_a_fork_server_starts_while_it_is_loaded_lives_with_it() {
     assert_eq!((count(&kept), count(&left), count(&child)), (1, 1, 1));
     setup.service.shutdown().await;
     eventually("none", || count(&kept) + count(&left) + count(&child) == 0).await;
+    setup.end().await;
+}
+
+/// As the shims do: a child for each message, with its variables in its environment.
+const FORKING: &str = r#"
+import os, socket, sys
+if len(sys.argv) > 1:
+    os.system(sys.argv[1])
+listener = socket.socket(fileno=0)
+while True:
+    peer = listener.accept()[0]
+    child = os.fork()
+    if child == 0:
+        os.setpgid(0, 0)
+        fields = peer.recv(65536).partition(b":")[2].split(b"\0")
+        os.environb.update(zip(fields[0:-1:2], fields[1::2]))
+        os.system(os.environ["COMMAND"])
+        peer.sendall(b"Content-Length: 5\r\n\r\nwhole")
+        os._exit(0)
+    peer.close()
+    os.waitpid(child, 0)
+"#;
+
+/// The spawner takes a second to look: by then there is nobody who was seen to run a message.
+#[tokio::test]
+async fn t57_daemon_of_the_very_first_message_does_not_outlive_it() {
+    let setup = Setup::with("/usr/bin/env", &["python3", "-c", FORKING]).await;
+    let mark = format!("FIRST_DAEMON={}", std::process::id());
+    let dir = tempfile::tempdir().unwrap();
+    let begun = dir.path().join("begun");
+    let begun = begun.display();
+    let daemon = format!(
+        "env {mark} setsid sh -c '> {begun}; sleep 600 & exec sleep 600' >&2 & \
+         while [ ! -e {begun} ]; do sleep 0.01; done"
+    );
+    ask(&setup.service, "/", &daemon, LONG).await.unwrap();
+    eventually("no daemon left", || processes_with(&mark).is_empty()).await;
+    setup.end().await;
+}
+
+#[tokio::test]
+async fn t57_what_a_fork_server_starts_while_it_is_loaded_may_have_any_environment() {
+    let mark = |name| format!("{name}_DAEMON={}", std::process::id());
+    let (kept, gone) = (mark("LOADED"), mark("OTHER"));
+    let daemon = |mark: &str| format!("env {mark} setsid sh -c 'sleep 600 & exec sleep 600' >&2 &");
+    let mut command = command("/usr/bin/env", &["python3", "-c", FORKING, &daemon(&kept)]);
+    command.env.push(("SCGI".into(), "1".into()));
+    let setup = Setup::with_command(command).await;
+    ask(&setup.service, "/", &daemon(&gone), LONG)
+        .await
+        .unwrap();
+    looked_for_orphans(&setup.spawners).await;
+    assert_ne!(processes_with(&kept), []);
+    setup.service.shutdown().await;
+    eventually("none", || {
+        processes_with(&kept).is_empty() && processes_with(&gone).is_empty()
+    })
+    .await;
     setup.end().await;
 }
 

@@ -14,6 +14,7 @@ mod family;
 mod figures;
 mod link;
 mod net;
+mod scheduling;
 mod status;
 mod strace;
 mod subject;

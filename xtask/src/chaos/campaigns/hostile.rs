@@ -16,8 +16,10 @@ use crate::chaos::askers::{Askers, FAILED};
 use crate::chaos::client::Client;
 use crate::chaos::family;
 use crate::chaos::figures::{CALLBACK_RATIO, Percentiles, Report, mib, millis};
+use crate::chaos::scheduling::{BareLoop, CpuGroup};
 use crate::chaos::subject::{Subject, poll_until};
 use crate::chaos::wire::{self, Event};
+use crate::chaos::witness::{Errand, Witnesses};
 use crate::server::Launch;
 use crate::{NotHere, Skipped, workspace};
 
@@ -158,6 +160,10 @@ const SLACK: u64 = 512 << 10;
 /// What the server itself may need meanwhile, the lines of its log included.
 const OWN: u64 = 12 << 20;
 const FLOODS: usize = 8;
+/// As the server has it for callbacks unless it is told otherwise.
+const NICE: i32 = 10;
+/// Who asks beside them, and how long each rests.
+const ASKERS: (usize, Duration) = (2, Duration::from_millis(10));
 
 /// One floods, one drips, one floods the log.
 const WRITING: &str = "read -r line
@@ -172,6 +178,20 @@ pub(super) fn output_flood(context: &Context, report: &mut Report) -> Result<()>
     let timeout = context.size(Duration::from_secs(2), Duration::from_secs(10));
     let limit = format!("{}s", timeout.as_secs());
     let max_output = MAX_OUTPUT.to_string();
+    let rounds = context.size(10_usize, 300);
+    let span = context.size(Duration::from_secs(1), Duration::from_secs(5));
+    let bare = BareLoop {
+        script: WRITING,
+        flood: ("flood", FLOODS),
+        max_output: MAX_OUTPUT,
+        askers: ASKERS,
+        nice: NICE,
+    };
+    let group = CpuGroup::enter();
+    if let Err(error) = &group {
+        report.leave_out(format!("nice values that hold between all: {error:#}"));
+    }
+    let mut alone = bare.run(span)?;
     let subject = Subject::launch(
         &context.ws,
         &Launch {
@@ -184,18 +204,20 @@ pub(super) fn output_flood(context: &Context, report: &mut Report) -> Result<()>
             ..Launch::default()
         },
     )?;
-    let rounds = context.size(10_usize, 300);
-    let askers = Askers::start(subject.address(), 2, 2 * PAUSE)?;
-    let span = context.size(Duration::from_secs(1), Duration::from_secs(5));
+    let askers = Askers::start(subject.address(), ASKERS.0, ASKERS.1)?;
+    let pings = Witnesses::start(subject.address(), 2, Errand::Ping, 10 * PAUSE)?;
+    let mut beside_floods = Duration::ZERO;
     for (act, cause, count, rounds) in [
         ("flood", "output", FLOODS, rounds),
         ("drip", "timeout", FLOODS, 1),
         ("mutter", "timeout", 1, 1),
     ] {
         let baseline = subject.status()?;
-        let mut calm = askers.over(span)?;
+        let both = || pings.during(|| askers.over(span));
+        let (mut calm, mut calm_pings) = both()?;
         let logged = fs::metadata(subject.log_file())?.len();
-        let ((peak, ends), during) = askers.during(|| write(&subject, act, count, rounds))?;
+        let (((peak, ends), during), during_pings) =
+            pings.during(|| askers.during(|| write(&subject, act, count, rounds)))?;
         let after = subject.wait_for("all of them have failed", PATIENCE, |it| {
             Ok(it.since(&baseline, "callbacks.failed")? >= (count * rounds) as f64)
         })?;
@@ -215,14 +237,30 @@ pub(super) fn output_flood(context: &Context, report: &mut Report) -> Result<()>
         report.note(format!("{act}: failed after, p50"), millis(ends.p50), "ms");
         let logged = fs::metadata(subject.log_file())?.len() - logged;
         report.note(format!("{act}: logged"), mib(logged), "MiB");
-        calm.extend(askers.over(span)?);
+        let after = both()?;
+        calm.extend(after.0);
+        calm_pings.extend(after.1);
         report.at_most_times(CALLBACK_RATIO, &format!("{act}: others"), &calm, &during);
+        report.unaffected(&format!("{act}: pings"), &calm_pings, &during_pings);
+        if act == "flood" {
+            beside_floods = Percentiles::of(&during).p99;
+        }
     }
+    pings.stop()?;
     let books = askers.stop()?;
     books.show("others", report);
     report.exactly("others: failed", books.failed as f64, "", 0.0);
     settled(&subject)?;
-    subject.finish(report)
+    subject.finish(report)?;
+    // Other programs on the machine come and go: what is compared with lies on both sides.
+    alone.extend(bare.run(span)?);
+    let alone = Percentiles::of(&alone);
+    report.note("flood: without any server: p50", millis(alone.p50), "ms");
+    report.note("flood: without any server: p99", millis(alone.p99), "ms");
+    let times = beside_floods.as_secs_f64() / alone.p99.as_secs_f64();
+    report.note("flood: others: p99, times that", times, "");
+    drop(group);
+    Ok(())
 }
 
 /// Has `count` such callbacks at a time write until they have failed, `rounds` times; tells the
