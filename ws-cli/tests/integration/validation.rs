@@ -141,7 +141,7 @@ async fn t49_no_answer_in_time_is_no_identity() {
     });
     assert_eq!(join_all(visits).await, [503; 6]);
     server.until("sockets.refused_by.validation_failed", 6);
-    assert_eq!(running(&server), 0);
+    eventually("callbacks have ended", || running(&server) == 0);
     server.finish();
 }
 

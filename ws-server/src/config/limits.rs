@@ -7,7 +7,7 @@ use ws_proto::handshake::HeadLimits;
 
 use super::parse;
 use super::reader::Reader;
-use super::units::{DAY, GIB, HOUR, KIB, MIB, MINUTE, SHORTEST};
+use super::units::{DAY, GIB, HOUR, KIB, MINUTE, SHORTEST};
 use crate::rates::RateLimits;
 
 /// `[limits]`: how much of everything.
@@ -75,10 +75,10 @@ pub(super) fn read(reader: &mut Reader<'_>) -> LimitsConfig {
         }),
         handshake_timeout: reader.duration("limits.handshake_timeout", SHORTEST, 10 * MINUTE),
         head: HeadLimits {
-            max_head_size: reader.size("limits.max_head_size", KIB, MIB),
-            max_target_size: reader.size("limits.max_target_size", 64, MIB),
+            max_head_size: reader.size("limits.max_head_size", KIB, 64 * KIB),
+            max_target_size: reader.size("limits.max_target_size", 64, 64 * KIB),
             max_header_count: reader.read("limits.max_header_count", |value| {
-                parse::number(value, 8, 1024)
+                parse::number(value, 8, 512)
             }),
         },
         message_timeout: reader.duration("limits.message_timeout", SHORTEST, HOUR),

@@ -9,7 +9,6 @@ pub(super) const MINUTE: Duration = Duration::from_secs(60);
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
 pub(super) const KIB: usize = 1 << 10;
-pub(super) const MIB: usize = 1 << 20;
 pub(super) const GIB: usize = 1 << 30;
 
 /// Units of time, the largest first, in milliseconds.

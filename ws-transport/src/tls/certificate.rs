@@ -9,9 +9,9 @@ use std::time::SystemTime;
 
 use rustix::fs::OFlags;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
 use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::{Certificate, Version};
 
 use super::{TlsError, TlsFile};
 
@@ -89,6 +89,13 @@ pub(super) fn validity(certificate: &CertificateDer<'_>) -> Option<(SystemTime, 
         validity.not_before.to_system_time(),
         validity.not_after.to_system_time(),
     ))
+}
+
+/// Tells whether a certificate is of version 1 of X.509, as `openssl x509 -req` makes it unless told
+/// otherwise: the TLS library refuses them.
+pub(super) fn is_of_first_version(certificate: &CertificateDer<'_>) -> bool {
+    Certificate::from_der(certificate)
+        .is_ok_and(|certificate| certificate.tbs_certificate().version() == Version::V1)
 }
 
 /// Tells whether a certificate is for any name: RFC 9525 §6.1, the subject itself is none.

@@ -188,6 +188,15 @@ pub enum TlsError {
         /// What the TLS library said.
         reason: String,
     },
+    /// The certificate is of version 1 of X.509, which says for no name what it is good for.
+    #[error(
+        "the certificate {path:?} is of version 1 of X.509, which no client takes; make one with \
+         a name (openssl x509 -req ... -extfile FILE, with subjectAltName=DNS:NAME in it)"
+    )]
+    FirstVersion {
+        /// The certificate's path.
+        path: PathBuf,
+    },
     /// The private key is another certificate's.
     #[error("the private key {key:?} does not match the certificate {certificate:?}")]
     Mismatch {
@@ -516,6 +525,10 @@ fn certified_key(files: &Files, provider: &CryptoProvider) -> Result<CertifiedKe
             file: TlsFile::Certificate,
             path: files.certificate.clone(),
         });
+    }
+    if certificate::is_of_first_version(&chain[0]) {
+        let path = files.certificate.clone();
+        return Err(TlsError::FirstVersion { path });
     }
     let path = || files.key.clone();
     let pem = certificate::read_pem(&files.key, TlsFile::Key)?;

@@ -268,6 +268,11 @@ fn every_fault_names_its_file() {
     assert!(matches!(error, TlsError::UnusableKey { .. }), "{error}");
     names(&error, "odd.key");
 
+    fs::write(path("v1.pem"), FIRST_VERSION).unwrap();
+    let error = fault("v1.pem", "a.key");
+    assert!(matches!(error, TlsError::FirstVersion { .. }), "{error}");
+    names(&error, "v1.pem");
+
     let config = authority
         .config("a")
         .with_client_ca(path("a.key"), ClientAuth::Optional);
@@ -365,3 +370,16 @@ async fn a_certificate_for_development_is_made_on_the_spot() {
     let error = client.join().unwrap().unwrap_err();
     assert!(error.to_string().contains("UnknownIssuer"), "{error}");
 }
+
+/// For "localhost", as `openssl x509 -req` makes it: of version 1.
+const FIRST_VERSION: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBJDCBygITH8HS/6tx4BTAYxpwNAHg9Z7vfzAKBggqhkjOPQQDAjAUMRIwEAYD
+VQQDDAlsb2NhbGhvc3QwIBcNMjYxMTI2MTEyMTE3WhgPMjEyNjExMDIxMTIxMTda
+MBQxEjAQBgNVBAMMCWxvY2FsaG9zdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IA
+BLFsv4fYmAxm833GpNfrC6J0ee12CN205nVtUttXjN+Y0cEFXyqMjxekV9187Pa/
+w0oDR5SqdKI4XvECPLwUHx8wCgYIKoZIzj0EAwIDSQAwRgIhAJq0DtyfND3dDiCr
+xFCqJsE1rBQRUkInYoaAFTkhMF84AiEAyS0dFrYyWsjXfj5aJ58VtWhUajFpi/6T
+2YGOUIajubA=
+-----END CERTIFICATE-----
+";

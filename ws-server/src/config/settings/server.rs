@@ -196,20 +196,21 @@ pub(super) const SETTINGS: &[Setting] = &[
         path: "limits.max_head_size",
         default: DefaultValue::Text("16KiB"),
         applies: Applies::Live,
-        doc: "Size of a request head, 1KiB to 1MiB; a longer one is answered 431. Whoever has not finished\n\
-              his may pin as much.",
+        doc: "Size of a request head, 1KiB to 64KiB; a longer one is answered 431. Whoever has not finished\n\
+              his may pin as much. Callbacks take 64KiB of variables in all, the target more than once among\n\
+              them; what does not fit is answered 431, too.",
     },
     Setting {
         path: "limits.max_target_size",
         default: DefaultValue::Text("8KiB"),
         applies: Applies::Live,
-        doc: "Size of what is asked for in its first line, 64B to 1MiB; a longer one is answered 414.",
+        doc: "Size of what is asked for in its first line, 64B to 64KiB; a longer one is answered 414.",
     },
     Setting {
         path: "limits.max_header_count",
         default: DefaultValue::Number(64),
         applies: Applies::Live,
-        doc: "Headers of a request, 8 to 1024; with more it is answered 431.",
+        doc: "Headers of a request, 8 to 512; with more it is answered 431.",
     },
     Setting {
         path: "limits.message_timeout",

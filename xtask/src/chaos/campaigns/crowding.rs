@@ -231,7 +231,7 @@ pub(super) fn slowloris(context: &Context, report: &mut Report) -> Result<()> {
     // Those who had a connection are waited for once more, until they close it too.
     let after = subject.wait_for("the slow are counted", COUNTED_LIMIT, |it| {
         let refused = it.since(&baseline, "sockets.refused_by.timeout")?;
-        let closed = it.since(&baseline, "connections.closed_by.protocol")?;
+        let closed = it.since(&baseline, "connections.closed_by.message_timeout")?;
         Ok(refused + closed >= count as f64)
     })?;
     report.exactly(
@@ -242,7 +242,7 @@ pub(super) fn slowloris(context: &Context, report: &mut Report) -> Result<()> {
     );
     report.exactly(
         "closed for the time of a message",
-        after.since(&baseline, "connections.closed_by.protocol")?,
+        after.since(&baseline, "connections.closed_by.message_timeout")?,
         "",
         (count / 4) as f64,
     );

@@ -86,8 +86,8 @@ pub(super) fn ping_flood(context: &Context, report: &mut Report) -> Result<()> {
         96.0,
     );
     report.exactly(
-        "connections closed for the protocol",
-        after.since(&baseline, "connections.closed_by.protocol")?,
+        "connections closed for their control frames",
+        after.since(&baseline, "connections.closed_by.control_rate")?,
         "",
         f64::from(connections),
     );
