@@ -1,7 +1,9 @@
 //! The names of connections, users and sessions.
 
 use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -205,7 +207,7 @@ pub enum InvalidUserId {
 ///
 /// It is derived from the session's secret token by a hash, so it may appear in names, logs and
 /// interfaces: nobody can make the token out of it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct SessionId([u8; 16]);
 
 impl SessionId {
@@ -234,6 +236,25 @@ impl SessionId {
         let mut id = [0; 16];
         id.copy_from_slice(&hash[..16]);
         Self(id)
+    }
+}
+
+// By hand, like the order below: what is derived for an array goes through it as a slice.
+impl Hash for SessionId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u128(u128::from_ne_bytes(self.0));
+    }
+}
+
+impl Ord for SessionId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        u128::from_be_bytes(self.0).cmp(&u128::from_be_bytes(other.0))
+    }
+}
+
+impl PartialOrd for SessionId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 

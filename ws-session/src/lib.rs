@@ -40,6 +40,7 @@
 
 mod hex;
 mod id;
+mod id_hash;
 mod outbound;
 mod packed;
 mod registry;

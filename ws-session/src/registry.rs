@@ -4,7 +4,6 @@ mod connections;
 mod ring;
 
 use std::collections::BTreeSet;
-use std::hash::{BuildHasher as _, RandomState};
 use std::ops::{Bound, Range};
 use std::time::SystemTime;
 
@@ -12,7 +11,7 @@ use hashbrown::HashTable;
 
 pub use self::connections::Connections;
 use self::connections::Inner;
-use self::ring::{Group, Neighbours, Shared, Since};
+use self::ring::{Group, HashKeys, Neighbours, Shared, Since};
 use crate::packed::{Keyed, Packed};
 use crate::{ConnectionId, SessionId, Target, UserId};
 
@@ -51,7 +50,7 @@ pub struct Registry<T> {
     by_session: HashTable<Group<()>>,
     /// The users that are there, for whoever goes through them in parts.
     users: BTreeSet<UserId>,
-    hash_key: RandomState,
+    hash_keys: HashKeys,
 }
 
 #[derive(Clone, Debug)]
@@ -81,7 +80,7 @@ impl<T> Registry<T> {
             by_user: HashTable::new(),
             by_session: HashTable::new(),
             users: BTreeSet::new(),
-            hash_key: RandomState::new(),
+            hash_keys: HashKeys::default(),
         }
     }
 
@@ -232,7 +231,7 @@ impl<T> Registry<T> {
         table: &'t HashTable<Group<K::Extra>>,
         key: &K,
     ) -> Option<&'t Group<K::Extra>> {
-        let hash = self.hash_key.hash_one(key);
+        let hash = key.hash_with(&self.hash_keys);
         table.find(hash, |group| K::of(self.entries.at(group.first)) == key)
     }
 
@@ -291,7 +290,7 @@ impl<T> Registry<T> {
     fn join<K: Shared>(&mut self, place: u32, now: SystemTime) -> bool {
         let mut table = std::mem::take(K::table(self));
         let key = |place: u32| K::of(self.entries.at(place));
-        let hash = self.hash_key.hash_one(key(place));
+        let hash = key(place).hash_with(&self.hash_keys);
         let is_first = match table.find_mut(hash, |group| key(group.first) == key(place)) {
             Some(group) => {
                 group.count += 1;
@@ -313,7 +312,7 @@ impl<T> Registry<T> {
                     extra: K::extra(now),
                 };
                 table.insert_unique(hash, group, |group| {
-                    self.hash_key.hash_one(key(group.first))
+                    key(group.first).hash_with(&self.hash_keys)
                 });
                 true
             }
@@ -343,7 +342,7 @@ impl<T> Registry<T> {
     fn part<K: Shared>(&mut self, place: u32) -> bool {
         let mut table = std::mem::take(K::table(self));
         let key = |place: u32| K::of(self.entries.at(place));
-        let hash = self.hash_key.hash_one(key(place));
+        let hash = key(place).hash_with(&self.hash_keys);
         let Neighbours { next, previous } = K::ring(self.entries.at(place));
         let mut is_last = false;
         if let Ok(mut entry) = table.find_entry(hash, |group| key(group.first) == key(place)) {

@@ -236,8 +236,7 @@ impl Sessions {
         {
             return Resumed { id, issued: None };
         }
-        let token = self.issue(addr, now, fresh);
-        let id = token.id();
+        let (id, token) = self.issue(addr, now, fresh);
         Resumed {
             id,
             issued: Some(token),
@@ -245,13 +244,19 @@ impl Sessions {
     }
 
     /// Makes a new session. `addr` and `fresh` are those of [`resume`](Self::resume).
-    pub fn issue(&mut self, addr: Option<IpAddr>, now: Instant, fresh: [u8; 32]) -> SessionToken {
+    pub fn issue(
+        &mut self,
+        addr: Option<IpAddr>,
+        now: Instant,
+        fresh: [u8; 32],
+    ) -> (SessionId, SessionToken) {
         let now = self.forward(now);
         let token = SessionToken::from_random(fresh);
         let network = addr.map(|addr| self.config.network(addr));
         let ends = self.config.max_age.and_then(|age| now.checked_add(age));
-        self.remember(token.id(), network, now, extra_until(ends));
-        token
+        let id = token.id();
+        self.remember(id, network, now, extra_until(ends));
+        (id, token)
     }
 
     /// Looks whether a session is known, and notes that it is in use.

@@ -84,10 +84,10 @@ pub(super) struct Issued<'a> {
 }
 
 impl<'a> Issued<'a> {
-    fn new(hub: &'a Hub, token: SessionToken) -> Self {
+    fn new(hub: &'a Hub, session: SessionId, token: SessionToken) -> Self {
         Self {
             hub,
-            session: token.id(),
+            session,
             token,
             is_handed_out: false,
         }
@@ -115,7 +115,7 @@ impl<'a> Opening<'_, 'a> {
     ) -> Result<Claim<'_>, Refused> {
         let server = &self.shard.server;
         let (session, issued) = self.resume(token, forwarded.addr, asked_at)?;
-        let issued = issued.map(|token| Issued::new(&server.hub, token));
+        let issued = issued.map(|token| Issued::new(&server.hub, session, token));
         let is_https = match forwarded.scheme {
             Some(scheme) => scheme == "https",
             None => self.stream.is_tls(),
@@ -205,8 +205,8 @@ impl<'a> Opening<'_, 'a> {
             sessions.user(session).is_some_and(|former| *former != user)
         };
         if is_others {
-            let token = self.issue(addr, asked_at)?;
-            issued = Some(Issued::new(&server.hub, token));
+            let (session, token) = self.issue(addr, asked_at)?;
+            issued = Some(Issued::new(&server.hub, session, token));
         }
         let session = issued.as_ref().map_or(session, |issued| issued.session);
         let session = named.unwrap_or(session);

@@ -136,8 +136,8 @@ impl<'a> Opening<'_, 'a> {
                 }
             }
         }
-        let token = self.issue(addr, now)?;
-        Ok((token.id(), Some(token)))
+        let (id, token) = self.issue(addr, now)?;
+        Ok((id, Some(token)))
     }
 
     /// Makes a session that nobody knows of.
@@ -145,7 +145,7 @@ impl<'a> Opening<'_, 'a> {
         &self,
         addr: Option<IpAddr>,
         now: Instant,
-    ) -> Result<SessionToken, Refused> {
+    ) -> Result<(SessionId, SessionToken), Refused> {
         let hub = &self.shard.server.hub;
         // What could not be written down would be lost with the server.
         if hub.keeper.is_down() {
