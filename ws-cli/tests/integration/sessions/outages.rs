@@ -1,6 +1,7 @@
 //! Stores that other processes are: they go, they hang, they come back, and others write there.
 
 use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 
 use nix::sys::signal::Signal;
 use ws_server::testing::{DatabaseServer, PASSWORD, TestDatabase};
@@ -168,4 +169,35 @@ async fn whose_session_is_removed_from_the_store_is_closed() {
         server.signal(Signal::SIGTERM);
         server.check_end();
     }
+}
+
+/// Its connections are closed before the store is asked; that is not all there is to it.
+#[tokio::test]
+async fn t02_a_revocation_is_done_to_its_end_though_who_asked_for_it_hangs_up() {
+    let Some(process) = DatabaseServer::start(TestDatabase::Redis) else {
+        return;
+    };
+    let server = Setup::new()
+        .set("identity.store", process.url())
+        .set("identity.store_timeout", "20s")
+        .app(WHO)
+        .start();
+    let (mut client, cookie) = server.connect_for_cookie().await;
+    let session = ask(&mut client, "who?").await;
+    server.until("identity.changes_waiting", 0);
+    process.signal(Signal::SIGSTOP);
+    let mut asking = UnixStream::connect(server.state("control.sock")).unwrap();
+    let request = format!("DELETE /v1/sessions/{session} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    asking.write_all(request.as_bytes()).unwrap();
+    assert_eq!(close_code(&mut client).await, 1008);
+    drop(asking);
+    // The server has heard of it when it has answered others.
+    for _ in 0..20 {
+        assert_eq!(server.figure("identity.revoked"), 0);
+    }
+    process.signal(Signal::SIGCONT);
+    server.until("identity.revoked", 1);
+    assert_ne!(session_of(&server, &cookie).await, session);
+    drop(client);
+    server.finish();
 }

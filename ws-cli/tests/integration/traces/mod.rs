@@ -352,6 +352,54 @@ async fn reply_that_nobody_is_there_to_hear_is_recorded_as_dropped() {
     assert_eq!(only(&spans, "callback", "message").error, None);
 }
 
+/// A client that reads nothing does not have the server follow what waits for it.
+#[tokio::test]
+async fn t30_at_most_64_replies_of_a_connection_are_followed() {
+    const FOLLOWED: usize = 64;
+    const MESSAGES: usize = 100;
+    let collector = Collector::start(Answers::Taken);
+    // Of this size the kernel takes fewer than it leaves with the server.
+    let server = traced(&collector.url())
+        .set("limits.send_queue_size", "64MiB")
+        .set("limits.send_queue_total", "128MiB")
+        .set("limits.write_timeout", "5m")
+        .set("limits.ping_interval", "off")
+        .app("head -c 400000 /dev/zero | tr '\\0' x")
+        .start();
+    let mut client = server.connect().await;
+    for _ in 0..MESSAGES {
+        say(&mut client, "x").await;
+    }
+    server.until("callbacks.finished", MESSAGES as u64);
+    let outcomes = || {
+        let mut outcomes = BTreeMap::<String, usize>::new();
+        for span in collector.spans() {
+            if span.name == "reply" {
+                *outcomes
+                    .entry(span.get("ws.outcome").to_owned())
+                    .or_default() += 1;
+            }
+        }
+        outcomes
+    };
+    let ended = || outcomes().values().sum::<usize>();
+    eventually("all the others have ended", || {
+        ended() == MESSAGES - FOLLOWED
+    });
+    let queued = outcomes()["queued"];
+    assert!(queued > 0);
+    for _ in 0..MESSAGES {
+        assert_eq!(hear(&mut client).await.len(), 400_000);
+    }
+    eventually("those that were followed have ended", || {
+        ended() == MESSAGES
+    });
+    assert_eq!(outcomes()["queued"], queued);
+    assert_eq!(outcomes()["delivered"], MESSAGES - queued);
+    bye(client).await;
+    server.finish();
+}
+
 #[tokio::test]
 async fn a_callback_that_is_killed_is_recorded_as_cancelled() {
     let collector = Collector::start(Answers::Taken);

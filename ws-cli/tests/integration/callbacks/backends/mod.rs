@@ -412,3 +412,51 @@ async fn an_application_that_does_not_load_or_fails_at_once_replaces_none_that_w
         server.finish();
     }
 }
+
+/// More of them than may fail: their validations end with them, and that says nothing about the code.
+#[tokio::test]
+async fn t61_visitors_who_hang_up_do_not_bring_the_former_validation_back() {
+    if installed("perl").is_none() {
+        return;
+    }
+    let answering = |user: &str| {
+        format!(
+            "sub {{ sleep 600 if $_[0]{{HTTP_X_WHO}} eq 'hang'; WS::header('X-WS-User', '{user}'); '' }};"
+        )
+    };
+    let setup = Setup::new()
+        .keeps(SHIM)
+        .set("validate.backend", "worker")
+        .set(
+            "validate.command",
+            format!("perl {SHIM} --worker validate.pl"),
+        )
+        .set("validate.processes", "2")
+        .set("validate.timeout", "5m")
+        .set("validate.probation", "3s")
+        .app("echo \"$WS_USER_ID\"");
+    std::fs::write(setup.dir().join("validate.pl"), answering("first")).unwrap();
+    let server = setup.start();
+    let who = async || {
+        let mut client = enter(&server, "anybody").await.unwrap();
+        let who = ask(&mut client, "who?").await;
+        bye(client).await;
+        who
+    };
+    assert_eq!(who().await, "first");
+    std::fs::write(server.dir().join("validate.pl"), answering("second")).unwrap();
+    server.signal(nix::sys::signal::Signal::SIGHUP);
+    server.until("processes.replaced", 2);
+    for visitors in 1..=6 {
+        let asked = server.figure("callbacks.validations");
+        let mut stream = server.raw_stream();
+        let upgrade = crate::wire::head("/", &["X-Who: hang"]);
+        stream.write_all(upgrade.as_bytes()).unwrap();
+        server.until("callbacks.validations", asked + 1);
+        drop(stream);
+        server.until("sockets.refused_by.gone", visitors);
+    }
+    assert_eq!(who().await, "second");
+    assert_eq!(server.figure("processes.replacements_failed"), 0);
+    server.finish();
+}
