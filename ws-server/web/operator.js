@@ -75,7 +75,8 @@ function showStatus(status) {
     if (of) plot.add(of(status));
     else if (former) plot.add(Math.max(0, (rate(status) - rate(former.status)) * 1000) / (now - former.at));
   }
-  if (former && comings(former.status) !== comings(status)) fetchLists();
+  // Of a server that was started anew, who came before it was asked has come already.
+  if (!former || comings(former.status) !== comings(status)) fetchLists();
   former = { status, at: now };
   $("version").textContent = `· version ${status.version}, pid ${status.pid}`;
   $("connections-count").textContent = `${status.connections.open.toLocaleString("en")} open`;

@@ -319,10 +319,21 @@ await main(async () => {
     const listen = new URL(address).host;
     await server.stop();
     await operator.state("waiting");
+    // Grace comes after the list is shown, and before the new server is asked how it does.
+    let release;
+    const isHere = new Promise((resolve) => (release = resolve));
+    await page.route("**/v1/status", async (route) => {
+      await isHere;
+      await route.continue();
+    });
     server = await Server.start(place, server.url.host, { ...(await settings(place)), WS__CONTROL__LISTEN: listen });
+    await page.locator("#prefix").fill("g");
     await operator.state("open");
     const after = await connect(server, "grace");
+    release();
     await operator.row("users", "grace").waitFor();
+    await page.unroute("**/v1/status");
+    await page.locator("#prefix").fill("");
     after.send("log after the restart");
     await page.locator("#log li", { hasText: "log after the restart" }).waitFor();
     operator.serverIsDown = false;
