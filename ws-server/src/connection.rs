@@ -30,6 +30,7 @@ use ws_session::{ConnectionId, Outbound};
 use ws_transport::Stream;
 
 use crate::command::Traffic;
+use crate::core::alarms::Ring;
 use crate::core::question::{Occasion, Question, Standing};
 use crate::core::turns::{TurnLimits, Turns};
 use crate::counters::{CloseCause, Counters};
@@ -58,7 +59,7 @@ pub(crate) struct Connection {
     /// When it is over, whatever happens: tenths of a second after it was opened.
     expires: Option<NonZeroU32>,
     /// When the worker wakes the connection.
-    alarm: Cell<Option<Instant>>,
+    alarm: Cell<Option<Ring>>,
     /// `None` until a door does something for the connection.
     doors: OnceCell<Box<Doors>>,
 }

@@ -31,7 +31,7 @@ use crate::accept::accept;
 use crate::bell::Bell;
 use crate::command::{Adoption, Command, Notices, Receipt, Recipient, Recipients, Traffic};
 use crate::connection::{Connection, Frames, Publication, Turn};
-use crate::core::alarms::Alarms;
+use crate::core::alarms::{Alarms, Ring};
 use crate::core::answer::kind_of;
 use crate::core::question::{Occasion, Question, Source};
 use crate::counters::{CloseCause, DropReason};
@@ -206,14 +206,16 @@ impl Shard {
         Turn::Ended
     }
 
-    pub(crate) fn remove_alarm(&self, slot: u32, alarm: Option<Instant>) {
+    pub(crate) fn remove_alarm(&self, slot: u32, alarm: Option<Ring>) {
         self.alarms.borrow_mut().remove(slot, alarm);
     }
 
-    /// Has a connection woken at a time, instead of at its `former` one.
-    pub(crate) fn set_alarm(&self, slot: u32, former: Option<Instant>, at: Instant) {
-        self.alarms.borrow_mut().set(slot, former, at);
+    /// Has a connection woken at a time, unless it is sooner by its `former` alarm. Returns its new
+    /// one, if it has one.
+    pub(crate) fn set_alarm(&self, slot: u32, former: Option<Ring>, at: Instant) -> Option<Ring> {
+        let ring = self.alarms.borrow_mut().set(slot, former, at)?;
         self.wake_at(at);
+        Some(ring)
     }
 
     /// Has the timer ring at a time, if it does not sooner.

@@ -40,7 +40,6 @@
 
 mod hex;
 mod id;
-mod id_hash;
 mod outbound;
 mod packed;
 mod registry;

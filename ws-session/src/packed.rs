@@ -1,14 +1,12 @@
 //! A map whose tables hold no more than places.
 
-use std::hash::{BuildHasher as _, Hash};
+use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::iter::Enumerate;
 use std::slice;
 
 use hashbrown::HashTable;
 
-use crate::id_hash::IdHash;
-
-/// What is found by an id that it has in itself.
+/// What is found by a key that it has in itself.
 pub(crate) trait Keyed {
     type Key: Hash + Eq + Copy;
 
@@ -26,7 +24,7 @@ pub(crate) struct Packed<V> {
     values: Vec<Option<Box<V>>>,
     vacant: Vec<u32>,
     places: HashTable<u32>,
-    id_hash: IdHash,
+    hash_key: RandomState,
 }
 
 impl<V: Keyed> Packed<V> {
@@ -35,7 +33,7 @@ impl<V: Keyed> Packed<V> {
             values: Vec::new(),
             vacant: Vec::new(),
             places: HashTable::new(),
-            id_hash: IdHash::default(),
+            hash_key: RandomState::new(),
         }
     }
 
@@ -48,7 +46,7 @@ impl<V: Keyed> Packed<V> {
     }
 
     pub(crate) fn place(&self, key: V::Key) -> Option<u32> {
-        let hash = self.id_hash.hash_one(key);
+        let hash = self.hash_key.hash_one(key);
         let is_meant = |place: &u32| self.at(*place).key() == key;
         self.places.find(hash, is_meant).copied()
     }
@@ -97,18 +95,18 @@ impl<V: Keyed> Packed<V> {
     pub(crate) fn insert_unique(&mut self, value: V) {
         debug_assert!(self.place(value.key()).is_none(), "a key is there twice");
         let place = self.vacant_place();
-        let hash = self.id_hash.hash_one(value.key());
+        let hash = self.hash_key.hash_one(value.key());
         let value = Some(Box::new(value));
         match self.vacant.pop() {
             Some(place) => self.values[place as usize] = value,
             None => self.values.push(value),
         }
-        let rehash = |place: &u32| self.id_hash.hash_one(taken(&self.values, *place).key());
+        let rehash = |place: &u32| self.hash_key.hash_one(taken(&self.values, *place).key());
         self.places.insert_unique(hash, place, rehash);
     }
 
     pub(crate) fn remove(&mut self, key: V::Key) -> Option<V> {
-        let hash = self.id_hash.hash_one(key);
+        let hash = self.hash_key.hash_one(key);
         let is_meant = |place: &u32| taken(&self.values, *place).key() == key;
         let found = self.places.find_entry(hash, is_meant).ok()?;
         let (place, _) = found.remove();

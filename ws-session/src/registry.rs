@@ -4,6 +4,7 @@ mod connections;
 mod ring;
 
 use std::collections::BTreeSet;
+use std::hash::{BuildHasher as _, RandomState};
 use std::ops::{Bound, Range};
 use std::time::SystemTime;
 
@@ -11,7 +12,7 @@ use hashbrown::HashTable;
 
 pub use self::connections::Connections;
 use self::connections::Inner;
-use self::ring::{Group, HashKeys, Neighbours, Shared, Since};
+use self::ring::{Group, Neighbours, Shared, Since};
 use crate::packed::{Keyed, Packed};
 use crate::{ConnectionId, SessionId, Target, UserId};
 
@@ -50,7 +51,7 @@ pub struct Registry<T> {
     by_session: HashTable<Group<()>>,
     /// The users that are there, for whoever goes through them in parts.
     users: BTreeSet<UserId>,
-    hash_keys: HashKeys,
+    hash_key: RandomState,
 }
 
 #[derive(Clone, Debug)]
@@ -80,7 +81,7 @@ impl<T> Registry<T> {
             by_user: HashTable::new(),
             by_session: HashTable::new(),
             users: BTreeSet::new(),
-            hash_keys: HashKeys::default(),
+            hash_key: RandomState::new(),
         }
     }
 
@@ -231,7 +232,7 @@ impl<T> Registry<T> {
         table: &'t HashTable<Group<K::Extra>>,
         key: &K,
     ) -> Option<&'t Group<K::Extra>> {
-        let hash = key.hash_with(&self.hash_keys);
+        let hash = self.hash_key.hash_one(key);
         table.find(hash, |group| K::of(self.entries.at(group.first)) == key)
     }
 
@@ -290,7 +291,7 @@ impl<T> Registry<T> {
     fn join<K: Shared>(&mut self, place: u32, now: SystemTime) -> bool {
         let mut table = std::mem::take(K::table(self));
         let key = |place: u32| K::of(self.entries.at(place));
-        let hash = key(place).hash_with(&self.hash_keys);
+        let hash = self.hash_key.hash_one(key(place));
         let is_first = match table.find_mut(hash, |group| key(group.first) == key(place)) {
             Some(group) => {
                 group.count += 1;
@@ -312,7 +313,7 @@ impl<T> Registry<T> {
                     extra: K::extra(now),
                 };
                 table.insert_unique(hash, group, |group| {
-                    key(group.first).hash_with(&self.hash_keys)
+                    self.hash_key.hash_one(key(group.first))
                 });
                 true
             }
@@ -342,7 +343,7 @@ impl<T> Registry<T> {
     fn part<K: Shared>(&mut self, place: u32) -> bool {
         let mut table = std::mem::take(K::table(self));
         let key = |place: u32| K::of(self.entries.at(place));
-        let hash = key(place).hash_with(&self.hash_keys);
+        let hash = self.hash_key.hash_one(key(place));
         let Neighbours { next, previous } = K::ring(self.entries.at(place));
         let mut is_last = false;
         if let Ok(mut entry) = table.find_entry(hash, |group| key(group.first) == key(place)) {

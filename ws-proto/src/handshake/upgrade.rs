@@ -87,7 +87,8 @@ impl Upgrade {
         deflate: Option<&DeflateParams>,
         extra_headers: &[(&str, &str)],
     ) -> Result<Vec<u8>, AcceptError> {
-        let mut head = String::with_capacity(192);
+        // As long as most are, with a cookie.
+        let mut head = String::with_capacity(384);
         head.push_str(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n",
         );

@@ -33,10 +33,9 @@ impl Connection {
     /// Has the connection woken at `deadline`. An alarm that rings early costs one more turn; one
     /// that is moved with every message would cost more.
     pub(super) fn set_alarm(&self, shard: &Shard, deadline: Instant) {
-        let former = self.alarm.get();
-        if former.is_none_or(|former| deadline < former) {
-            shard.set_alarm(self.slot(), former, deadline);
-            self.alarm.set(Some(deadline));
+        let ring = shard.set_alarm(self.slot(), self.alarm.get(), deadline);
+        if ring.is_some() {
+            self.alarm.set(ring);
         }
     }
 
@@ -56,7 +55,7 @@ impl Connection {
             state.phase = Phase::Ended;
             counters.close_timeouts.increment();
         }
-        if state.look_at.is_some_and(|at| at <= now) {
+        if state.look_at.as_ref().is_some_and(|at| **at <= now) {
             state.look_at = None;
             if state.output.stream.as_ref().is_some_and(Stream::is_lost) {
                 state.note_close(CloseCause::Vanished, None);

@@ -55,8 +55,9 @@ pub(super) struct Inner {
     pub(super) received: u64,
     /// Bytes of the payloads of these.
     pub(super) received_bytes: u64,
-    /// When a connection that is not read is looked at: its end would not be seen otherwise.
-    pub(super) look_at: Option<Instant>,
+    /// When a connection that is not read is looked at: its end would not be seen otherwise. Boxed, as
+    /// all but a few are read.
+    pub(super) look_at: Option<Box<Instant>>,
     /// A task that ends with the connection.
     pub(super) attendant: Option<tokio::task::AbortHandle>,
     /// Shared by the replies that are followed; `None` until one is.
@@ -249,7 +250,10 @@ impl Inner {
         }
         self.look_at = match read || !self.is_open() {
             true => None,
-            false => Some(self.look_at.unwrap_or(now + LOOK_INTERVAL)),
+            false => {
+                let look_at = self.look_at.take();
+                Some(look_at.unwrap_or_else(|| Box::new(now + LOOK_INTERVAL)))
+            }
         };
         let parting = self.parting.as_ref();
         let lingering = parting.and_then(|parting| parting.lingers_until);
@@ -267,7 +271,7 @@ impl Inner {
             drain_turn,
             stalled,
             throttled,
-            self.look_at,
+            self.look_at.as_deref().copied(),
             self.protocol.poll_timeout(),
         ];
         let deadline = deadlines.into_iter().flatten().min();

@@ -1,12 +1,11 @@
 //! The connections that share a user or a session, each in a ring of its own.
 
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::Hash;
 use std::time::{Duration, SystemTime};
 
 use hashbrown::HashTable;
 
 use super::{Entry, Presence, Registry};
-use crate::id_hash::IdHash;
 use crate::{SessionId, UserId};
 
 /// The next and the last one in a ring of those with one key. Who is alone is its own neighbour.
@@ -54,19 +53,11 @@ impl Group<Since> {
     }
 }
 
-/// With what the keys are hashed.
-#[derive(Clone, Debug, Default)]
-pub(super) struct HashKeys {
-    users: RandomState,
-    sessions: IdHash,
-}
-
 /// What of a connection others may have too.
-pub(super) trait Shared: Eq + Sized {
+pub(super) trait Shared: Hash + Eq + Sized {
     /// What is kept of those that share it.
     type Extra: Copy;
 
-    fn hash_with(&self, keys: &HashKeys) -> u64;
     fn extra(now: SystemTime) -> Self::Extra;
     fn table<T>(registry: &mut Registry<T>) -> &mut HashTable<Group<Self::Extra>>;
     fn of<T>(entry: &Entry<T>) -> &Self;
@@ -76,10 +67,6 @@ pub(super) trait Shared: Eq + Sized {
 
 impl Shared for UserId {
     type Extra = Since;
-
-    fn hash_with(&self, keys: &HashKeys) -> u64 {
-        keys.users.hash_one(self)
-    }
 
     fn extra(now: SystemTime) -> Since {
         now.into()
@@ -104,10 +91,6 @@ impl Shared for UserId {
 
 impl Shared for SessionId {
     type Extra = ();
-
-    fn hash_with(&self, keys: &HashKeys) -> u64 {
-        keys.sessions.hash_one(self)
-    }
 
     fn extra(_: SystemTime) {}
 

@@ -5,7 +5,6 @@ use std::time::SystemTime;
 
 use super::kept::Kept;
 use super::{Changes, SessionData, SessionRecord};
-use crate::id_hash::IdHash;
 use crate::{SessionId, UserId};
 
 /// Gathers changes, so that many leave together, and each session once.
@@ -30,10 +29,10 @@ use crate::{SessionId, UserId};
 /// ```
 #[derive(Clone, Debug)]
 pub struct PendingChanges {
-    created: HashMap<SessionId, Kept, IdHash>,
-    users: HashMap<SessionId, Option<UserId>, IdHash>,
-    data: HashMap<SessionId, Option<SessionData>, IdHash>,
-    used: HashSet<SessionId, IdHash>,
+    created: HashMap<SessionId, Kept>,
+    users: HashMap<SessionId, Option<UserId>>,
+    data: HashMap<SessionId, Option<SessionData>>,
+    used: HashSet<SessionId>,
     max: usize,
     dropped: u64,
 }
@@ -43,10 +42,10 @@ impl PendingChanges {
     /// comes then is dropped, and counted.
     pub fn new(max: usize) -> Self {
         Self {
-            created: HashMap::default(),
-            users: HashMap::default(),
-            data: HashMap::default(),
-            used: HashSet::default(),
+            created: HashMap::new(),
+            users: HashMap::new(),
+            data: HashMap::new(),
+            used: HashSet::new(),
             max,
             dropped: 0,
         }
