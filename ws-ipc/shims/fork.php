@@ -309,11 +309,15 @@ final class ForkServer
         }
         if (hrtime(true) >= $this->nextRound) {
             $this->nextRound = hrtime(true) + ROUND * 1000;
-            array_map($this->look(...), array_keys($this->children));
+            foreach (array_keys($this->children) as $pid) {
+                $this->look($pid);
+            }
         }
         // After that: what a signal tells of those must not be heard when a new one has the number.
         pcntl_signal_dispatch();
-        array_map($this->bury(...), array_splice($this->ended, 0));
+        foreach (array_splice($this->ended, 0) as $pid) {
+            $this->bury($pid);
+        }
     }
 
     /** @return array<string, \Socket> what can be read */
@@ -389,7 +393,9 @@ final class ForkServer
         pcntl_signal(SIGCHLD, SIG_DFL);
         // Closed, not only forgotten: the loop around this still counts those that were ready.
         $others = [...array_column($this->arriving, 0), ...array_filter($this->children)];
-        array_map(socket_close(...), $others);
+        foreach ($others as $other) {
+            socket_close($other);
+        }
         $this->arriving = $this->children = [];
         socket_close($this->listener);
         restore_error_handler();

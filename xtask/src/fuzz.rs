@@ -130,27 +130,19 @@ fn can_find_leaks(binary: &Path) -> Result<bool> {
 
 /// Builds all targets and returns where they are.
 fn build(folder: &Path, has_sanitizer: bool) -> Result<PathBuf> {
-    let triple = workspace::host_triple()?;
     let mut flags = RUSTFLAGS.to_vec();
     flags.extend(has_sanitizer.then_some(SANITIZER_FLAG));
-    let target_dir = workspace::target().join("fuzz");
-    let mut build = workspace::cargo();
+    let mut build = workspace::build_with(&flags.join(" "), "fuzz")?;
     build
-        .args(["build", "--quiet", "--release", "--bins"])
-        // Named, so that the flags do not reach build scripts, which could not be linked.
-        .args(["--target", &triple])
-        .arg("--target-dir")
-        .arg(&target_dir)
-        .env("RUSTFLAGS", flags.join(" "))
+        .arg("--bins")
         .env("RUSTC_BOOTSTRAP", "1")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .current_dir(folder);
     if folder.join("Cargo.lock").exists() {
         build.arg("--locked");
     }
     let status = process::run(&mut build, BUILD_LIMIT)?;
     ensure!(status.success(), "cargo build in {FOLDER}: {status}");
-    Ok(target_dir.join(triple).join("release"))
+    workspace::built_with("fuzz")
 }
 
 /// Runs one target for a while and returns what it says about itself.

@@ -64,8 +64,28 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// A `cargo build` with flags for the compiler, in a build directory of that name, so that neither it
+/// nor the usual one undoes the other. Its programs are in [`built_with`].
+pub(crate) fn build_with(flags: &str, name: &str) -> Result<Command> {
+    let mut build = cargo();
+    build
+        .args(["build", "--quiet", "--release"])
+        // Named, so that the flags reach neither build scripts nor macros, which could not be linked.
+        .args(["--target", &host_triple()?])
+        .arg("--target-dir")
+        .arg(target().join(name))
+        .env("RUSTFLAGS", flags)
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    Ok(build)
+}
+
+/// Where the programs of [`build_with`] are.
+pub(crate) fn built_with(name: &str) -> Result<PathBuf> {
+    Ok(target().join(name).join(host_triple()?).join("release"))
+}
+
 /// What this machine is called as a target of the compiler.
-pub(crate) fn host_triple() -> Result<String> {
+fn host_triple() -> Result<String> {
     rustc(&["-vV"])?
         .lines()
         .find_map(|line| line.strip_prefix("host: "))

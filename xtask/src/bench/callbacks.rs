@@ -159,29 +159,19 @@ fn example() -> PathBuf {
     workspace::target().join("release/examples/callback_cost")
 }
 
-/// The example once more, linked statically. It lies apart, so that neither build undoes the other.
-fn static_example() -> Result<PathBuf> {
-    let triple = workspace::host_triple()?;
-    let folder = static_target().join(triple);
-    Ok(folder.join("release/examples/callback_cost"))
-}
+/// The build directory of the example that is linked statically.
+const STATIC: &str = "static";
 
-fn static_target() -> PathBuf {
-    workspace::target().join("static")
-}
-
-/// Builds it; what the machine cannot link is left out of the table.
+/// Builds that; what the machine cannot link is left out of the table.
 pub(super) fn build_static() -> Result<()> {
-    let mut build = workspace::cargo();
-    build
-        .args(["build", "--quiet", "--release", "--locked"])
-        .args(["--package", "ws-ipc", "--example", "callback_cost"])
-        // Named, so that the flag does not reach macros, which could not be linked.
-        .args(["--target", &workspace::host_triple()?])
-        .arg("--target-dir")
-        .arg(static_target())
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    let mut build = workspace::build_with("-C target-feature=+crt-static", STATIC)?;
+    build.args([
+        "--locked",
+        "--package",
+        "ws-ipc",
+        "--example",
+        "callback_cost",
+    ]);
     let status = process::run(&mut build, super::BUILD_LIMIT)?;
     if !status.success() {
         println!("cannot link statically: {status}");
@@ -199,7 +189,8 @@ fn ask_example(scale: Scale, rounds: Option<u32>, rows: &mut Vec<Row>) -> Result
     if let Some(rounds) = rounds {
         command.args(["--rounds", &rounds.to_string()]);
     }
-    command.arg("--static").arg(static_example()?);
+    let linked_statically = workspace::built_with(STATIC)?.join("examples/callback_cost");
+    command.arg("--static").arg(linked_statically);
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

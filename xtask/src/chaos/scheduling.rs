@@ -115,14 +115,13 @@ impl BareLoop<'_> {
     /// What the answers take over `span`.
     pub(crate) fn run(&self, span: Duration) -> Result<Vec<Duration>> {
         let is_over = AtomicBool::new(false);
-        let until_over = |act: &dyn Fn() -> Result<()>| {
-            while !is_over.load(Ordering::Relaxed) {
-                act()?;
-            }
-            anyhow::Ok(())
-        };
         thread::scope(|scope| {
-            let flooding = || until_over(&|| self.flood());
+            let flooding = || {
+                while !is_over.load(Ordering::Relaxed) {
+                    self.flood()?;
+                }
+                anyhow::Ok(())
+            };
             let floods: Vec<_> = (0..self.flood.1).map(|_| scope.spawn(flooding)).collect();
             let asking = || {
                 let mut samples = Vec::new();
