@@ -13,6 +13,11 @@
  * handshakes, frames, FIFOs and users are the server's. A web request, which knows nothing of this
  * file, loads the original classes, and reaches the browsers by the FIFOs as ever.
  *
+ * Or php-fpm runs this file, for each request anew: SCRIPT_FILENAME is its path, WS_CARBONPHP_INDEX
+ * that of the application's index.php. The application boots from its beginning then and answers
+ * one request, by the same callbacks. For CarbonPHP it is the command line all the same; PHP_SAPI is
+ * "fpm-fcgi" for the application, and what CarbonPHP logs while it boots is dropped.
+ *
  * What an application may use is here: the static properties, constants and callbacks;
  * sendToAllWebsSocketConnections(), sendToResource(), forkStartApplication(), readFromFifo(),
  * encode(); in what the callback gets, userPipe and userSocket as handles that can be written to.
@@ -29,15 +34,16 @@
  *       refuse the visitor, and so does an exception.
  *     - The umask stays as it is, so that reports and sessions are not writable by everybody.
  *
- * Environment, beside fork.php's WS_FORK_EXIT:
+ * Environment, or parameters of php-fpm's; a fork server has fork.php's WS_FORK_EXIT, too:
  *     WS_CARBONPHP_REPORT=FILE      Writes what the application configures to FILE, as JSON, and
  *                                   ends.
  *     WS_CARBONPHP_EMPTY=none       Answers with nothing where the original sends a text that says
  *                                   that there was no output.
  *     WS_CARBONPHP_CONNECTIONS=...  Whether $userConnectionRelationships, $allConnectedResources
  *                                   and $userResourceConnections say who is connected: "always",
- *                                   "never", or "auto", if the application mentions one of them.
- *                                   It costs a request to the server for each message.
+ *                                   "never", or "auto", if the application mentions one of them,
+ *                                   which php-fpm is "never". It costs a request to the server for
+ *                                   each message.
  *
  * With opcache, which all processes share, a message costs a third less: none compiles what was
  * not loaded before, and PHP's own code is on pages that need not be mapped anew.
@@ -45,7 +51,7 @@
  * Connections to a database that CarbonPHP has opened while it booted are closed before the first
  * fork. Others are shared by all processes, which no database stands: open them in the callback.
  *
- * Needs PHP 8.2 with pcntl, posix and sockets.
+ * Needs PHP 8.2; for the fork server with pcntl, posix and sockets.
  */
 
 declare(strict_types=1);
@@ -53,6 +59,27 @@ declare(strict_types=1);
 namespace ws;
 
 require __DIR__ . '/fork.php';
+
+namespace CarbonPHP;
+
+if (\PHP_SAPI !== 'cli') {
+    // What CarbonPHP asks whether it is on the command line: names without a namespace are looked
+    // for in that of who says them, before PHP's own are.
+    \define('CarbonPHP\PHP_SAPI', 'cli');
+    \define('CarbonPHP\Error\PHP_SAPI', 'cli');
+}
+
+namespace CarbonPHP\Abstracts;
+
+use ws\carbonphp as bridge;
+
+if (\PHP_SAPI !== 'cli') {
+    /** In the same way ColorCode is silent while it would say for each message that it boots. */
+    function error_log(string $message, mixed ...$more): bool
+    {
+        return !bridge\Application::$isLoaded || \error_log($message, ...$more);
+    }
+}
 
 namespace CarbonPHP\Interfaces;
 
@@ -265,13 +292,24 @@ function silently(callable $act): mixed
     }
 }
 
+/** Whether this answers all requests, not one. */
+function is_fork_server(): bool
+{
+    return \PHP_SAPI === 'cli';
+}
+
 /** Prepares this process for an application that is not loaded yet. */
 function begin(): void
 {
     Log::$name = 'carbonphp.php';
+    if (!is_fork_server()) {
+        Request::begin();
+    }
+    stream_wrapper_register('ws-connection', ConnectionStream::class);
     // CarbonPHP closes STDERR before it exits.
-    Log::$stream = fopen('php://stderr', 'w') ?: null;
-    $missing = array_filter(['pcntl', 'posix', 'sockets'], fn ($name) => !extension_loaded($name));
+    Log::$stream = (is_fork_server() ? fopen('php://stderr', 'w') : LogStream::open()) ?: null;
+    $needed = is_fork_server() ? ['pcntl', 'posix', 'sockets'] : [];
+    $missing = array_filter($needed, fn ($name) => !extension_loaded($name));
     if ($missing) {
         complain('PHP lacks ' . implode(', ', $missing));
         exit(1);
@@ -291,7 +329,6 @@ function begin(): void
             complain('the application has ended before CarbonPHP ran its program websocket');
         }
     });
-    stream_wrapper_register('ws-connection', ConnectionStream::class);
 }
 
 /** Sets what the constructor of the original sets, but for sockets, signals and .htaccess. */
@@ -338,19 +375,23 @@ function serve(array $configuration): never
     Application::$wantsLists = match (getenv('WS_CARBONPHP_CONNECTIONS')) {
         'always' => true,
         'never' => false,
-        default => mentions_lists(),
+        default => is_fork_server() && mentions_lists(),
     };
     Application::$sendsNothing = getenv('WS_CARBONPHP_EMPTY') === 'none';
     Application::$process = array_intersect_key($_SERVER, array_flip([
         'SCRIPT_NAME', 'SCRIPT_FILENAME', 'PHP_SELF', 'PATH_TRANSLATED', 'DOCUMENT_ROOT',
     ]));
-    array_map(complain(...), shared_connections());
     WebSocket::$socket = fopen('php://memory', 'r');
     while (ob_get_level() > 0) {
         ob_end_flush();
     }
     \ws\drop_answers_of_exits();
-    \ws\serve_by_forks(Stdin::takeListener(), answer(...));
+    if (is_fork_server()) {
+        array_map(complain(...), shared_connections());
+        \ws\serve_by_forks(Stdin::takeListener(), answer(...));
+    } else {
+        Request::answer();
+    }
     exit(0);
 }
 
@@ -450,6 +491,7 @@ function describe(array $configuration): array
             'configured' => !empty($configuration['SESSION']),
             'remote' => !empty($configuration['SESSION']['REMOTE']),
         ],
+        'mentions_lists' => mentions_lists(),
         'warnings' => $warnings,
     ];
 }
@@ -505,6 +547,103 @@ function mentions_lists(): bool
         }
     }
     return $mentions(get_included_files()[0]);
+}
+
+/** The request that php-fpm runs this for. */
+final class Request
+{
+    /** What the environment of a command line does not have. */
+    private const VARIABLES
+        = '/^(CONTENT|DOCUMENT|FCGI|GATEWAY|HTTP|PATH|QUERY|REMOTE|REQUEST|SCRIPT|SERVER|WS)_/';
+    /** @var array<string, string> */
+    private static array $variables = [];
+    private static bool $isAnswered = false;
+    /** The application's index.php. */
+    public static string $index = '';
+
+    /** Makes all look as on the command line. */
+    public static function begin(): void
+    {
+        self::$variables = array_filter($_SERVER, is_string(...));
+        self::$index = self::$variables['WS_CARBONPHP_INDEX'] ?? '';
+        if (self::$index === '') {
+            // Somebody asks a web server for this file.
+            http_response_code(404);
+            exit;
+        }
+        \ws\discard_output(0);
+        register_shutdown_function(self::end(...));
+        ini_set('html_errors', '0');
+        foreach (['STDOUT', 'STDERR'] as $name) {
+            define($name, LogStream::open());
+        }
+        chdir(dirname(self::$index));
+        $name = basename(self::$index);
+        $GLOBALS['argv'] = [$name, 'websocket'];
+        $GLOBALS['argc'] = 2;
+        $environment = preg_grep(self::VARIABLES, array_keys(self::$variables), PREG_GREP_INVERT);
+        $_SERVER = array_intersect_key(self::$variables, array_flip($environment)) + [
+            'argv' => $GLOBALS['argv'],
+            'argc' => $GLOBALS['argc'],
+            'REQUEST_TIME' => $_SERVER['REQUEST_TIME'],
+            'REQUEST_TIME_FLOAT' => $_SERVER['REQUEST_TIME_FLOAT'],
+            'DOCUMENT_ROOT' => '',
+        ];
+        foreach (['PHP_SELF', 'SCRIPT_NAME', 'SCRIPT_FILENAME', 'PATH_TRANSLATED'] as $variable) {
+            $_SERVER[$variable] = $name;
+        }
+    }
+
+    public static function answer(): void
+    {
+        $body = (string) file_get_contents('php://input');
+        [$headers, $content] = \ws\ask(answer(...), self::$variables, $body);
+        // Sessions set some of their own, which nobody takes.
+        header_remove();
+        array_map(header(...), $headers);
+        self::$isAnswered = true;
+        echo $content;
+    }
+
+    private static function end(): void
+    {
+        if (!self::$isAnswered) {
+            \ws\discard_output(0);
+            header_remove();
+            http_response_code(500);
+        }
+    }
+}
+
+/** The log of php-fpm's peer: "ws-log://". */
+final class LogStream
+{
+    /** @var ?resource set by PHP */
+    public $context;
+
+    /** @return resource|false */
+    public static function open(): mixed
+    {
+        static $isKnown = false;
+        $isKnown = $isKnown || stream_wrapper_register('ws-log', self::class);
+        return fopen('ws-log://', 'w');
+    }
+
+    public function stream_open(string $path, string $mode, int $options, ?string &$opened): bool
+    {
+        return true;
+    }
+
+    public function stream_write(string $data): int
+    {
+        // Whole lines, as long as there are such.
+        preg_match_all('/.{1,1000}(?:\n|$)|.{1,1000}/s', $data, $pieces);
+        foreach ($pieces[0] as $piece) {
+            // To whom PHP itself logs, wherever the application does. More than log_limit is cut.
+            error_log($piece, 4);
+        }
+        return strlen($data);
+    }
 }
 
 /** Answers a request of the server. */
@@ -1017,3 +1156,8 @@ function take_frames_apart(string $bytes): ?array
 }
 
 begin();
+
+if (!is_fork_server()) {
+    // Out here rather than in a function, so that the application's variables are global as ever.
+    require Request::$index;
+}

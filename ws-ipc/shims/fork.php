@@ -138,16 +138,22 @@ function parse_cookies(string $header): array
 /** Runs the application for one request and returns the answer. */
 function run(callable $application, array $variables, string $body): string
 {
+    Stdin::set($body);
+    return build_answer(...ask($application, $variables, $body));
+}
+
+/** @return array{list<string>, string} headers and body of the application's answer */
+function ask(callable $application, array $variables, string $body): array
+{
     Answer::$headers = [];
     Answer::$isDue = true;
-    Stdin::set($body);
     fill_superglobals($variables);
     try {
         $output = capture(fn () => $application($variables, $body));
-        return build_answer(Answer::$headers, $output);
+        return [Answer::$headers, $output];
     } catch (\Throwable $error) {
         say((string) $error);
-        return build_answer(['Status: 500'], '');
+        return [['Status: 500'], ''];
     } finally {
         Answer::$isDue = false;
     }

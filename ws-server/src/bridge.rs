@@ -8,24 +8,32 @@ use std::path::Path;
 use crate::config::{AppBackend, CallbackBackend, CarbonPhpConfig, Config};
 use crate::error::ServeError;
 
-/// Writes it, if there is such an application and this server runs it.
+/// Writes it, if there is such an application, and this server runs it or has php-fpm run it.
 pub(crate) fn place(config: &Config) -> Result<(), ServeError> {
-    let (Some(application), AppBackend::Callback(CallbackBackend::Fork(_))) =
+    let state_dir = &config.server().state_dir;
+    let path = CarbonPhpConfig::bridge(state_dir);
+    let (Some(application), AppBackend::Callback(backend)) =
         (config.carbonphp(), &config.app().backend)
     else {
         return Ok(());
     };
     // It is no secret: another user whom the application runs as has to read it.
-    let mode = match application.account {
-        Some(_) => 0o644,
-        None => 0o600,
+    let mode = match backend {
+        CallbackBackend::Fork(_) if application.account.is_none() => 0o600,
+        CallbackBackend::Fork(_) => 0o644,
+        CallbackBackend::FastCgi(_) if is_script(config, &path) => 0o644,
+        _ => return Ok(()),
     };
-    let state_dir = &config.server().state_dir;
-    let path = state_dir.join(CarbonPhpConfig::BRIDGE);
     let users = application.account.map(|account| account.uid());
     let written = keep_others_out(state_dir, users);
     let written = written.and_then(|()| write(&path, &ws_ipc::shims::carbonphp_bridge(), mode));
     written.map_err(|source| ServeError::Bridge { path, source })
+}
+
+/// Whether this is what php-fpm is asked to run.
+fn is_script(config: &Config, path: &Path) -> bool {
+    let script = config.app().params.get(CarbonPhpConfig::SCRIPT);
+    script.is_some_and(|script| Path::new(script) == path)
 }
 
 /// Has nobody but its owner replace what we put into the directory: what is the bridge now is run

@@ -29,6 +29,8 @@ pub(crate) struct Report {
     pub(crate) fifo_delimiter: String,
     pub(crate) callbacks: Callbacks,
     pub(crate) session: Session,
+    /// Whether its sources speak of who is connected.
+    pub(crate) mentions_lists: bool,
     pub(crate) warnings: Vec<String>,
 }
 
@@ -72,7 +74,7 @@ pub(super) fn apply(
     };
     layer.set_server(report);
     layer.set_fifos(report);
-    layer.set_callbacks(application, base);
+    layer.set_callbacks(report, application, base);
     layer.set
 }
 
@@ -165,18 +167,20 @@ impl Layer<'_> {
         }
     }
 
-    fn set_callbacks(&mut self, application: &CarbonPhpConfig, base: &Path) {
-        // Who writes another backend, php-fpm say, has the rest all the same.
+    fn set_callbacks(&mut self, report: &Report, application: &CarbonPhpConfig, base: &Path) {
+        // Who writes another backend has the rest all the same.
         let is_other = self.is_other("app.backend", "fork");
+        let state_dir = super::path_of(self.raw, "server.state_dir", base);
+        let bridge = CarbonPhpConfig::bridge(&state_dir.unwrap_or_default());
         if !is_other {
             self.set("app.backend", "fork", ALWAYS);
             self.set("app.fork_exit", "kill", ALWAYS);
             let directory = application.directory().to_string_lossy().into_owned();
             self.set("app.dir", directory, "the directory of index.php");
-            let state_dir = super::path_of(self.raw, "server.state_dir", base);
-            let bridge = state_dir.unwrap_or_default().join(CarbonPhpConfig::BRIDGE);
             self.set("app.command", application.command(&bridge), ALWAYS);
             self.set_environment(application);
+        } else if !self.is_other("app.backend", "fastcgi") {
+            self.set_parameters(report, application, &bridge);
         }
         let is_asked = ["fastcgi", "scgi", "worker"]
             .iter()
@@ -188,9 +192,7 @@ impl Layer<'_> {
 
     /// What the bridge is told, and PHP itself.
     fn set_environment(&mut self, application: &CarbonPhpConfig) {
-        if self.is_given("app.empty_reply") {
-            self.set("app.env.WS_CARBONPHP_EMPTY", "none", "app.empty_reply");
-        }
+        self.set_reply("app.env");
         if application.connections != CarbonPhpConnections::Auto {
             let connections = application.connections.as_str();
             let from = "carbonphp.connections";
@@ -198,6 +200,35 @@ impl Layer<'_> {
         }
         // It is pages that make a fork dear.
         self.set("app.env.USE_ZEND_ALLOC_HUGE_PAGES", "1", ALWAYS);
+    }
+
+    /// What php-fpm is told, unless it is to run a script of somebody's own.
+    fn set_parameters(&mut self, report: &Report, application: &CarbonPhpConfig, bridge: &Path) {
+        let script = format!("app.params.{}", CarbonPhpConfig::SCRIPT);
+        if self.is_given(&script) {
+            return;
+        }
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        self.set(&script, text(bridge), ALWAYS);
+        let index = text(&application.index);
+        self.set("app.params.WS_CARBONPHP_INDEX", index, "carbonphp.index");
+        self.set_reply("app.params");
+        // To look for that in all sources takes longer than most messages.
+        let (connections, from) = match application.connections {
+            CarbonPhpConnections::Auto if report.mentions_lists => ("always", "its sources"),
+            CarbonPhpConnections::Auto => ("never", "its sources"),
+            written => (written.as_str(), "carbonphp.connections"),
+        };
+        let path = "app.params.WS_CARBONPHP_CONNECTIONS";
+        self.set(path, connections, from);
+    }
+
+    /// Who configures a reply for no output gets that, and not one of the original's.
+    fn set_reply(&mut self, table: &str) {
+        if self.is_given("app.empty_reply") {
+            let path = format!("{table}.WS_CARBONPHP_EMPTY");
+            self.set(&path, "none", "app.empty_reply");
+        }
     }
 }
 
@@ -215,7 +246,8 @@ mod tests {
             "fifo_directory": "/srv/site/tmp/fifo/",
             "fifo_delimiter": "\nCarbonPHP\\Abstracts\\Pipe:29\n",
             "callbacks": { "validate": "application", "message": "default" },
-            "session": { "configured": true, "remote": false }, "warnings": [],
+            "session": { "configured": true, "remote": false }, "mentions_lists": false,
+            "warnings": [],
         });
         for (key, value) in changes {
             report[key] = value.clone();
@@ -318,6 +350,22 @@ mod tests {
             config.validate().backend,
             ValidateBackend::Application
         ));
+        let told = config.app().params.iter();
+        let told: Vec<_> = told
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "SCRIPT_FILENAME=/srv/site/tmp/carbonphp-bridge.php",
+                "WS_CARBONPHP_CONNECTIONS=never",
+                "WS_CARBONPHP_INDEX=/srv/site/index.php",
+            ]
+        );
+        // Who writes an entry script has that.
+        let own = format!("{file}params = {{ SCRIPT_FILENAME = '/srv/site/ws.php' }}\n");
+        let (config, _) = applied(&report(&[]), &own);
+        assert_eq!(config.app().params.len(), 1);
         let (config, _) = applied(&report(&[]), "[app]\nbackend = 'echo'\n");
         assert!(matches!(config.validate().backend, ValidateBackend::None));
     }

@@ -55,6 +55,9 @@ impl CarbonPhpConfig {
     /// The name of the bridge in the state directory.
     pub const BRIDGE: &str = "carbonphp-bridge.php";
 
+    /// The parameter of php-fpm that says which file it runs.
+    pub const SCRIPT: &str = "SCRIPT_FILENAME";
+
     /// Reads which application there is, if any, from a configuration of which the rest is not
     /// known yet.
     ///
@@ -85,6 +88,11 @@ impl CarbonPhpConfig {
         ];
         let php = self.php.iter().cloned();
         php.chain(cheaper).chain(own).collect()
+    }
+
+    /// Returns where the bridge is for a server with this state directory.
+    pub fn bridge(state_dir: &Path) -> PathBuf {
+        state_dir.join(Self::BRIDGE)
     }
 
     /// Returns the directory of its `index.php`.

@@ -138,3 +138,37 @@ fn the_bridge_that_is_printed_is_the_one_that_is_used() {
     assert!(printed.starts_with("<?php\n") && printed == used);
     server.finish();
 }
+
+/// It lies where a web server may reach it.
+#[tokio::test]
+async fn the_bridge_is_no_page_for_who_asks_a_web_server_for_it() {
+    for (setup, fpm) in sites() {
+        if fpm.is_none() {
+            continue;
+        }
+        let server = setup.set("app.params.WS_CARBONPHP_INDEX", "").start();
+        assert_eq!(refused(&server, &[("Cookie", "user=7")]).await, 503);
+        let log = server.finish();
+        assert!(log.contains("status 404"), "{log}");
+        assert!(!log.contains("PHP message"), "nothing has run: {log}");
+    }
+}
+
+#[tokio::test]
+async fn an_entry_script_of_ones_own_is_run_in_place_of_the_bridge() {
+    for (setup, fpm) in sites() {
+        if fpm.is_none() {
+            continue;
+        }
+        let script = setup.dir().join("own.php");
+        fs::write(&script, "<?php header('X-WS-User: 7'); echo 'my own';").unwrap();
+        let server = setup
+            .set("app.params.SCRIPT_FILENAME", script.to_str().unwrap())
+            .start();
+        let mut client = enter(&server, "user=7").await;
+        assert_eq!(ask(&mut client, "/echo/hello").await, "my own");
+        assert!(!server.state(BRIDGE).exists());
+        bye(client).await;
+        server.finish();
+    }
+}

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use crate::callbacks::{installed, records};
+use crate::callbacks::{Outside, installed, records};
 use crate::fifo::{fifo_of, write};
 use crate::support::*;
 
@@ -45,6 +45,22 @@ fn site() -> Option<Setup> {
 fn site_in(setup: Setup) -> Option<Setup> {
     make_site(setup.dir())?;
     Some(setup.arg("--carbonphp").arg("index.php").keeps(BRIDGE))
+}
+
+/// The same as a fork server, and behind a php-fpm that ends with the second value. What is not
+/// installed is left out.
+fn sites() -> impl Iterator<Item = (Setup, Option<Outside>)> {
+    let forking = site().map(|setup| (setup, None));
+    let behind_fpm = Outside::php_fpm().and_then(|fpm| {
+        let setup = Setup::new();
+        make_site(setup.dir())?;
+        let setup = setup
+            .set("carbonphp.index", "index.php")
+            .set("app.backend", "fastcgi")
+            .set("app.address", format!("unix:{}", fpm.address()).as_str());
+        Some((setup, Some(fpm)))
+    });
+    forking.into_iter().chain(behind_fpm)
 }
 
 /// Makes the application in a directory; `None` if PHP is not installed.

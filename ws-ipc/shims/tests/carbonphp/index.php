@@ -184,7 +184,7 @@ final class Site extends Application implements iConfig
                 echo (new ReflectionClass(WebSocket::class))->getFileName();
             })
             || self::regexMatch('#^pid$#', fn () => print getmypid())
-            || self::regexMatch('#^killed$#', fn () => posix_kill(getmypid(), SIGKILL));
+            || self::regexMatch('#^killed$#', fn () => posix_kill(getmypid(), 9));
     }
 
     /** @return array<string, mixed> what a message can tell of its connection */

@@ -8,7 +8,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: DefaultValue::Absent("\"/srv/site/index.php\""),
         applies: Applies::Restart,
         doc: "The index.php of a CarbonPHP application, in the place of a command in [app]: it is run as\n\
-              `php index.php websocket`, with the fork server before it that `ws carbonphp bridge` prints. At\n\
+              `php index.php websocket`, with the fork server before it that `ws carbonphp bridge` prints; or\n\
+              behind php-fpm, if app.backend is \"fastcgi\" and app.params has no SCRIPT_FILENAME. At\n\
               the start it is asked for its host, port, certificate, FIFOs and the rest that it configures:\n\
               that holds unless something else is written (`ws carbonphp check` shows it).",
     },

@@ -33,7 +33,7 @@ impl Outside {
     }
 
     /// php-fpm with four processes; `None` if it is not installed, which is said.
-    pub(super) fn php_fpm() -> Option<Self> {
+    pub(crate) fn php_fpm() -> Option<Self> {
         let dir = TempDir::new().unwrap();
         let address = dir.path().join("fpm.sock");
         Self::php_fpm_in(dir, &address)
@@ -75,7 +75,7 @@ impl Outside {
         }
     }
 
-    pub(super) fn address(&self) -> &str {
+    pub(crate) fn address(&self) -> &str {
         &self.address
     }
 }
