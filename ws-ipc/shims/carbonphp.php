@@ -574,6 +574,8 @@ final class Request
         \ws\discard_output(0);
         register_shutdown_function(self::end(...));
         ini_set('html_errors', '0');
+        // The browser has said what its pages may be packed with.
+        ini_set('zlib.output_compression', '0');
         foreach (['STDOUT', 'STDERR'] as $name) {
             define($name, LogStream::open());
         }
