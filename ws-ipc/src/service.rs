@@ -1,30 +1,23 @@
 //! Long-running programs that are asked over a Unix socket: fork servers and workers.
 
+mod call;
+mod life;
+
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::Bytes;
-use rustix::io::Errno;
-use rustix::net::RecvFlags;
-use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
-use tokio::net::unix::pipe;
 use tokio::sync::watch;
 
-use crate::cgi::CgiError;
-use crate::scgi::{self, Length};
-use crate::spawner::Kind;
-use crate::stderr::Lines;
-use crate::supervisor::{Backoff, BackoffConfig};
+pub use call::scgi_call;
+pub(crate) use call::{Ahead, call_over};
+
 use crate::unix_path::{self, BoundListener};
-use crate::{
-    Child, Confinement, Environment, Failure, Identity, Job, PoolKind, Signal, Spawners, socketpair,
-};
+use crate::{Confinement, Failure, Identity, PoolKind, Spawners};
 
 /// A long-running program.
 #[derive(Clone, Debug)]
@@ -85,7 +78,7 @@ impl Service {
             }),
         };
         let mut state = shared.state.subscribe();
-        tokio::spawn(supervise(shared, spawners.clone(), command, kind));
+        tokio::spawn(life::supervise(shared, spawners.clone(), command, kind));
         let started = state.wait_for(|state| state.phase != Phase::Starting).await;
         match started.map(|state| state.phase.clone()) {
             Ok(Phase::Running { .. }) => Ok(service),
@@ -274,105 +267,11 @@ impl Service {
     }
 }
 
-/// Asks a service one request and returns its answer, CGI headers included.
-///
-/// The answer must have a `Content-Length`: without one, an answer that was cut off when its
-/// process crashed could not be told from a whole one.
-///
-/// # Errors
-///
-/// - [`Failure::TimedOut`] after `timeout`. The connection is closed then, on which a fork server
-///   kills the child.
-/// - [`Failure::OutputTooLong`] if the body exceeds `max_output`.
-/// - [`Failure::BadAnswer`] if the answer is cut off or malformed.
-/// - [`Failure::Lost`] if the program ended with the request in its hands.
-/// - [`Failure::CannotStart`] and [`Failure::Cancelled`] as from [`Service::connect`].
-///
-/// # Cancel safety
-///
-/// Dropping the future closes the connection.
-pub async fn scgi_call(
-    service: &Service,
-    env: &Environment,
-    payload: &Bytes,
-    timeout: Duration,
-    max_output: usize,
-) -> Result<Vec<u8>, Failure> {
-    let call = call_over(service, None, env, payload, max_output);
-    let answered = tokio::time::timeout(timeout, call).await;
-    answered.unwrap_or(Err(Failure::TimedOut))
-}
-
-/// A connection that was made before there was a request. It belongs to no runtime yet.
-#[derive(Debug)]
-pub(crate) struct Ahead {
-    stream: std::os::unix::net::UnixStream,
-    /// Of the program that ran then; `None` if the next one accepts it.
-    life: Option<u64>,
-}
-
-impl Ahead {
-    fn is_open(&self) -> bool {
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        let peeked = rustix::net::recv(&self.stream, &mut [0; 1][..], flags);
-        peeked.is_err_and(|error| error == Errno::AGAIN)
-    }
-}
-
-/// Asks as [`scgi_call`] does, but for as long as it takes, and over a connection that is there
-/// already if there is one.
-pub(crate) async fn call_over(
-    service: &Service,
-    ahead: Option<&Ahead>,
-    env: &Environment,
-    payload: &Bytes,
-    max_output: usize,
-) -> Result<Vec<u8>, Failure> {
-    let life = service.front.shared.state.borrow().life;
-    match call(service, ahead, env, payload, max_output).await {
-        Err(Failure::BadAnswer(cut_off)) if is_cut_off(&cut_off) => {
-            if service.ends_too(life).await {
-                Err(Failure::Lost)
-            } else {
-                Err(Failure::BadAnswer(cut_off))
-            }
-        }
-        answer => answer,
-    }
-}
-
 /// How long after a connection the program itself may be seen to end.
 const LINGER: Duration = Duration::from_millis(100);
 
-/// How long the program may go on after `SIGTERM`.
-const TERM_GRACE: Duration = Duration::from_secs(2);
-
 /// When to try again if too many connections wait.
 const FULL_BACKLOG_DELAY: Duration = Duration::from_millis(5);
-
-async fn call(
-    service: &Service,
-    ahead: Option<&Ahead>,
-    env: &Environment,
-    payload: &Bytes,
-    max_output: usize,
-) -> Result<Vec<u8>, Failure> {
-    service.check()?;
-    if let Some(Ahead { stream, .. }) = ahead {
-        let length = Length::Required;
-        return scgi::exchange_at_once(stream, env, payload, max_output, length).await;
-    }
-    let mut stream = service.connect().await?;
-    scgi::exchange(&mut stream, env, payload, max_output, Length::Required).await
-}
-
-/// Whether the connection ended too early, rather than that something wrong was written.
-fn is_cut_off(error: &CgiError) -> bool {
-    matches!(
-        error,
-        CgiError::Empty | CgiError::HeadUnfinished | CgiError::BodyTooShort { .. }
-    )
-}
 
 /// Ends the service with the last handle.
 #[derive(Debug)]
@@ -419,179 +318,4 @@ enum Phase {
     Down(Failure),
     /// It will not be started again.
     Ended,
-}
-
-/// Keeps the program running until the service is closed.
-async fn supervise(
-    shared: Arc<Shared>,
-    spawners: Spawners,
-    command: ServiceCommand,
-    kind: PoolKind,
-) {
-    let mut closing = shared.closing.subscribe();
-    let mut backoff = Backoff::new(BackoffConfig::default());
-    loop {
-        let program = command.argv.first();
-        let (failure, delay) = match live(&shared, &spawners, &command, kind, &mut backoff).await {
-            End::Closed => break,
-            // Whoever asked for it has said why.
-            End::Condemned => {
-                let delay = backoff.retired(Instant::now());
-                (Failure::Signaled(nix::libc::SIGKILL), delay)
-            }
-            End::Failed(failure @ Failure::Exited(0)) => {
-                let delay = backoff.retired(Instant::now());
-                tracing::info!(?delay, ?program, "service ended");
-                (failure, delay)
-            }
-            End::Failed(failure) => {
-                let delay = backoff.ended(Instant::now());
-                tracing::warn!(cause = %failure, ?delay, ?program, "service failed");
-                (failure, delay)
-            }
-        };
-        shared
-            .state
-            .send_modify(|state| state.phase = Phase::Down(failure));
-        tokio::select! {
-            () = tokio::time::sleep(delay) => {}
-            () = closed(&mut closing) => break,
-        }
-        shared.state.send_modify(|state| state.restarts += 1);
-    }
-    shared.state.send_modify(|state| state.phase = Phase::Ended);
-}
-
-/// How a life of the program ended.
-enum End {
-    /// With the service.
-    Closed,
-    /// By [`Service::renew`].
-    Condemned,
-    /// By itself, or it could not begin.
-    Failed(Failure),
-}
-
-/// One life of the program.
-async fn live(
-    shared: &Shared,
-    spawners: &Spawners,
-    command: &ServiceCommand,
-    kind: PoolKind,
-    backoff: &mut Backoff,
-) -> End {
-    let mut closing = shared.closing.subscribe();
-    if shared.is_abandoned.swap(false, Ordering::Acquire)
-        && let Err(error) = shared.listener.turn_away()
-    {
-        return End::Failed(Failure::cannot_start("service", &error));
-    }
-    let job = match job(shared, command) {
-        Ok(job) => job,
-        Err(error) => return End::Failed(Failure::cannot_start("service", &error)),
-    };
-    let (job, log) = job;
-    let kind = match kind {
-        PoolKind::ForkServers => Kind::ForkServer,
-        PoolKind::Workers => Kind::Run,
-    };
-    let mut child = tokio::select! {
-        child = spawners.spawn_as(kind, job) => match child {
-            Ok(child) => child,
-            Err(failure) => return End::Failed(failure),
-        },
-        () = closed(&mut closing) => return End::Closed,
-    };
-    let pid = child.pid();
-    // Ends by itself when the last process that can write to it has.
-    tokio::spawn(log_lines(log, pid));
-    backoff.started(Instant::now());
-    let mut condemned = shared.condemned.subscribe();
-    let mut life = 0;
-    shared.state.send_modify(|state| {
-        state.phase = Phase::Running { pid };
-        state.life += 1;
-        life = state.life;
-    });
-    tokio::select! {
-        ended = child.wait() => {
-            // Whoever hangs up on it may be the end of it before it is killed for that.
-            if *shared.condemned.borrow() >= life {
-                return End::Condemned;
-            }
-            shared.state.send_modify(|state| state.ends += 1);
-            End::Failed(match ended {
-                Ok(status) => failure_of(status),
-                Err(failure) => failure,
-            })
-        }
-        () = closed(&mut closing) => {
-            terminate(child).await;
-            End::Closed
-        }
-        () = reached(&mut condemned, life) => {
-            // Both would accept on one socket if the next one began before this one has ended.
-            child.signal_group(Signal::Kill);
-            let _ = child.wait().await;
-            End::Condemned
-        }
-    }
-}
-
-async fn closed(closing: &mut watch::Receiver<bool>) {
-    // The sender outlives the task that waits.
-    let _ = closing.wait_for(|&closing| closing).await;
-}
-
-async fn reached(condemned: &mut watch::Receiver<u64>, life: u64) {
-    // The sender outlives the task that waits.
-    let _ = condemned.wait_for(|condemned| *condemned >= life).await;
-}
-
-async fn terminate(mut child: Child) {
-    child.signal_group(Signal::Terminate);
-    // If it does not end, the drop kills it.
-    let _ = tokio::time::timeout(TERM_GRACE, child.wait()).await;
-}
-
-fn job(shared: &Shared, command: &ServiceCommand) -> io::Result<(Job, pipe::Receiver)> {
-    let (log, stderr): (OwnedFd, OwnedFd) = socketpair::pipe()?;
-    let ServiceCommand {
-        argv,
-        env,
-        dir,
-        identity,
-        confinement,
-    } = command.clone();
-    let job = Job {
-        argv,
-        env,
-        dir,
-        identity,
-        confinement,
-        stdin: shared.listener.try_clone()?,
-        stdout: stderr.try_clone()?,
-        stderr,
-    };
-    Ok((job, pipe::Receiver::from_owned_fd(log)?))
-}
-
-fn failure_of(status: std::process::ExitStatus) -> Failure {
-    match status.code() {
-        Some(code) => Failure::Exited(code),
-        None => {
-            let signal = std::os::unix::process::ExitStatusExt::signal(&status);
-            Failure::Signaled(signal.unwrap_or(0))
-        }
-    }
-}
-
-async fn log_lines(mut log: pipe::Receiver, pid: i32) {
-    let mut lines = Lines::new(usize::MAX);
-    let mut each = |line: &str| tracing::warn!(worker.pid = pid, line, "service output");
-    let mut buffer = [0; 4 * 1024];
-    while let Ok(len @ 1..) = log.read(&mut buffer).await {
-        lines.feed(&buffer[..len], &mut each);
-    }
-    lines.finish(&mut each);
 }

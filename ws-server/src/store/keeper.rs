@@ -426,6 +426,12 @@ impl Keeper {
             let mut ids: Vec<_> = questions.iter().map(|question| question.id).collect();
             ids.sort_unstable();
             ids.dedup();
+            // Looked at before the store is asked: it removes them when it likes.
+            let revoked: HashSet<_> = {
+                let unremoved = self.unremoved();
+                let revoked = ids.iter().filter(|id| unremoved.contains(*id));
+                revoked.copied().collect()
+            };
             let unwritten = self.unwritten(&ids).await;
             let found = match self.is_down() {
                 true => Err(NoAnswer),
@@ -436,7 +442,8 @@ impl Keeper {
                 }
             };
             let found = found.map(|records| -> HashMap<_, _> {
-                let records = records.into_iter().chain(unwritten);
+                let stored = records.into_iter().filter(|it| !revoked.contains(&it.id));
+                let records = stored.chain(unwritten);
                 records.map(|record| (record.id, record)).collect()
             });
             for Question { id, answer } in questions.drain(..) {
@@ -667,6 +674,13 @@ mod tests {
         stubborn.refuses.store(true, Ordering::Relaxed);
         keeper.revoke(&ids, &counters).await.unwrap_err();
         assert_eq!(keeper.waiting().0, 2);
+        // It answers questions again, and would still name them.
+        keeper.is_down.store(false, Ordering::Relaxed);
+        tokio::select! {
+            () = keeper.answer_questions(&counters) => unreachable!("it goes on for ever"),
+            found = keeper.look_up(ids[0]) => assert_eq!(found, Ok(())),
+        }
+        assert!(!keeper.table().contains(ids[0]));
         // One is named anew: that is another session.
         keeper.keep(ids[1], None, None);
         keeper.write(&counters).await.unwrap_err();

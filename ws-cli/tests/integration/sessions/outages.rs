@@ -182,22 +182,25 @@ async fn t02_a_revocation_is_done_to_its_end_though_who_asked_for_it_hangs_up() 
         .set("identity.store_timeout", "20s")
         .app(WHO)
         .start();
-    let (mut client, cookie) = server.connect_for_cookie().await;
-    let session = ask(&mut client, "who?").await;
-    server.until("identity.changes_waiting", 0);
-    process.signal(Signal::SIGSTOP);
-    let mut asking = UnixStream::connect(server.state("control.sock")).unwrap();
-    let request = format!("DELETE /v1/sessions/{session} HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    asking.write_all(request.as_bytes()).unwrap();
-    assert_eq!(close_code(&mut client).await, 1008);
-    drop(asking);
-    // The server has heard of it when it has answered others.
-    for _ in 0..20 {
-        assert_eq!(server.figure("identity.revoked"), 0);
+    // Where nobody names users, the user is the session.
+    for (revoked, selection) in (1..).zip(["sessions/", "sessions?user="]) {
+        let (mut client, cookie) = server.connect_for_cookie().await;
+        let session = ask(&mut client, "who?").await;
+        server.until("identity.changes_waiting", 0);
+        process.signal(Signal::SIGSTOP);
+        let mut asking = UnixStream::connect(server.state("control.sock")).unwrap();
+        let request =
+            format!("DELETE /v1/{selection}{session} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        asking.write_all(request.as_bytes()).unwrap();
+        assert_eq!(close_code(&mut client).await, 1008);
+        drop(asking);
+        // The server has heard of it when it has answered others.
+        for _ in 0..20 {
+            assert_eq!(server.figure("identity.revoked"), revoked - 1);
+        }
+        process.signal(Signal::SIGCONT);
+        server.until("identity.revoked", revoked);
+        assert_ne!(session_of(&server, &cookie).await, session);
     }
-    process.signal(Signal::SIGCONT);
-    server.until("identity.revoked", 1);
-    assert_ne!(session_of(&server, &cookie).await, session);
-    drop(client);
     server.finish();
 }

@@ -126,8 +126,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         doc: "Proxies whose word about a visitor is believed: addresses (\"10.0.0.5\"), networks\n\
               (\"10.0.0.0/8\"), and \"unix\" for whoever connects to a Unix socket. Of X-Forwarded-For and\n\
               Forwarded the last address that is not one of them is the visitor's; X-Forwarded-Proto,\n\
-              or proto in Forwarded, says whether the visitor uses https. From anybody else these headers mean nothing. Only\n\
-              they may connect to a listener with \"+proxy\".",
+              or proto in Forwarded, says whether the visitor uses https. From anybody else these headers\n\
+              mean nothing. Only they may connect to a listener with \"+proxy\".",
     },
     Setting {
         path: "origin.allow",
