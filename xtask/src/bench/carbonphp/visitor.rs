@@ -1,0 +1,73 @@
+//! A browser that is connected.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use anyhow::{Result, bail, ensure};
+
+use crate::bench::sessions;
+use crate::chaos::wire::{self, Event, Parser};
+
+/// Nobody between us would mistake a frame for something else.
+const MASK: [u8; 4] = [1, 2, 3, 4];
+
+#[derive(Debug)]
+pub(super) struct Visitor {
+    stream: TcpStream,
+    parser: Parser,
+}
+
+impl Visitor {
+    /// Connects as the user of this number.
+    pub(super) fn enter(address: &str, user: u32) -> Result<Self> {
+        let stream = sessions::open(address, &mut Some(format!("user={user}")))?;
+        stream.set_nonblocking(true)?;
+        stream.set_nodelay(true)?;
+        Ok(Self {
+            stream,
+            parser: Parser::new(false),
+        })
+    }
+
+    /// Sends a text that fits into what the kernel takes at once.
+    pub(super) fn say(&mut self, text: &str) -> Result<()> {
+        self.send(wire::TEXT, text.as_bytes())
+    }
+
+    fn send(&mut self, opcode: u8, payload: &[u8]) -> Result<()> {
+        let frame = wire::frame(opcode, true, payload, MASK);
+        Ok((&self.stream).write_all(&frame)?)
+    }
+
+    /// The messages that have come; pings of the server's are answered.
+    pub(super) fn hear(&mut self) -> Result<Vec<Vec<u8>>> {
+        let mut buffer = [0; 1024];
+        loop {
+            match (&self.stream).read(&mut buffer) {
+                Ok(count) => {
+                    ensure!(count > 0, "the server closed the stream");
+                    self.parser.feed(&buffer[..count]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let mut messages = Vec::new();
+        while let Some(event) = self.parser.next()? {
+            match event {
+                Event::Message(message) => messages.push(message),
+                Event::Ping(payload) => self.send(wire::PONG, &payload)?,
+                Event::Pong(_) => {}
+                Event::Close(code) => bail!("the server closed with {code:?}"),
+            }
+        }
+        Ok(messages)
+    }
+}
+
+impl AsFd for Visitor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
