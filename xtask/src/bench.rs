@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
     group: Vec<Part>,
 
     /// Rounds: in each, every contestant runs once, in another order than before; memory, and echoes
-    /// with more than a GiB in flight, have one [default: 3, with --quick 1; callbacks: 3 to 15]
+    /// with more than a GiB in flight, have one [default: 3, with --quick 1; callbacks: 3 to 15; push, sessions, carbonphp: 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=99))]
     rounds: Option<u32>,
 

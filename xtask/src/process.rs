@@ -59,11 +59,16 @@ pub(crate) fn run(command: &mut Command, limit: Duration) -> Result<ExitStatus> 
 /// A handler of signals would not run when we are killed, and a process that watches us could be
 /// killed too.
 pub(crate) fn tied(program: impl AsRef<OsStr>) -> Command {
+    tied_by("KILL", program)
+}
+
+/// As [`tied`], by a signal that lets it end what it has started.
+pub(crate) fn tied_by(signal: &str, program: impl AsRef<OsStr>) -> Command {
     let Some(setpriv) = workspace::find("setpriv") else {
         return Command::new(program);
     };
     let mut command = Command::new(setpriv);
-    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    command.args(["--pdeathsig", signal, "--"]).arg(program);
     command
 }
 

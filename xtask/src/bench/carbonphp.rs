@@ -42,13 +42,14 @@ pub(super) fn measure(scale: Scale, rounds: Option<u32>) -> String {
             return format!("### {TITLE}\n\nFailed: {}.\n", cause(&error));
         }
     };
+    let rounds = rounds.unwrap_or_else(|| scale.rounds().max(3));
+    let mut results = Results::default();
     let mut contestants = Contestant::ALL.to_vec();
     if php_fpm().is_none() {
         println!("carbonphp without php-fpm: there is none");
         contestants.retain(|it| *it != Contestant::PhpFpm);
+        results.skip(Contestant::PhpFpm, "there is none");
     }
-    let rounds = rounds.unwrap_or_else(|| scale.rounds().max(3));
-    let mut results = Results::default();
     for size in Size::ALL {
         for round in 0..rounds {
             for &contestant in super::order(&contestants, round) {
@@ -120,15 +121,20 @@ fn mebibytes(bytes: u64) -> f64 {
 struct Results {
     costs: Vec<(Size, Contestant, u32, Cost)>,
     served: Vec<(Contestant, Served)>,
-    failures: Vec<String>,
+    /// What is missing in the tables, and why.
+    notes: Vec<String>,
 }
 
 impl Results {
+    fn skip(&mut self, contestant: Contestant, why: &str) {
+        self.notes.push(format!("Skipped: {contestant}: {why}."));
+    }
+
     fn add_cost(&mut self, size: Size, contestant: Contestant, round: u32, cost: Result<Cost>) {
         match cost {
             Ok(cost) => self.costs.push((size, contestant, round, cost)),
-            Err(error) => self.failures.push(format!(
-                "{contestant}, application {size}, round {}: {}",
+            Err(error) => self.notes.push(format!(
+                "Failed: {contestant}, application {size}, round {}: {}.",
                 round + 1,
                 cause(&error)
             )),
@@ -139,8 +145,9 @@ impl Results {
         match served {
             Ok(served) => self.served.push((contestant, served)),
             Err(error) => {
-                let failure = format!("{contestant}, browsers: {}", cause(&error));
-                self.failures.push(failure);
+                let cause = cause(&error);
+                self.notes
+                    .push(format!("Failed: {contestant}, browsers: {cause}."));
             }
         }
     }
@@ -159,16 +166,14 @@ impl Results {
             section += &format!("\n{}\n", markdown(&self.rows_of_browsers()));
             let times = self.served.iter().map(|(contestant, served)| {
                 let seconds = served.connecting.as_secs_f64();
-                format!("{contestant} in {seconds:.1} s")
+                format!("{contestant} {seconds:.1} s")
             });
             let times = times.collect::<Vec<_>>().join(", ");
-            section += &format!(
-                "\nAll were connected, {} at once: {times}.\n",
-                browsers::AT_ONCE
-            );
+            let at_once = browsers::AT_ONCE;
+            section += &format!("\nUntil the last was let in, {at_once} at once: {times}.\n");
         }
-        for failure in &self.failures {
-            section += &format!("\nFailed: {failure}.\n");
+        for note in &self.notes {
+            section += &format!("\n{note}\n");
         }
         section
     }
@@ -304,10 +309,12 @@ mod tests {
             1,
             Err(anyhow!("it ended")),
         );
+        results.skip(Contestant::PhpFpm, "there is none");
         let section = results.section();
         for line in [
             "| ws serve --carbonphp |     9000 |   9000 |        60.0 |           4.5 |",
-            "\nAll were connected, 20 at once: ws serve --carbonphp in 9.9 s.\n",
+            "\nUntil the last was let in, 20 at once: ws serve --carbonphp 9.9 s.\n",
+            "\nSkipped: ws with php-fpm: there is none.\n",
             "\nFailed: php index.php websocket, browsers: gone.\n",
             "\nFailed: php index.php websocket, application with 500 classes, round 2: it ended.\n",
         ] {

@@ -30,6 +30,7 @@ pub(super) struct Served {
     /// Bytes of all processes when all were connected, and how many more than before.
     pub(super) memory: u64,
     pub(super) growth: u64,
+    /// Until the last of those was let in who were.
     pub(super) connecting: Duration,
 }
 
@@ -53,7 +54,7 @@ fn serve(running: &Running, wanted: u32) -> Result<Served> {
     let before = running.memory()?;
     let begun = Instant::now();
     let visitors = gather(running.address(), wanted)?;
-    let connecting = begun.elapsed();
+    let last = visitors.iter().map(|it| it.since).max();
     let (served, _visitors) = ping(visitors)?;
     let memory = running.memory()?;
     Ok(Served {
@@ -61,7 +62,7 @@ fn serve(running: &Running, wanted: u32) -> Result<Served> {
         served,
         memory,
         growth: memory.saturating_sub(before),
-        connecting,
+        connecting: last.map_or(Duration::ZERO, |last| last - begun),
     })
 }
 

@@ -94,7 +94,7 @@ impl Running {
         let is_up = || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
         if let Err(error) = group.wait_until(is_up) {
             let log = fs::read(folder.path().join("log")).unwrap_or_default();
-            return Err(error.context(tail(&String::from_utf8_lossy(&log), 3)));
+            bail!("{error}: {}", tail(&String::from_utf8_lossy(&log), 3));
         }
         Ok(Self {
             address: format!("127.0.0.1:{port}"),
@@ -139,7 +139,7 @@ impl Running {
         &self.address
     }
 
-    /// The memory of all its processes in bytes; what several have together counts once.
+    /// The memory of all its processes in bytes, without files; what several have together counts once.
     pub(super) fn memory(&self) -> Result<u64> {
         let id = match &self.program {
             Program::Original { group, .. } => group.0.id(),
@@ -150,7 +150,7 @@ impl Running {
         let texts =
             ids.filter_map(|id| fs::read_to_string(format!("/proc/{id}/smaps_rollup")).ok());
         texts
-            .map(|text| share_in(&text).context("no Pss in smaps_rollup"))
+            .map(|text| share_in(&text).context("no Pss_Anon in smaps_rollup"))
             .sum()
     }
 
@@ -173,11 +173,13 @@ impl Running {
     }
 }
 
-/// The proportional share in a `/proc/PID/smaps_rollup`, in bytes.
+/// The proportional share of memory that is no file's, in a `/proc/PID/smaps_rollup`, in bytes.
 fn share_in(text: &str) -> Option<u64> {
-    let value = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-    let kibibytes: u64 = value.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some(kibibytes << 10)
+    let kibibytes = |name: &str| -> Option<u64> {
+        let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+        value.trim().strip_suffix(" kB")?.parse().ok()
+    };
+    Some((kibibytes("Pss_Anon:")? + kibibytes("Pss_Shmem:")?) << 10)
 }
 
 /// A program that forks, and all that come of it.
@@ -239,7 +241,8 @@ impl PhpFpm {
             socket.display()
         );
         fs::write(&pool, configuration)?;
-        let mut command = process::tied(program);
+        // Its workers would go on without it.
+        let mut command = process::tied_by("TERM", program);
         command
             .args(["-R", "-F", "-y"])
             .arg(&pool)
@@ -290,9 +293,9 @@ mod tests {
 
     #[test]
     fn share_of_memory_is_found() {
-        let text = "00400000-7fff ---p 00000000 00:00 0 [rollup]\nRss: 900 kB\nPss:       12 kB\n\
-                    Pss_Dirty: 3 kB\n";
-        assert_eq!(share_in(text), Some(12 << 10));
+        let text = "00400000-7fff ---p 00000000 00:00 0 [rollup]\nPss: 900 kB\n\
+                    Pss_Anon:    12 kB\nPss_File:  800 kB\nPss_Shmem:    3 kB\n";
+        assert_eq!(share_in(text), Some(15 << 10));
         assert_eq!(share_in("Rss: 1 kB\n"), None);
     }
 }
