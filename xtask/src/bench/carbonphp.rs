@@ -70,9 +70,7 @@ pub(super) fn measure(scale: Scale, rounds: Option<u32>) -> String {
 
 fn cost(contestant: Contestant, carbonphp: &CarbonPhp, size: Size, scale: Scale) -> Result<Cost> {
     let running = contestant.start(carbonphp, size)?;
-    let cost = messages::measure(running.address(), scale)?;
-    running.stop()?;
-    Ok(cost)
+    running.with(|running| messages::measure(running.address(), scale))
 }
 
 fn tell(at: &str, contestant: Contestant, figures: &Result<impl fmt::Display>) {
@@ -82,11 +80,11 @@ fn tell(at: &str, contestant: Contestant, figures: &Result<impl fmt::Display>) {
     }
 }
 
-/// Why something failed, in one line without a full stop.
+/// Why something failed, in one line without its end.
 fn cause(error: &anyhow::Error) -> String {
     let text = format!("{error:#}");
     let line = text.lines().next().unwrap_or("no cause");
-    line.trim_end_matches('.').to_owned()
+    line.trim_end_matches(['.', ':']).to_owned()
 }
 
 impl fmt::Display for Cost {

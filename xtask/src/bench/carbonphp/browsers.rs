@@ -45,9 +45,7 @@ pub(super) fn measure(
         Contestant::Bridge | Contestant::PhpFpm => scale.idle_steps().1,
     };
     let running = contestant.start(carbonphp, Size::Small)?;
-    let served = serve(&running, wanted)?;
-    running.stop()?;
-    Ok(served)
+    running.with(|running| serve(running, wanted))
 }
 
 fn serve(running: &Running, wanted: u32) -> Result<Served> {

@@ -21,6 +21,9 @@ use crate::{process, workspace};
 
 const START_LIMIT: Duration = Duration::from_secs(20);
 
+/// Of a log, what an error tells.
+const LOG_LINES: usize = 5;
+
 /// Processes of php-fpm's.
 const WORKERS: u32 = 3;
 
@@ -93,8 +96,7 @@ impl Running {
         let mut group = Group::start(&mut command)?;
         let is_up = || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
         if let Err(error) = group.wait_until(is_up) {
-            let log = fs::read(folder.path().join("log")).unwrap_or_default();
-            bail!("{error}: {}", tail(&String::from_utf8_lossy(&log), 3));
+            bail!("{error}: {}", log_in(&folder));
         }
         Ok(Self {
             address: format!("127.0.0.1:{port}"),
@@ -139,6 +141,25 @@ impl Running {
         &self.address
     }
 
+    /// Does something with it and ends it and all that it has started. If that fails, the error says what
+    /// it has logged last.
+    pub(super) fn with<T>(self, act: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        match act(&self) {
+            Ok(done) => {
+                self.stop()?;
+                Ok(done)
+            }
+            Err(error) => bail!("{error:#}\n{}", self.log()),
+        }
+    }
+
+    fn log(&self) -> String {
+        match &self.program {
+            Program::Original { folder, .. } => log_in(folder),
+            Program::Ours { server, .. } => tail(&server.log(), LOG_LINES),
+        }
+    }
+
     /// The memory of all its processes in bytes, without files; what several have together counts once.
     pub(super) fn memory(&self) -> Result<u64> {
         let id = match &self.program {
@@ -154,8 +175,7 @@ impl Running {
             .sum()
     }
 
-    /// Ends it and all that it has started.
-    pub(super) fn stop(self) -> Result<()> {
+    fn stop(self) -> Result<()> {
         match self.program {
             Program::Original { mut group, folder } => {
                 // SIGTERM does nothing to it.
@@ -171,6 +191,12 @@ impl Running {
         }
         Ok(())
     }
+}
+
+/// The end of what a server has written to the file in its folder.
+fn log_in(folder: &TempDir) -> String {
+    let log = fs::read(folder.path().join("log")).unwrap_or_default();
+    tail(&String::from_utf8_lossy(&log), LOG_LINES)
 }
 
 /// The proportional share of memory that is no file's, in a `/proc/PID/smaps_rollup`, in bytes.
