@@ -2,10 +2,12 @@
 //! for a unit of work, side by side in one run.
 //!
 //! [`cell`] says what is measured of the server, [`contestant`] who is, [`measure`] how one figure is
-//! had, [`result`] what becomes of the figures; [`callbacks`], [`push`] and [`sessions`] do all that for theirs.
+//! had, [`result`] what becomes of the figures; [`callbacks`], [`push`], [`sessions`] and [`carbonphp`] do
+//! all that for theirs.
 //! [`record`] says how they get into BENCHMARKS.md.
 
 mod callbacks;
+mod carbonphp;
 mod cell;
 mod contestant;
 mod crowd;
@@ -15,6 +17,7 @@ mod record;
 mod result;
 mod sessions;
 
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -37,7 +40,7 @@ pub(crate) struct Arguments {
     group: Vec<Part>,
 
     /// Rounds: in each, every contestant runs once, in another order than before; memory, and echoes
-    /// with more than a GiB in flight, have one [default: 3, with --quick 1; callbacks: 3 to 15]
+    /// with more than a GiB in flight, have one [default: 3, with --quick 1; callbacks: 3 to 15; push, sessions, carbonphp: 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=99))]
     rounds: Option<u32>,
 
@@ -73,10 +76,12 @@ enum Part {
     Push,
     /// The price of sessions that last.
     Sessions,
+    /// What is better than with CarbonPHP's own server.
+    CarbonPhp,
 }
 
 impl Part {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Server(Group::Echo),
         Self::Server(Group::Tls),
         Self::Server(Group::Idle),
@@ -86,6 +91,7 @@ impl Part {
         Self::Callbacks,
         Self::Push,
         Self::Sessions,
+        Self::CarbonPhp,
     ];
 }
 
@@ -108,6 +114,9 @@ impl ValueEnum for Part {
                 PossibleValue::new("sessions")
                     .help("The price of sessions that last, beside those in memory"),
             ),
+            Self::CarbonPhp => Some(PossibleValue::new("carbonphp").help(
+                "Messages and browsers beside CarbonPHP's own server; WS_CARBONPHP_ROOT names a CarbonPHP",
+            )),
         }
     }
 }
@@ -149,6 +158,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             Part::Callbacks => callbacks::measure(scale, arguments.rounds),
             Part::Push => push::measure(scale, arguments.rounds),
             Part::Sessions => sessions::measure(scale, arguments.rounds),
+            Part::CarbonPhp => carbonphp::measure(scale, arguments.rounds),
             Part::Server(group) => {
                 for note in programs.notes(*group) {
                     println!("{note}");
@@ -215,7 +225,7 @@ fn told(sample: &Result<Sample>) -> String {
 }
 
 /// The contestants of a round: each round begins with another, so that none always follows the same.
-fn order(contestants: &[Contestant], round: u32) -> impl Iterator<Item = &Contestant> {
+fn order<T>(contestants: &[T], round: u32) -> impl Iterator<Item = &T> {
     let count = contestants.len();
     let first = if count == 0 {
         0
@@ -249,6 +259,13 @@ fn build(parts: &[Part]) -> Result<()> {
     Ok(())
 }
 
+/// A port that was free a moment ago, for servers that do not tell which one they were given.
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port())
+}
+
 /// The servers inherit it; each connection needs a descriptor.
 fn raise_descriptor_limit() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
@@ -267,7 +284,7 @@ mod tests {
     fn every_group_can_be_asked_for_by_its_name() {
         let names = Part::ALL.map(|part| part.to_possible_value().unwrap());
         let names = names.map(|value| value.get_name().to_owned());
-        assert_eq!(names[6..], ["callbacks", "push", "sessions"]);
+        assert_eq!(names[6..], ["callbacks", "push", "sessions", "carbonphp"]);
         for (name, part) in names.iter().zip(Part::ALL) {
             assert_eq!(Part::from_str(name, false), Ok(part));
         }
@@ -285,6 +302,6 @@ mod tests {
         assert_eq!(orders[1], [all[1], all[2], all[0]]);
         assert_eq!(orders[2], [all[2], all[0], all[1]]);
         assert_eq!(orders[3], orders[0]);
-        assert_eq!(order(&[], 5).count(), 0);
+        assert_eq!(order::<Contestant>(&[], 5).count(), 0);
     }
 }

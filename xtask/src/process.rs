@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use anyhow::{Context as _, Result, bail};
-use nix::sys::signal::{Signal, kill};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use crate::workspace;
@@ -58,11 +59,16 @@ pub(crate) fn run(command: &mut Command, limit: Duration) -> Result<ExitStatus> 
 /// A handler of signals would not run when we are killed, and a process that watches us could be
 /// killed too.
 pub(crate) fn tied(program: impl AsRef<OsStr>) -> Command {
+    tied_by("KILL", program)
+}
+
+/// As [`tied`], by a signal that lets it end what it has started.
+pub(crate) fn tied_by(signal: &str, program: impl AsRef<OsStr>) -> Command {
     let Some(setpriv) = workspace::find("setpriv") else {
         return Command::new(program);
     };
     let mut command = Command::new(setpriv);
-    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    command.args(["--pdeathsig", signal, "--"]).arg(program);
     command
 }
 
@@ -100,13 +106,35 @@ pub(crate) fn kill_tree(child: &mut Child) -> Result<()> {
     Ok(())
 }
 
+/// Kills the process group that `child` leads, reaps it, and waits until no other of them lives.
+///
+/// For programs that fork all the time: what [`kill_tree`] has not seen yet would stay, but nothing
+/// is forked past a signal to the whole group.
+pub(crate) fn kill_group(child: &mut Child) -> Result<()> {
+    match killpg(pid(child.id())?, Signal::SIGKILL) {
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(error) => return Err(error).context("cannot kill a process group"),
+    }
+    child.wait()?;
+    let deadline = Instant::now() + GROUP_LIMIT;
+    while living().iter().any(|it| it.group == child.id()) {
+        if Instant::now() >= deadline {
+            bail!("processes of the group {} do not end", child.id());
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+const GROUP_LIMIT: Duration = Duration::from_secs(10);
+
 /// The living processes below `ancestor`, nearest first.
 pub(crate) fn descendants(ancestor: u32) -> Vec<u32> {
-    let parents = living();
+    let all = living();
     let mut found = vec![ancestor];
     let mut next = 0;
     while let Some(&parent) = found.get(next) {
-        found.extend(parents.iter().filter(|it| it.1 == parent).map(|it| it.0));
+        found.extend(all.iter().filter(|it| it.parent == parent).map(|it| it.id));
         next += 1;
     }
     found.remove(0);
@@ -115,11 +143,18 @@ pub(crate) fn descendants(ancestor: u32) -> Vec<u32> {
 
 /// Whether the process still runs (one that only waits to be reaped does not).
 pub(crate) fn is_alive(id: u32) -> bool {
-    living().iter().any(|it| it.0 == id)
+    living().iter().any(|it| it.id == id)
 }
 
-/// All processes and their parents, without those that only wait to be reaped.
-fn living() -> Vec<(u32, u32)> {
+#[derive(Debug, PartialEq, Eq)]
+struct Process {
+    id: u32,
+    parent: u32,
+    group: u32,
+}
+
+/// All processes without those that only wait to be reaped.
+fn living() -> Vec<Process> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
@@ -127,20 +162,24 @@ fn living() -> Vec<(u32, u32)> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter_map(|id: u32| {
             let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-            Some((id, parent_in(&stat)?))
+            process_in(id, &stat)
         })
         .collect()
 }
 
-/// The parent in a line of `/proc/PID/stat`, `None` for a zombie. The command's name stands in
+/// What a line of `/proc/PID/stat` says, `None` for a zombie. The command's name stands in
 /// parentheses and may hold anything, parentheses too.
-fn parent_in(stat: &str) -> Option<u32> {
+fn process_in(id: u32, stat: &str) -> Option<Process> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = fields.next()?;
     if matches!(state, "Z" | "X") {
         return None;
     }
-    fields.next()?.parse().ok()
+    Some(Process {
+        id,
+        parent: fields.next()?.parse().ok()?,
+        group: fields.next()?.parse().ok()?,
+    })
 }
 
 fn pid(id: u32) -> Result<Pid> {
@@ -149,16 +188,37 @@ fn pid(id: u32) -> Result<Pid> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::CommandExt as _;
+
     use super::*;
 
     #[test]
-    fn parent_is_found_behind_a_name_with_parentheses() {
-        assert_eq!(parent_in("42 (a) b (c)) S 7 42 42"), Some(7));
+    fn parent_and_group_are_found_behind_a_name_with_parentheses() {
+        let process = Process {
+            id: 42,
+            parent: 7,
+            group: 41,
+        };
+        assert_eq!(process_in(42, "42 (a) b (c)) S 7 41 40"), Some(process));
     }
 
     #[test]
     fn zombie_does_not_count_as_living() {
-        assert_eq!(parent_in("42 (sh) Z 7 42 42"), None);
+        assert_eq!(process_in(42, "42 (sh) Z 7 42 42"), None);
+    }
+
+    #[test]
+    fn killed_group_leaves_nobody_though_it_goes_on_to_fork() {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "echo; for i in $(seq 200); do sleep 600 & done; wait"])
+            .stdout(Stdio::piped())
+            .process_group(0);
+        let mut child = command.spawn().unwrap();
+        let mut stdout = child.stdout.take().unwrap();
+        io::Read::read_exact(&mut stdout, &mut [0]).unwrap();
+        kill_group(&mut child).unwrap();
+        assert!(living().iter().all(|it| it.group != child.id()));
     }
 
     #[test]

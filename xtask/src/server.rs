@@ -116,6 +116,11 @@ impl Server {
         Self::launch_in(ws, launch, folder, None)
     }
 
+    /// As [`launch`](Self::launch), in a folder with what it works on, among it a `ws.toml`.
+    pub(crate) fn launch_with(ws: &Path, launch: &Launch<'_>, folder: TempDir) -> Result<Self> {
+        Self::launch_in(ws, launch, folder, None)
+    }
+
     /// Starts it with TLS, and a certificate from `ws cert`.
     pub(crate) fn start_secure(
         ws: &Path,

@@ -176,8 +176,17 @@ fn open_all(address: &str, cookies: &mut [Option<String>]) -> Result<Vec<TcpStre
 
 /// Opens a connection with the cookie that there is, and takes the one that is given.
 pub(super) fn open(address: &str, cookie: &mut Option<String>) -> Result<TcpStream> {
+    open_within(LIMIT, address, cookie)
+}
+
+/// As [`open`], if the server needs no longer than that for its answer.
+pub(super) fn open_within(
+    limit: Duration,
+    address: &str,
+    cookie: &mut Option<String>,
+) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_read_timeout(Some(limit))?;
     let line = cookie.as_ref().map(|it| format!("Cookie: {it}\r\n"));
     let request = format!(
         "GET / HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\

@@ -18,7 +18,7 @@ mod scheduling;
 mod status;
 mod strace;
 mod subject;
-mod wire;
+pub(crate) mod wire;
 mod witness;
 
 use std::fs;

@@ -1,7 +1,7 @@
 //! A program for each connection, beside websocketd with the same program.
 
 use std::ffi::OsStr;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::thread;
@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::{Figures, Row, cpu_of_tree, messages, report};
 use crate::bench::cell::Scale;
 use crate::bench::crowd::load;
+use crate::bench::free_port;
 use crate::bench::result::median;
 use crate::server::{Launch, Server};
 use crate::{process, workspace};
@@ -159,11 +160,4 @@ impl Drop for Peer {
         // There is no one left to tell.
         let _ = process::kill_tree(&mut self.child);
     }
-}
-
-/// A port that was free a moment ago: websocketd does not tell which one it was given.
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-        .local_addr()?
-        .port())
 }
