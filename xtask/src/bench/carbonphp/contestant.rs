@@ -112,8 +112,7 @@ impl Running {
     fn php_fpm(carbonphp: &CarbonPhp, size: Size, folder: TempDir) -> Result<Self> {
         carbonphp.make_site(size, folder.path())?;
         let php_fpm = PhpFpm::start(folder.path())?;
-        fs::write(folder.path().join("ws.php"), SCRIPT)?;
-        let configuration = php_fpm.configuration(folder.path());
+        let configuration = php_fpm.configuration();
         Self::ours(&[], &configuration, folder, Some(php_fpm))
     }
 
@@ -280,30 +279,14 @@ impl PhpFpm {
     }
 
     /// What `ws.toml` says of it.
-    fn configuration(&self, folder: &Path) -> String {
+    fn configuration(&self) -> String {
         format!(
             "[carbonphp]\nindex = \"index.php\"\n[app]\nbackend = \"fastcgi\"\n\
-             address = \"unix:{}\"\nconcurrency = {WORKERS}\n[app.params]\nSCRIPT_FILENAME = \"{}\"\n",
+             address = \"unix:{}\"\nconcurrency = {WORKERS}\n",
             self.socket.display(),
-            folder.join("ws.php").display()
         )
     }
 }
-
-/// What php-fpm runs: the script of docs/carbonphp.md.
-const SCRIPT: &str = "<?php
-
-if (($_SERVER['WS_EVENT'] ?? '') === 'validate') {
-    session_save_path(__DIR__ . '/tmp/sessions');
-    session_start(['read_and_close' => true]);
-    header('X-WS-User: ' . ($_SESSION['id'] ?? $_SESSION['user_id'] ?? 0));
-    exit;
-}
-
-$_SERVER['REQUEST_URI'] = '/' . ltrim(file_get_contents('php://input'), '/');
-
-require __DIR__ . '/index.php';
-";
 
 /// php-fpm; Debian's has its version in its name, others do not.
 pub(super) fn php_fpm() -> Option<PathBuf> {
