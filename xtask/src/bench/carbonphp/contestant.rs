@@ -7,14 +7,14 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{iter, thread};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::unistd::geteuid;
 use tempfile::TempDir;
 
-use super::site::{CarbonPhp, Size};
+use super::site::{CarbonPhp, Size, age};
 use crate::bench::free_port;
 use crate::server::{Launch, Server, tail};
 use crate::{process, workspace};
@@ -87,6 +87,7 @@ impl Running {
     fn original(carbonphp: &CarbonPhp, size: Size, folder: TempDir) -> Result<Self> {
         let port = free_port()?;
         carbonphp.make_site_of_original(size, folder.path(), port)?;
+        age(folder.path())?;
         let mut command = process::tied(carbonphp.php());
         command
             .args(["index.php", "websocket"])
@@ -123,6 +124,7 @@ impl Running {
         php_fpm: Option<PhpFpm>,
     ) -> Result<Self> {
         fs::write(folder.path().join("ws.toml"), configuration)?;
+        age(folder.path())?;
         let ws = workspace::target().join("release/ws");
         let launch = Launch {
             arguments,
@@ -140,8 +142,8 @@ impl Running {
         &self.address
     }
 
-    /// Does something with it and ends it and all that it has started. If that fails, the error says what
-    /// it has logged last.
+    /// Does something with it, and ends it and all that it has started. If that fails, the error says
+    /// what it has logged last.
     pub(super) fn with<T>(self, act: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
         match act(&self) {
             Ok(done) => {
@@ -161,11 +163,16 @@ impl Running {
 
     /// The memory of all its processes in bytes, without files; what several have together counts once.
     pub(super) fn memory(&self) -> Result<u64> {
-        let id = match &self.program {
-            Program::Original { group, .. } => group.0.id(),
-            Program::Ours { server, .. } => server.id(),
+        let programs = match &self.program {
+            Program::Original { group, .. } => vec![group.id],
+            Program::Ours { server, php_fpm } => {
+                let php_fpm = php_fpm.as_ref().map(|it| it.group.id);
+                iter::once(server.id()).chain(php_fpm).collect()
+            }
         };
-        let ids = std::iter::once(id).chain(process::descendants(id));
+        let ids = programs
+            .into_iter()
+            .flat_map(|id| iter::once(id).chain(process::descendants(id)));
         // One that has ended meanwhile has none.
         let texts =
             ids.filter_map(|id| fs::read_to_string(format!("/proc/{id}/smaps_rollup")).ok());
@@ -178,13 +185,13 @@ impl Running {
         match self.program {
             Program::Original { mut group, folder } => {
                 // SIGTERM does nothing to it.
-                process::kill_group(&mut group.0)?;
+                group.end()?;
                 folder.close()?;
             }
             Program::Ours { server, php_fpm } => {
                 server.stop()?;
                 if let Some(mut php_fpm) = php_fpm {
-                    process::kill_group(&mut php_fpm.group.0)?;
+                    php_fpm.group.end()?;
                 }
             }
         }
@@ -207,20 +214,30 @@ fn share_in(text: &str) -> Option<u64> {
     Some((kibibytes("Pss_Anon:")? + kibibytes("Pss_Shmem:")?) << 10)
 }
 
-/// A program that forks, and all that come of it.
+/// A program that forks, and all that come of it; none outlives this.
 #[derive(Debug)]
-struct Group(Child);
+struct Group {
+    /// Until it was ended.
+    leader: Option<Child>,
+    id: u32,
+}
 
 impl Group {
     fn start(command: &mut Command) -> Result<Self> {
-        let child = command.stdin(Stdio::null()).process_group(0).spawn();
-        Ok(Self(child.context("it does not start")?))
+        let leader = command.stdin(Stdio::null()).process_group(0).spawn();
+        let leader = leader.context("it does not start")?;
+        let id = leader.id();
+        Ok(Self {
+            leader: Some(leader),
+            id,
+        })
     }
 
     fn wait_until(&mut self, is_up: impl Fn() -> bool) -> Result<()> {
         let begun = Instant::now();
         while !is_up() {
-            if let Some(status) = self.0.try_wait()? {
+            let ended = self.leader.as_mut().map(Child::try_wait).transpose()?;
+            if let Some(status) = ended.flatten() {
                 bail!("it ended with {status}");
             }
             ensure!(begun.elapsed() < START_LIMIT, "it does not listen");
@@ -228,14 +245,17 @@ impl Group {
         }
         Ok(())
     }
+
+    fn end(&mut self) -> Result<()> {
+        let mut leader = self.leader.take();
+        leader.as_mut().map_or(Ok(()), process::kill_group)
+    }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if matches!(self.0.try_wait(), Ok(None)) {
-            // There is no one left to tell.
-            let _ = process::kill_group(&mut self.0);
-        }
+        // There is no one left to tell.
+        let _ = self.end();
     }
 }
 

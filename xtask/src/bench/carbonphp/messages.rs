@@ -17,6 +17,8 @@ pub(super) const CONNECTIONS: u32 = 20;
 const QUESTION: &str = "/echo/hello";
 const ANSWER: &[u8] = b"hello";
 
+/// By then whatever answers has loaded the application.
+const WARM_UP: Duration = Duration::from_secs(1);
 /// No answer takes longer.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -38,7 +40,7 @@ pub(super) fn measure(address: &str, scale: Scale) -> Result<Cost> {
         visitor.say(QUESTION)?;
     }
     let duration = scale.duration() * 4;
-    exchange(&mut visitors, duration / 4)?;
+    exchange(&mut visitors, WARM_UP)?;
     let before = (others()?, Instant::now());
     let count = exchange(&mut visitors, duration)?;
     let (used, seconds) = (others()?.saturating_sub(before.0), before.1.elapsed());

@@ -1,10 +1,10 @@
 //! Sites to serve: the application of the bridge's tests, as it is or with classes enough for one in use.
 
 use std::fmt::{self, Write as _};
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use std::{env, result};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -21,6 +21,9 @@ const STEP_LIMIT: Duration = Duration::from_secs(60);
 const CLASSES: u32 = 500;
 /// Of each class, the columns of its array and the methods.
 const COLUMNS: u32 = 12;
+
+/// Of the files of a site.
+const AGE: Duration = Duration::from_secs(3600);
 
 /// The only file of the original that is not as it came.
 const FORKS_IN: &str = "WsFileStreams.php";
@@ -123,6 +126,23 @@ fn configure(folder: &Path, code: &str) -> Result<()> {
         "<?php\n\nforeach (glob(__DIR__ . '/classes/*.php') as $file) {{\n    require $file;\n}}\n{code}\n"
     );
     Ok(fs::write(folder.join("configuration.php"), code)?)
+}
+
+/// Gives the files of a site the age of one that is in use: opcache leaves alone what was written within
+/// the last seconds, so that neither processes nor messages would share it.
+pub(super) fn age(folder: &Path) -> Result<()> {
+    let time = SystemTime::now() - AGE;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        // Links lead to what is in use.
+        if kind.is_dir() {
+            age(&entry.path())?;
+        } else if kind.is_file() {
+            File::open(entry.path())?.set_modified(time)?;
+        }
+    }
+    Ok(())
 }
 
 /// Copies what of a CarbonPHP is loaded, by itself or in a project of Composer's, and repairs it.
@@ -257,6 +277,21 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let error = repaired_copy(root.path()).unwrap_err().to_string();
         assert!(error.contains("has 0 files WsFileStreams.php"), "{error}");
+    }
+
+    #[test]
+    fn no_file_of_an_aged_site_is_new() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("classes")).unwrap();
+        let files = ["index.php", "classes/Table0.php"].map(|name| folder.path().join(name));
+        for file in &files {
+            fs::write(file, "<?php").unwrap();
+        }
+        age(folder.path()).unwrap();
+        for file in &files {
+            let time = fs::metadata(file).unwrap().modified().unwrap();
+            assert!(time.elapsed().unwrap() >= AGE);
+        }
     }
 
     #[test]
