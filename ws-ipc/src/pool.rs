@@ -161,39 +161,13 @@ impl Pool {
         match shared.config.kind {
             PoolKind::ForkServers => {
                 let request = ForkRequest::new(shared);
-                let asked = request.life.ask(env, payload, max_output);
-                let answer = tokio::time::timeout(timeout, asked).await;
-                let answer = answer.unwrap_or(Err(Failure::TimedOut));
-                request.life.note(&answer);
-                answer
+                request.ask(env, payload, timeout, max_output).await
             }
             PoolKind::Workers => {
                 let until = Instant::now() + timeout;
                 let turn = tokio::time::timeout_at(until.into(), shared.turn()).await;
                 let turn = turn.unwrap_or(Err(Failure::TimedOut))?;
-                let begun = Instant::now();
-                let life = Arc::clone(&turn.life);
-                let mut asked = pin!(life.ask(env, payload, max_output));
-                // Dropped before the connection is: a worker whose turn is not over is killed, and
-                // is not to find out before that, and end by it, that nobody waits any more.
-                let mut turn = turn;
-                let answer = tokio::time::timeout_at(until.into(), asked.as_mut()).await;
-                match answer {
-                    Ok(answer) => {
-                        life.note(&answer);
-                        turn.is_over = !matches!(answer, Err(Failure::OutputTooLong { .. }));
-                        answer
-                    }
-                    Err(_) => {
-                        let answer = Err(Failure::TimedOut);
-                        // What has waited for its turn most of the time, behind another that hung
-                        // perhaps, tells nothing of who had it last.
-                        if begun.elapsed() >= timeout / 2 {
-                            life.note(&answer);
-                        }
-                        answer
-                    }
-                }
+                turn.ask(env, payload, until, timeout, max_output).await
             }
         }
     }
@@ -500,6 +474,20 @@ impl<'a> ForkRequest<'a> {
             life: shared.slots[index].life(),
         }
     }
+
+    async fn ask(
+        self,
+        env: &Environment,
+        payload: &Bytes,
+        timeout: Duration,
+        max_output: usize,
+    ) -> Result<Vec<u8>, Failure> {
+        let asked = self.life.ask(env, payload, max_output);
+        let answer = tokio::time::timeout(timeout, asked).await;
+        let answer = answer.unwrap_or(Err(Failure::TimedOut));
+        self.life.note(&answer);
+        answer
+    }
 }
 
 impl Drop for ForkRequest<'_> {
@@ -520,6 +508,41 @@ struct Turn {
     life: Arc<Life>,
     /// Whether the worker has nothing to do with it any more.
     is_over: bool,
+}
+
+impl Turn {
+    /// Asks until the end of `timeout`, of which the turn was waited for.
+    async fn ask(
+        self,
+        env: &Environment,
+        payload: &Bytes,
+        until: Instant,
+        timeout: Duration,
+        max_output: usize,
+    ) -> Result<Vec<u8>, Failure> {
+        let begun = Instant::now();
+        let life = Arc::clone(&self.life);
+        let mut asked = pin!(life.ask(env, payload, max_output));
+        // Dropped before the connection is: a worker whose turn is not over is killed, and is not
+        // to find out before that, and end by it, that nobody waits any more.
+        let mut turn = self;
+        match tokio::time::timeout_at(until.into(), asked.as_mut()).await {
+            Ok(answer) => {
+                life.note(&answer);
+                turn.is_over = !matches!(answer, Err(Failure::OutputTooLong { .. }));
+                answer
+            }
+            Err(_) => {
+                let answer = Err(Failure::TimedOut);
+                // What has waited for its turn most of the time, behind another that hung perhaps,
+                // tells nothing of who had it last.
+                if begun.elapsed() >= timeout / 2 {
+                    life.note(&answer);
+                }
+                answer
+            }
+        }
+    }
 }
 
 impl Drop for Turn {
