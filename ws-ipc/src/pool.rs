@@ -1,25 +1,22 @@
 //! Several services of one command: who is asked next, and when one is replaced.
 
+mod life;
 mod renewal;
 mod trial;
 
-use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
-use crate::cgi::parse_answer;
-use crate::service::{Ahead, call_over};
+use self::life::{Life, Record};
 use crate::{Environment, Failure, Service, ServiceCommand, Spawners};
 
 /// How many processes there are, and what they are.
@@ -164,39 +161,13 @@ impl Pool {
         match shared.config.kind {
             PoolKind::ForkServers => {
                 let request = ForkRequest::new(shared);
-                let asked = request.life.ask(env, payload, max_output);
-                let answer = tokio::time::timeout(timeout, asked).await;
-                let answer = answer.unwrap_or(Err(Failure::TimedOut));
-                request.life.note(&answer);
-                answer
+                request.ask(env, payload, timeout, max_output).await
             }
             PoolKind::Workers => {
                 let until = Instant::now() + timeout;
                 let turn = tokio::time::timeout_at(until.into(), shared.turn()).await;
                 let turn = turn.unwrap_or(Err(Failure::TimedOut))?;
-                let begun = Instant::now();
-                let life = Arc::clone(&turn.life);
-                let mut asked = pin!(life.ask(env, payload, max_output));
-                // Dropped before the connection is: a worker whose turn is not over is killed, and
-                // is not to find out before that, and end by it, that nobody waits any more.
-                let mut turn = turn;
-                let answer = tokio::time::timeout_at(until.into(), asked.as_mut()).await;
-                match answer {
-                    Ok(answer) => {
-                        life.note(&answer);
-                        turn.is_over = !matches!(answer, Err(Failure::OutputTooLong { .. }));
-                        answer
-                    }
-                    Err(_) => {
-                        let answer = Err(Failure::TimedOut);
-                        // What has waited for its turn most of the time, behind another that hung
-                        // perhaps, tells nothing of who had it last.
-                        if begun.elapsed() >= timeout / 2 {
-                            life.note(&answer);
-                        }
-                        answer
-                    }
-                }
+                turn.ask(env, payload, until, timeout, max_output).await
             }
         }
     }
@@ -275,15 +246,6 @@ impl Pool {
     }
 }
 
-/// How long a fork server is left alone when a child has got a request. It forks when somebody
-/// connects, and the child that answers would have to share the processor with that; a request that
-/// takes longer does not keep the next one waiting for it.
-const AHEAD_DELAY: Duration = Duration::from_millis(1);
-
-/// The longest time between two looks whether a process has loaded. Nothing tells when a connection
-/// to a Unix socket is accepted.
-const LOAD_LOOK_EVERY: Duration = Duration::from_millis(20);
-
 /// Ends the pool with the last handle.
 #[derive(Debug)]
 struct Front {
@@ -358,177 +320,6 @@ impl Slot {
             *current = Arc::new(life);
         }
         is_here
-    }
-}
-
-/// One process, or its restarts, until it is replaced.
-#[derive(Debug)]
-struct Life {
-    /// Connections without a request, the oldest first. Closed before the service ends, as fields
-    /// are dropped in this order.
-    ahead: Mutex<VecDeque<Ahead>>,
-    /// How many of these there are to be.
-    ahead_count: usize,
-    kind: PoolKind,
-    service: Service,
-    since: Instant,
-    served: AtomicU64,
-    in_hand: AtomicUsize,
-    record: Arc<Record>,
-    /// Whether a successor is being made.
-    is_retired: AtomicBool,
-}
-
-/// What became of the requests at one place since its processes were last reloaded. Whoever is
-/// recycled leaves it to the successor.
-#[derive(Debug, Default)]
-struct Record {
-    has_answered: AtomicBool,
-    /// Requests that failed before one was answered.
-    failed: AtomicU64,
-}
-
-impl Life {
-    fn new(service: Service, config: &PoolConfig, record: Arc<Record>) -> Self {
-        let ahead_count = match config.kind {
-            PoolKind::ForkServers => config.ahead,
-            PoolKind::Workers => config.ahead.min(1),
-        };
-        Self {
-            ahead: Mutex::new(VecDeque::with_capacity(ahead_count)),
-            ahead_count,
-            kind: config.kind,
-            service,
-            since: Instant::now(),
-            served: AtomicU64::new(0),
-            in_hand: AtomicUsize::new(0),
-            record,
-            is_retired: AtomicBool::new(false),
-        }
-    }
-
-    async fn ask(
-        self: &Arc<Self>,
-        env: &Environment,
-        payload: &Bytes,
-        max_output: usize,
-    ) -> Result<Vec<u8>, Failure> {
-        let _in_hand = InHand::of(self);
-        let ahead = self.take_ahead();
-        let answer = {
-            let service = &self.service;
-            let mut call = pin!(call_over(service, ahead.as_ref(), env, payload, max_output));
-            // The request is on its way before the next connection is made.
-            let mut answer = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await;
-            if answer.is_pending() && self.kind == PoolKind::ForkServers {
-                let soon = timeout(AHEAD_DELAY, call.as_mut()).await;
-                answer = soon.map_or(Poll::Pending, Poll::Ready);
-            }
-            match answer {
-                Poll::Ready(answer) => answer,
-                Poll::Pending => {
-                    self.connect_ahead();
-                    return call.await;
-                }
-            }
-        };
-        // Who waits for the answer has it first. The connection is closed behind the next one, so
-        // that the process on the other side need not wake up for each.
-        let life = Arc::clone(self);
-        tokio::spawn(async move {
-            life.connect_ahead();
-            drop(ahead);
-        });
-        answer
-    }
-
-    /// The connection that waits longest and is still of use.
-    fn take_ahead(&self) -> Option<Ahead> {
-        let mut ahead = lock(&self.ahead);
-        std::iter::from_fn(|| ahead.pop_front()).find(|ahead| self.service.has_open(ahead))
-    }
-
-    /// Takes note of what became of a request.
-    fn note(&self, answer: &Result<Vec<u8>, Failure>) {
-        if self.record.has_answered.load(Ordering::Relaxed) {
-            return;
-        }
-        let is_good = match answer {
-            Ok(answer) => parse_answer(answer).is_ok_and(|answer| answer.status() < 500),
-            Err(Failure::CannotStart { .. } | Failure::Cancelled) => return,
-            Err(_) => false,
-        };
-        if is_good {
-            self.record.has_answered.store(true, Ordering::Relaxed);
-        } else {
-            self.record.failed.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Waits until the program accepts; says why it will not.
-    async fn is_loaded(&self) -> Result<(), &'static str> {
-        let mut pause = Duration::from_millis(1);
-        loop {
-            // One only: there are programs that accept the next when they have read a request.
-            let is_connected = self.is_connected_ahead();
-            if self.service.ends() > 0 {
-                return Err("its successor ended before it accepted a connection");
-            }
-            if is_connected && self.service.has_accepted_all() {
-                return Ok(());
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(LOAD_LOOK_EVERY);
-        }
-    }
-
-    /// Whether there is a connection ahead; makes one if there is none, though none be wanted.
-    fn is_connected_ahead(&self) -> bool {
-        let mut ahead = lock(&self.ahead);
-        if ahead.is_empty() {
-            ahead.extend(self.service.connect_ahead());
-        }
-        !ahead.is_empty()
-    }
-
-    /// Makes the connections that are missing, as far as that is possible at once.
-    fn connect_ahead(&self) {
-        let mut ahead = lock(&self.ahead);
-        while ahead.len() < self.ahead_count
-            && let Some(connection) = self.service.connect_ahead()
-        {
-            ahead.push_back(connection);
-        }
-    }
-
-    /// Whether a fresh process is to take over, now that a request more has been served.
-    fn is_due(&self, recycling: &Recycling) -> bool {
-        let served = self.served.fetch_add(1, Ordering::Relaxed) + 1;
-        let has_served = |max: NonZeroU64| served >= max.get();
-        let has_grown = |max: u64| {
-            let pid = self.service.pid();
-            pid.and_then(resident_memory)
-                .is_some_and(|bytes| bytes > max)
-        };
-        recycling.max_requests.is_some_and(has_served)
-            || (recycling.max_age).is_some_and(|max| self.since.elapsed() >= max)
-            || recycling.max_memory.is_some_and(has_grown)
-    }
-}
-
-/// A request in the hands of a process.
-struct InHand<'a>(&'a AtomicUsize);
-
-impl<'a> InHand<'a> {
-    fn of(life: &'a Life) -> Self {
-        life.in_hand.fetch_add(1, Ordering::Relaxed);
-        Self(&life.in_hand)
-    }
-}
-
-impl Drop for InHand<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -683,6 +474,20 @@ impl<'a> ForkRequest<'a> {
             life: shared.slots[index].life(),
         }
     }
+
+    async fn ask(
+        self,
+        env: &Environment,
+        payload: &Bytes,
+        timeout: Duration,
+        max_output: usize,
+    ) -> Result<Vec<u8>, Failure> {
+        let asked = self.life.ask(env, payload, max_output);
+        let answer = tokio::time::timeout(timeout, asked).await;
+        let answer = answer.unwrap_or(Err(Failure::TimedOut));
+        self.life.note(&answer);
+        answer
+    }
 }
 
 impl Drop for ForkRequest<'_> {
@@ -703,6 +508,41 @@ struct Turn {
     life: Arc<Life>,
     /// Whether the worker has nothing to do with it any more.
     is_over: bool,
+}
+
+impl Turn {
+    /// Asks until the end of `timeout`, of which the turn was waited for.
+    async fn ask(
+        self,
+        env: &Environment,
+        payload: &Bytes,
+        until: Instant,
+        timeout: Duration,
+        max_output: usize,
+    ) -> Result<Vec<u8>, Failure> {
+        let begun = Instant::now();
+        let life = Arc::clone(&self.life);
+        let mut asked = pin!(life.ask(env, payload, max_output));
+        // Dropped before the connection is: a worker whose turn is not over is killed, and is not
+        // to find out before that, and end by it, that nobody waits any more.
+        let mut turn = self;
+        match tokio::time::timeout_at(until.into(), asked.as_mut()).await {
+            Ok(answer) => {
+                life.note(&answer);
+                turn.is_over = !matches!(answer, Err(Failure::OutputTooLong { .. }));
+                answer
+            }
+            Err(_) => {
+                let answer = Err(Failure::TimedOut);
+                // What has waited for its turn most of the time, behind another that hung perhaps,
+                // tells nothing of who had it last.
+                if begun.elapsed() >= timeout / 2 {
+                    life.note(&answer);
+                }
+                answer
+            }
+        }
+    }
 }
 
 impl Drop for Turn {
@@ -755,11 +595,4 @@ async fn repair(shared: Arc<Shared>, mut needed: mpsc::UnboundedReceiver<Repair>
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing is left half done under these locks.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The resident memory of a process, in bytes; see `proc_pid_statm(5)`.
-fn resident_memory(pid: i32) -> Option<u64> {
-    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
 }

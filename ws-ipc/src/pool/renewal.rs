@@ -10,8 +10,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use super::life::Life;
 use super::trial::{Conduct, Trial, Verdict};
-use super::{Life, Shared, lock};
+use super::{Shared, lock};
 
 /// How often processes on trial are looked at: what they do wrong until then costs messages.
 const LOOK_EVERY: Duration = Duration::from_millis(20);

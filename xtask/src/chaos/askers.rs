@@ -107,6 +107,7 @@ impl Books {
 #[derive(Debug)]
 pub(crate) struct Askers {
     stop: Arc<AtomicBool>,
+    rest: Arc<AtomicBool>,
     books: Arc<Mutex<Books>>,
     threads: Vec<JoinHandle<Result<()>>>,
 }
@@ -115,17 +116,20 @@ impl Askers {
     /// Starts `count` of them, each of which rests `pause` after each answer.
     pub(crate) fn start(address: SocketAddr, count: usize, pause: Duration) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
+        let rest = Arc::new(AtomicBool::new(false));
         let books = Arc::new(Mutex::new(Books::default()));
         let mut threads = Vec::new();
         for asker in 0..count {
             let client = Client::connect(address)?;
-            let (stop, books) = (Arc::clone(&stop), Arc::clone(&books));
+            let (stop, rest) = (Arc::clone(&stop), Arc::clone(&rest));
+            let books = Arc::clone(&books);
             threads.push(thread::spawn(move || {
-                ask(client, asker, &stop, pause, &books)
+                ask(client, asker, (&stop, &rest), pause, &books)
             }));
         }
         Ok(Self {
             stop,
+            rest,
             books,
             threads,
         })
@@ -153,6 +157,14 @@ impl Askers {
         Ok(samples)
     }
 
+    /// Has them ask nothing while something else is measured.
+    pub(crate) fn resting<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.rest.store(true, Ordering::Relaxed);
+        let done = act();
+        self.rest.store(false, Ordering::Relaxed);
+        done
+    }
+
     /// Ends them once each has its last answer.
     ///
     /// # Errors
@@ -172,11 +184,14 @@ impl Askers {
 fn ask(
     mut client: Client,
     asker: usize,
-    stop: &AtomicBool,
+    (stop, rest): (&AtomicBool, &AtomicBool),
     pause: Duration,
     books: &Mutex<Books>,
 ) -> Result<()> {
     for number in 0.. {
+        while rest.load(Ordering::Relaxed) && !stop.load(Ordering::Relaxed) {
+            thread::sleep(pause);
+        }
         if stop.load(Ordering::Relaxed) {
             break;
         }

@@ -15,7 +15,7 @@ use crate::chaos::Context;
 use crate::chaos::askers::{Askers, FAILED};
 use crate::chaos::client::Client;
 use crate::chaos::family;
-use crate::chaos::figures::{CALLBACK_RATIO, Percentiles, Report, mib, millis};
+use crate::chaos::figures::{CALLBACK_RATIO, Percentiles, Report, Slice, mib, millis};
 use crate::chaos::scheduling::{BareLoop, CpuGroup};
 use crate::chaos::subject::{Subject, poll_until};
 use crate::chaos::wire::{self, Event};
@@ -160,6 +160,8 @@ const SLACK: u64 = 512 << 10;
 /// What the server itself may need meanwhile, the lines of its log included.
 const OWN: u64 = 12 << 20;
 const FLOODS: usize = 8;
+/// In how many parts they are done, each beside as long a part of the bare loop.
+const SLICES: u32 = 6;
 /// As the server has it for callbacks unless it is told otherwise.
 const NICE: i32 = 10;
 /// Who asks beside them, and how long each rests.
@@ -178,8 +180,8 @@ pub(super) fn output_flood(context: &Context, report: &mut Report) -> Result<()>
     let timeout = context.size(Duration::from_secs(2), Duration::from_secs(10));
     let limit = format!("{}s", timeout.as_secs());
     let max_output = MAX_OUTPUT.to_string();
-    let rounds = context.size(10_usize, 300);
-    let span = context.size(Duration::from_secs(1), Duration::from_secs(5));
+    let rounds = context.size(2_usize, 50);
+    let span = context.size(Duration::from_secs(1), Duration::from_secs(6));
     let bare = BareLoop {
         script: WRITING,
         flood: ("flood", FLOODS),
@@ -191,7 +193,6 @@ pub(super) fn output_flood(context: &Context, report: &mut Report) -> Result<()>
     if let Err(error) = &group {
         report.leave_out(format!("nice values that hold between all: {error:#}"));
     }
-    let mut alone = bare.run(span)?;
     let subject = Subject::launch(
         &context.ws,
         &Launch {
@@ -206,28 +207,36 @@ pub(super) fn output_flood(context: &Context, report: &mut Report) -> Result<()>
     )?;
     let askers = Askers::start(subject.address(), ASKERS.0, ASKERS.1)?;
     let pings = Witnesses::start(subject.address(), 2, Errand::Ping, 10 * PAUSE)?;
-    let mut beside_floods = Duration::ZERO;
-    for (act, cause, count, rounds) in [
-        ("flood", "output", FLOODS, rounds),
-        ("drip", "timeout", FLOODS, 1),
-        ("mutter", "timeout", 1, 1),
+    for (act, cause, count, rounds, slices) in [
+        ("flood", "output", FLOODS, rounds, SLICES),
+        ("drip", "timeout", FLOODS, 1, 1),
+        ("mutter", "timeout", 1, 1, 1),
     ] {
+        let failures = (count * rounds * slices as usize) as f64;
         let baseline = subject.status()?;
         let both = || pings.during(|| askers.over(span));
         let (mut calm, mut calm_pings) = both()?;
         let logged = fs::metadata(subject.log_file())?.len();
-        let (((peak, ends), during), during_pings) =
-            pings.during(|| askers.during(|| write(&subject, act, count, rounds)))?;
+        let (mut peak, mut ends) = (0, Vec::new());
+        let (mut measured, mut during_pings) = (Vec::new(), Vec::new());
+        for _ in 0..slices {
+            // Other programs on the machine come and go: what is compared is done in turns.
+            let bare = match act {
+                "flood" => askers.resting(|| bare.run(span / slices))?,
+                _ => Vec::new(),
+            };
+            let slice = pings.during(|| askers.during(|| write(&subject, act, count, rounds)))?;
+            let (((slice_peak, slice_ends), during), slice_pings) = slice;
+            peak = peak.max(slice_peak);
+            ends.extend(slice_ends);
+            measured.push(Slice { during, bare });
+            during_pings.extend(slice_pings);
+        }
         let after = subject.wait_for("all of them have failed", PATIENCE, |it| {
-            Ok(it.since(&baseline, "callbacks.failed")? >= (count * rounds) as f64)
+            Ok(it.since(&baseline, "callbacks.failed")? >= failures)
         })?;
         let failed = after.since(&baseline, &format!("callbacks.failed_by.{cause}"))?;
-        report.exactly(
-            format!("{act}: failures by {cause}"),
-            failed,
-            "",
-            (count * rounds) as f64,
-        );
+        report.exactly(format!("{act}: failures by {cause}"), failed, "", failures);
         let bound = match act {
             "flood" => OWN + count as u64 * (MAX_OUTPUT + SLACK),
             _ => OWN,
@@ -240,10 +249,11 @@ pub(super) fn output_flood(context: &Context, report: &mut Report) -> Result<()>
         let after = both()?;
         calm.extend(after.0);
         calm_pings.extend(after.1);
-        report.at_most_times(CALLBACK_RATIO, &format!("{act}: others"), &calm, &during);
         report.unaffected(&format!("{act}: pings"), &calm_pings, &during_pings);
-        if act == "flood" {
-            beside_floods = Percentiles::of(&during).p99;
+        let others = format!("{act}: others");
+        match act {
+            "flood" => report.at_most_twice_bare(&others, &calm, &measured),
+            _ => report.at_most_times(CALLBACK_RATIO, &others, &calm, &measured[0].during),
         }
     }
     pings.stop()?;
@@ -252,13 +262,6 @@ pub(super) fn output_flood(context: &Context, report: &mut Report) -> Result<()>
     report.exactly("others: failed", books.failed as f64, "", 0.0);
     settled(&subject)?;
     subject.finish(report)?;
-    // Other programs on the machine come and go: what is compared with lies on both sides.
-    alone.extend(bare.run(span)?);
-    let alone = Percentiles::of(&alone);
-    report.note("flood: without any server: p50", millis(alone.p50), "ms");
-    report.note("flood: without any server: p99", millis(alone.p99), "ms");
-    let times = beside_floods.as_secs_f64() / alone.p99.as_secs_f64();
-    report.note("flood: others: p99, times that", times, "");
     drop(group);
     Ok(())
 }
