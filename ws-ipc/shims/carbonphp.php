@@ -226,11 +226,13 @@ class WebSocket extends WsFileStreams implements iCommand
 namespace ws\carbonphp;
 
 use CarbonPHP\Abstracts\Pipe;
+use CarbonPHP\Abstracts\Serialized;
 use CarbonPHP\CarbonPHP;
 use CarbonPHP\Database;
 use CarbonPHP\Enums\ThrowableReportDisplay;
 use CarbonPHP\Error\ThrowableHandler;
 use CarbonPHP\Programs\WebSocket;
+use CarbonPHP\Request;
 use CarbonPHP\Route;
 use CarbonPHP\Session;
 use CarbonPHP\WebSocket\WsUserConnectionRelationship;
@@ -329,6 +331,8 @@ function serve(array $configuration): never
     }
     leave_database();
     declare_relationship();
+    // Each message would load them anew.
+    silently(fn () => array_map(class_exists(...), [Request::class, Serialized::class]));
     $report = getenv('WS_CARBONPHP_REPORT');
     if ($report !== false && $report !== '') {
         $json = json_encode(describe($configuration), JSON_THROW_ON_ERROR | JSON_UNESCAPED_SLASHES);
