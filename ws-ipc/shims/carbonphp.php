@@ -253,11 +253,13 @@ class WebSocket extends WsFileStreams implements iCommand
 namespace ws\carbonphp;
 
 use CarbonPHP\Abstracts\Pipe;
+use CarbonPHP\Abstracts\Serialized;
 use CarbonPHP\CarbonPHP;
 use CarbonPHP\Database;
 use CarbonPHP\Enums\ThrowableReportDisplay;
 use CarbonPHP\Error\ThrowableHandler;
 use CarbonPHP\Programs\WebSocket;
+use CarbonPHP\Request;
 use CarbonPHP\Route;
 use CarbonPHP\Session;
 use CarbonPHP\WebSocket\WsUserConnectionRelationship;
@@ -267,6 +269,7 @@ use ws\Stdin;
 const CONTROL_TIMEOUT = 10;
 /** What is written to a userSocket at once is one message up to this size. */
 const MAX_WRITE = 64 << 20;
+const ID_CHARACTERS = 'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789,-';
 const NO_OUTPUT = 'A route was matched but did not signal any output to stdout.';
 const NO_ROUTE = "No route was matched in the Application for startApplication(\$uri = %s)."
     . " Please remember \n                    your sockets application is in cached state and must"
@@ -366,6 +369,8 @@ function serve(array $configuration): never
     }
     leave_database();
     declare_relationship();
+    // Each message would load them anew.
+    silently(fn () => array_map(class_exists(...), [Request::class, Serialized::class]));
     $report = getenv('WS_CARBONPHP_REPORT');
     if ($report !== false && $report !== '') {
         $json = json_encode(describe($configuration), JSON_THROW_ON_ERROR | JSON_UNESCAPED_SLASHES);
@@ -782,7 +787,9 @@ final class Visit
     public function enter(string $uri): void
     {
         Control::$path = $this->variables['WS_CONTROL_SOCKET'] ?? null;
-        $_SERVER = Application::$process + $_SERVER;
+        foreach (Application::$process as $name => $value) {
+            $_SERVER[$name] = $value;
+        }
         $_SERVER['SERVER_PORT'] = &WebSocket::$port;
         $_SERVER['REQUEST_URI'] = $uri;
         $_SERVER['REMOTE_ADDR'] = $this->ip;
@@ -866,7 +873,8 @@ final class Visit
 /** Whether PHP would take this session up. If not it makes another, one more for each message. */
 function session_exists(string $id): bool
 {
-    if (!preg_match('/^[A-Za-z0-9,-]{1,256}$/D', $id)) {
+    $length = strlen($id);
+    if ($length === 0 || $length > 256 || strspn($id, ID_CHARACTERS) < $length) {
         return false;
     }
     if (ini_get('session.save_handler') !== 'files') {
@@ -897,10 +905,8 @@ function headers(array $variables): array
 /** @return ?resource */
 function open_fifo(string $path): mixed
 {
-    if (!file_exists($path) || filetype($path) !== 'fifo') {
-        return null;
-    }
-    $fifo = silently(fn () => fopen($path, 'rb+')) ?: null;
+    $open = fn () => filetype($path) === 'fifo' ? fopen($path, 'rb+') : false;
+    $fifo = silently($open) ?: null;
     if ($fifo) {
         stream_set_blocking($fifo, false);
     }

@@ -208,7 +208,7 @@ function fill_superglobals(array $variables): void
 /** Descriptor 0: the listening socket at first, then what a request's body is read from. */
 final class Stdin
 {
-    /** @var resource */
+    /** @var resource|\Socket|null */
     private static $file;
 
     public static function takeListener(): \Socket
@@ -229,16 +229,16 @@ final class Stdin
     /** Descriptor 0 is the lowest that is free, which the next one opened gets. */
     public static function set(string $body): void
     {
-        fclose(self::$file);
+        self::$file = null;
         self::$file = self::inSocket($body) ?? self::inFile($body);
     }
 
-    /** @return ?resource null if the body is larger than what a socket holds */
-    private static function inSocket(string $body): mixed
+    /** Null if the body is larger than what a socket holds. */
+    private static function inSocket(string $body): ?\Socket
     {
-        [$read, $write] = stream_socket_pair(STREAM_PF_UNIX, STREAM_SOCK_STREAM, 0);
-        stream_set_blocking($write, false);
-        return @fwrite($write, $body) === strlen($body) ? $read : null;
+        socket_create_pair(AF_UNIX, SOCK_STREAM, 0, $pair);
+        $sent = @socket_send($pair[1], $body, strlen($body), MSG_DONTWAIT);
+        return $sent === strlen($body) ? $pair[0] : null;
     }
 
     /**

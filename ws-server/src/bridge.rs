@@ -4,6 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use crate::config::{AppBackend, CallbackBackend, CarbonPhpConfig, Config};
 use crate::error::ServeError;
@@ -69,6 +70,9 @@ fn keep_others_out(dir: &Path, runs_as: Option<u32>) -> io::Result<()> {
     Ok(())
 }
 
+/// How old the file says that it is. PHP's opcache leaves out what was changed within the last two
+/// seconds, as PHP has it, and then each process has a copy of its own.
+const AGE: Duration = Duration::from_secs(60);
 const OTHERS_WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 
@@ -79,6 +83,7 @@ fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     let written = create(&new)
         .and_then(|mut file| {
             file.write_all(text.as_bytes())?;
+            file.set_modified(SystemTime::now() - AGE)?;
             file.set_permissions(fs::Permissions::from_mode(mode))
         })
         .and_then(|()| fs::rename(&new, path));
@@ -156,5 +161,14 @@ mod tests {
         let metadata = path.symlink_metadata().unwrap();
         assert!(metadata.is_file() && metadata.permissions().mode() & 0o777 == 0o644);
         assert!(half.symlink_metadata().is_err());
+    }
+
+    #[test]
+    fn opcache_does_not_take_the_bridge_for_a_file_that_is_being_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bridge.php");
+        write(&path, "<?php", 0o600).unwrap();
+        let modified = fs::metadata(&path).unwrap().modified().unwrap();
+        assert!(SystemTime::now().duration_since(modified).unwrap() >= AGE);
     }
 }
