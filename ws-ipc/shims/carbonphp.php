@@ -577,6 +577,8 @@ final class Request
             exit;
         }
         \ws\discard_output(0);
+        // Until there is an answer: when memory is exhausted, not even end() may be run.
+        http_response_code(500);
         register_shutdown_function(self::end(...));
         ini_set('html_errors', '0');
         // The browser has said what its pages may be packed with.
@@ -599,15 +601,22 @@ final class Request
         foreach (['PHP_SELF', 'SCRIPT_NAME', 'SCRIPT_FILENAME', 'PATH_TRANSLATED'] as $variable) {
             $_SERVER[$variable] = $name;
         }
+        $_GET = $_POST = $_COOKIE = $_REQUEST = $_FILES = [];
     }
 
     public static function answer(): void
     {
         $body = (string) file_get_contents('php://input');
         [$headers, $content] = \ws\ask(answer(...), self::$variables, $body);
-        // Sessions set some of their own, which nobody takes.
+        if (headers_sent()) {
+            complain('no answer: the application has ended all buffers, or the request, itself');
+            return;
+        }
+        // Sessions and web pages set some of their own, and a status, which nobody takes.
         header_remove();
-        array_map(header(...), $headers);
+        header('HTTP/1.1 200 OK');
+        // The server takes nothing behind that: what shutdown functions and destructors print.
+        array_map(header(...), [...$headers, 'Content-Length: ' . strlen($content)]);
         self::$isAnswered = true;
         echo $content;
     }
@@ -617,7 +626,7 @@ final class Request
         if (!self::$isAnswered) {
             \ws\discard_output(0);
             header_remove();
-            http_response_code(500);
+            header('HTTP/1.1 500 Internal Server Error');
         }
     }
 }
