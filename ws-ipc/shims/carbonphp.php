@@ -16,7 +16,8 @@
  * Or php-fpm runs this file, for each request anew: SCRIPT_FILENAME is its path, WS_CARBONPHP_INDEX
  * that of the application's index.php. The application boots from its beginning then and answers
  * one request, by the same callbacks. For CarbonPHP it is the command line all the same; PHP_SAPI is
- * "fpm-fcgi" for the application, and what CarbonPHP logs while it boots is dropped.
+ * "fpm-fcgi" for the application, and what CarbonPHP logs while it boots is dropped, unless the
+ * application ends there.
  *
  * What an application may use is here: the static properties, constants and callbacks;
  * sendToAllWebsSocketConnections(), sendToResource(), forkStartApplication(), readFromFifo(),
@@ -77,7 +78,11 @@ if (\PHP_SAPI !== 'cli') {
     /** In the same way ColorCode is silent while it would say for each message that it boots. */
     function error_log(string $message, mixed ...$more): bool
     {
-        return !bridge\Application::$isLoaded || \error_log($message, ...$more);
+        if (bridge\Application::$isLoaded) {
+            return \error_log($message, ...$more);
+        }
+        bridge\Request::$saidAtBoot[] = $message;
+        return true;
     }
 }
 
@@ -321,7 +326,8 @@ function begin(): void
     ini_set('log_errors', '1');
     // What is printed now is for nobody, and once it were printed, no session could begin.
     ob_start(function (string $printed) {
-        if (Log::$stream && $printed !== '') {
+        // A mark or a blank line before "<?php" would be a line of the log for each message.
+        if (Log::$stream && trim($printed, "\u{FEFF} \t\r\n") !== '') {
             fwrite(Log::$stream, $printed);
         }
         return '';
@@ -329,6 +335,8 @@ function begin(): void
     $pid = getmypid();
     register_shutdown_function(function () use ($pid) {
         if (!Application::$isLoaded && getmypid() === $pid) {
+            // Of that, it is the end which says why.
+            array_map(\ws\say(...), array_slice(Request::$saidAtBoot, -8));
             complain('the application has ended before CarbonPHP ran its program websocket');
         }
     });
@@ -563,6 +571,8 @@ final class Request
     /** @var array<string, string> */
     private static array $variables = [];
     private static bool $isAnswered = false;
+    /** @var list<string> what CarbonPHP has logged while it booted */
+    public static array $saidAtBoot = [];
     /** The application's index.php. */
     public static string $index = '';
 
@@ -608,8 +618,8 @@ final class Request
     {
         $body = (string) file_get_contents('php://input');
         [$headers, $content] = \ws\ask(answer(...), self::$variables, $body);
-        if (headers_sent()) {
-            complain('no answer: the application has ended all buffers, or the request, itself');
+        if (headers_sent($file, $line)) {
+            complain("no answer: what $file printed in line $line went past all buffers");
             return;
         }
         // Sessions and web pages set some of their own, and a status, which nobody takes.
@@ -625,8 +635,10 @@ final class Request
     {
         if (!self::$isAnswered) {
             \ws\discard_output(0);
-            header_remove();
-            header('HTTP/1.1 500 Internal Server Error');
+            if (!headers_sent()) {
+                header_remove();
+                header('HTTP/1.1 500 Internal Server Error');
+            }
         }
     }
 }
