@@ -81,7 +81,7 @@ if (\PHP_SAPI !== 'cli') {
         if (bridge\Application::$isLoaded) {
             return \error_log($message, ...$more);
         }
-        bridge\Request::$saidAtBoot[] = $message;
+        bridge\FpmRequest::$saidAtBoot[] = $message;
         return true;
     }
 }
@@ -311,7 +311,7 @@ function begin(): void
 {
     Log::$name = 'carbonphp.php';
     if (!is_fork_server()) {
-        Request::begin();
+        FpmRequest::begin();
     }
     stream_wrapper_register('ws-connection', ConnectionStream::class);
     // CarbonPHP closes STDERR before it exits.
@@ -336,7 +336,7 @@ function begin(): void
     register_shutdown_function(function () use ($pid) {
         if (!Application::$isLoaded && getmypid() === $pid) {
             // Of that, it is the end which says why.
-            array_map(\ws\say(...), array_slice(Request::$saidAtBoot, -8));
+            array_map(\ws\say(...), array_slice(FpmRequest::$saidAtBoot, -8));
             complain('the application has ended before CarbonPHP ran its program websocket');
         }
     });
@@ -403,7 +403,7 @@ function serve(array $configuration): never
         array_map(complain(...), shared_connections());
         \ws\serve_by_forks(Stdin::takeListener(), answer(...));
     } else {
-        Request::answer();
+        FpmRequest::answer();
     }
     exit(0);
 }
@@ -563,7 +563,7 @@ function mentions_lists(): bool
 }
 
 /** The request that php-fpm runs this for. */
-final class Request
+final class FpmRequest
 {
     /** What the environment of a command line does not have. */
     private const VARIABLES
@@ -1188,5 +1188,5 @@ begin();
 
 if (!is_fork_server()) {
     // Out here rather than in a function, so that the application's variables are global as ever.
-    require Request::$index;
+    require FpmRequest::$index;
 }

@@ -210,3 +210,31 @@ async fn b08_who_is_silent_or_slow_holds_up_nobody() {
         server.finish();
     }
 }
+
+#[tokio::test]
+async fn only_what_the_callback_says_is_the_reply() {
+    for (setup, _fpm) in sites() {
+        before_callbacks(
+            setup.dir(),
+            "http_response_code(403);
+             header('X-WS-User: 99');
+             switch ($uri) {
+             case '/late':
+                 register_shutdown_function(function () { echo 'late'; missing(); });
+                 echo 'early';
+                 return true;
+             case '/full':
+                 ini_set('memory_limit', '16M');
+                 while (true) { $all[] = str_repeat('x', 1 << 20); }
+             }",
+        );
+        let server = setup.set("app.error_reply", "failed").start();
+        let mut client = enter(&server, "user=7").await;
+        assert_eq!(ask(&mut client, "/late").await, "early");
+        assert_eq!(ask(&mut client, "/full").await, "failed");
+        let seen = whoami(&mut client).await;
+        assert_eq!(seen["information"]["userId"], "7");
+        bye(client).await;
+        server.finish();
+    }
+}
