@@ -93,6 +93,11 @@ impl Part {
         Self::Sessions,
         Self::CarbonPhp,
     ];
+
+    /// The others measure more processes than there are cores.
+    fn is_of_server(&self) -> bool {
+        matches!(self, Self::Server(_))
+    }
 }
 
 impl ValueEnum for Part {
@@ -174,7 +179,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let run = record::Run {
             is_quick: arguments.quick,
             rounds: arguments.rounds,
-            is_pinned: programs.is_pinned(),
+            is_pinned: programs.is_pinned() && parts.iter().any(Part::is_of_server),
             load,
         };
         let facts = record::facts(&run)?;
