@@ -22,7 +22,7 @@ use super::cell::Scale;
 use super::result::{markdown, median};
 
 const TITLE: &str = "CarbonPHP: messages and browsers, beside its own server";
-/// What the issue wants of a message with the bridge: how many times as many in a second, and which part
+/// What is wanted of a message with the bridge: how many times as many in a second, and which part
 /// of the processor time.
 const WANTED: [&str; 2] = ["at least 4", "at most 0.25"];
 
