@@ -310,17 +310,15 @@ function is_fork_server(): bool
 function begin(): void
 {
     Log::$name = 'carbonphp.php';
-    if (!is_fork_server()) {
-        FpmRequest::begin();
-    }
     stream_wrapper_register('ws-connection', ConnectionStream::class);
-    // CarbonPHP closes STDERR before it exits.
-    Log::$stream = (is_fork_server() ? fopen('php://stderr', 'w') : LogStream::open()) ?: null;
-    $needed = is_fork_server() ? ['pcntl', 'posix', 'sockets'] : [];
-    $missing = array_filter($needed, fn ($name) => !extension_loaded($name));
-    if ($missing) {
-        complain('PHP lacks ' . implode(', ', $missing));
-        exit(1);
+    stream_wrapper_register('ws-log', LogStream::class);
+    if (is_fork_server()) {
+        // CarbonPHP closes STDERR before it exits.
+        Log::$stream = fopen('php://stderr', 'w') ?: null;
+        require_extensions(['pcntl', 'posix', 'sockets']);
+    } else {
+        Log::$stream = fopen('ws-log://', 'w') ?: null;
+        FpmRequest::begin();
     }
     // PHP itself would print why it ends, with an answer that is dropped.
     ini_set('log_errors', '1');
@@ -340,6 +338,16 @@ function begin(): void
             complain('the application has ended before CarbonPHP ran its program websocket');
         }
     });
+}
+
+/** @param list<string> $names */
+function require_extensions(array $names): void
+{
+    $missing = array_filter($names, fn ($name) => !extension_loaded($name));
+    if ($missing) {
+        complain('PHP lacks ' . implode(', ', $missing));
+        exit(1);
+    }
 }
 
 /** Sets what the constructor of the original sets, but for sockets, signals and .htaccess. */
@@ -594,14 +602,14 @@ final class FpmRequest
         // The browser has said what its pages may be packed with.
         ini_set('zlib.output_compression', '0');
         foreach (['STDOUT', 'STDERR'] as $name) {
-            define($name, LogStream::open());
+            define($name, fopen('ws-log://', 'w'));
         }
         chdir(dirname(self::$index));
         $name = basename(self::$index);
         $GLOBALS['argv'] = [$name, 'websocket'];
         $GLOBALS['argc'] = 2;
-        $environment = preg_grep(self::VARIABLES, array_keys(self::$variables), PREG_GREP_INVERT);
-        $_SERVER = array_intersect_key(self::$variables, array_flip($environment)) + [
+        $isOfCommandLine = fn (string $variable) => !preg_match(self::VARIABLES, $variable);
+        $_SERVER = array_filter(self::$variables, $isOfCommandLine, ARRAY_FILTER_USE_KEY) + [
             'argv' => $GLOBALS['argv'],
             'argc' => $GLOBALS['argc'],
             'REQUEST_TIME' => $_SERVER['REQUEST_TIME'],
@@ -648,14 +656,6 @@ final class LogStream
 {
     /** @var ?resource set by PHP */
     public $context;
-
-    /** @return resource|false */
-    public static function open(): mixed
-    {
-        static $isKnown = false;
-        $isKnown = $isKnown || stream_wrapper_register('ws-log', self::class);
-        return fopen('ws-log://', 'w');
-    }
 
     public function stream_open(string $path, string $mode, int $options, ?string &$opened): bool
     {

@@ -81,7 +81,7 @@ fn debian() -> Result<()> {
     if !python_can_make_environments() {
         missing.push("python3-venv");
     }
-    if !php_fpm_is_there() {
+    if workspace::php_fpm().is_none() {
         missing.push("php-fpm");
     }
     if missing.is_empty() {
@@ -120,13 +120,6 @@ fn python_can_make_environments() -> bool {
     let mut command = Command::new("python3");
     command.args(["-c", "import ensurepip, venv"]);
     command.output().is_ok_and(|output| output.status.success())
-}
-
-/// Its program has the version of PHP in its name.
-fn php_fpm_is_there() -> bool {
-    let programs = fs::read_dir("/usr/sbin").into_iter().flatten().flatten();
-    let mut names = programs.map(|program| program.file_name());
-    names.any(|name| name.to_string_lossy().starts_with("php-fpm"))
 }
 
 /// An environment of its own, since Debian's pip refuses to touch the system's.

@@ -113,7 +113,7 @@ impl Server {
         let folder = tempfile::Builder::new().prefix("ws-").tempdir()?;
         // It is found before any configuration that this machine may have.
         File::create(folder.path().join("ws.toml"))?;
-        Self::launch_in(ws, launch, folder, None)
+        Self::launch_with(ws, launch, folder)
     }
 
     /// As [`launch`](Self::launch), in a folder with what it works on, among it a `ws.toml`.

@@ -1,6 +1,8 @@
 //! Where things are: the repository, its build directory, and the tools that were installed there.
 
 use std::env;
+use std::ffi::OsStr;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -121,4 +123,13 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .chain(["/usr/sbin".into(), "/sbin".into()])
         .map(|folder| folder.join(program))
         .find(|file| file.is_file())
+}
+
+/// Finds php-fpm, the latest where there are several: Debian's have the version of PHP in their names.
+pub(crate) fn php_fpm() -> Option<PathBuf> {
+    let programs = fs::read_dir("/usr/sbin").into_iter().flatten().flatten();
+    let is_php_fpm = |name: &OsStr| name.to_string_lossy().starts_with("php-fpm");
+    let found = programs.filter(|program| is_php_fpm(&program.file_name()));
+    let latest = found.map(|program| program.path()).max();
+    latest.or_else(|| find("php-fpm"))
 }

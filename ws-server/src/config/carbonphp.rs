@@ -52,9 +52,6 @@ impl CarbonPhpConnections {
 }
 
 impl CarbonPhpConfig {
-    /// The name of the bridge in the state directory.
-    pub const BRIDGE: &str = "carbonphp-bridge.php";
-
     /// The parameter of php-fpm that says which file it runs.
     pub const SCRIPT: &str = "SCRIPT_FILENAME";
 
@@ -92,7 +89,7 @@ impl CarbonPhpConfig {
 
     /// Returns where the bridge is for a server with this state directory.
     pub fn bridge(state_dir: &Path) -> PathBuf {
-        state_dir.join(Self::BRIDGE)
+        state_dir.join("carbonphp-bridge.php")
     }
 
     /// Returns the directory of its `index.php`.

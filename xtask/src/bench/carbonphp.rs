@@ -15,11 +15,12 @@ use std::fmt;
 use anyhow::Result;
 
 use self::browsers::Served;
-use self::contestant::{Contestant, php_fpm};
+use self::contestant::Contestant;
 use self::messages::Cost;
 use self::site::{CarbonPhp, Size};
 use super::cell::Scale;
 use super::result::{markdown, median};
+use crate::workspace;
 
 const TITLE: &str = "CarbonPHP: messages and browsers, beside its own server";
 /// What is wanted of a message with the bridge: how many times as many in a second, and which part
@@ -45,7 +46,7 @@ pub(super) fn measure(scale: Scale, rounds: Option<u32>) -> String {
     let rounds = rounds.unwrap_or_else(|| scale.rounds().max(3));
     let mut results = Results::default();
     let mut contestants = Contestant::ALL.to_vec();
-    if php_fpm().is_none() {
+    if workspace::php_fpm().is_none() {
         println!("carbonphp without php-fpm: there is none");
         contestants.retain(|it| *it != Contestant::PhpFpm);
         results.skip(Contestant::PhpFpm, "there is none");

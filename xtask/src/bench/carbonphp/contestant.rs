@@ -268,7 +268,7 @@ struct PhpFpm {
 
 impl PhpFpm {
     fn start(folder: &Path) -> Result<Self> {
-        let program = php_fpm().context("there is none")?;
+        let program = workspace::php_fpm().context("there is none")?;
         let modules = Command::new(&program).args(["-R", "-m"]).output()?;
         let modules = String::from_utf8_lossy(&modules.stdout);
         ensure!(modules.contains("Zend OPcache"), "it has no opcache");
@@ -306,14 +306,6 @@ impl PhpFpm {
             self.socket.display(),
         )
     }
-}
-
-/// php-fpm; Debian's has its version in its name, others do not.
-pub(super) fn php_fpm() -> Option<PathBuf> {
-    let versions = (2..10).rev().map(|minor| format!("php-fpm8.{minor}"));
-    versions
-        .chain(["php-fpm".to_owned()])
-        .find_map(|name| workspace::find(&name))
 }
 
 #[cfg(test)]
